@@ -1,0 +1,304 @@
+//! The map behind [`Memory`](super::Memory): an established concurrent cache that evicts, with
+//! lifetimes, atomic updates and a clear of one namespace on top.
+//!
+//! # Invariants
+//!
+//! - Every change of an entry goes through [`Store::update`] or [`Store::rename`], under the
+//!   stripe lock of its key: no change is lost to a concurrent one. Reads take no such lock.
+//! - `clear` takes effect at once by an epoch: an entry older than the last clear of its namespace
+//!   is dead, whether or not its memory has been reclaimed yet.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use quick_cache::sync::{Cache as Map, DefaultLifecycle};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
+
+use super::Options;
+use crate::clock::Clock;
+use crate::entry::Entry;
+use crate::key::Key;
+use crate::ttl::Lifetime;
+
+/// Locks for changes, by hash of the key.
+const STRIPES: usize = 64;
+
+/// What an entry takes beside its key and its bytes: the slot, the entry, the map's own records.
+const OVERHEAD: usize = 256;
+
+/// The least capacity of a shard, in bytes; a value may take half of it.
+const SHARD_BYTES: usize = 4 << 20;
+
+/// Below this many entries one shard holds them all, so that the limit is exact.
+const EXACT_ENTRIES: usize = 4096;
+
+/// How often writes look for expired entries to remove.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) struct Store {
+    map: Arc<Map<Box<str>, Arc<Slot>, ByBytes>>,
+    options: Options,
+    stripes: Box<[Mutex<()>]>,
+    hasher: RandomState,
+    clock: Arc<dyn Clock>,
+    epoch: AtomicU64,
+    namespaces: RwLock<HashMap<Box<str>, Arc<Namespace>>>,
+    next_sweep: AtomicU64,
+}
+
+/// One entry, never changed in place.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub(super) entry: Entry,
+    /// In nanoseconds of monotonic time; `u64::MAX` is never.
+    expires: u64,
+    born: u64,
+    namespace: Arc<Namespace>,
+}
+
+#[derive(Debug, Default)]
+struct Namespace {
+    /// Entries born in an earlier epoch are dead.
+    cleared: AtomicU64,
+}
+
+impl Slot {
+    /// The same lifetime for another value.
+    pub(super) fn with_entry(&self, entry: Entry) -> Self {
+        Self {
+            entry,
+            expires: self.expires,
+            born: self.born,
+            namespace: Arc::clone(&self.namespace),
+        }
+    }
+
+    fn is_live(&self, now: u64) -> bool {
+        now < self.expires && self.born >= self.namespace.cleared.load(Ordering::Acquire)
+    }
+}
+
+#[derive(Clone, Debug)]
+struct ByBytes {
+    least: u64,
+}
+
+impl Weighter<Box<str>, Arc<Slot>> for ByBytes {
+    fn weight(&self, key: &Box<str>, slot: &Arc<Slot>) -> u64 {
+        let bytes = key.len() + slot.entry.weight() + OVERHEAD;
+        (bytes as u64).max(self.least)
+    }
+}
+
+impl Store {
+    pub(super) fn new(options: Options, clock: Arc<dyn Clock>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let shards = match options.max_entries {
+            Some(entries) if entries <= EXACT_ENTRIES => 1,
+            _ => (options.max_bytes / SHARD_BYTES).clamp(1, 4 * cores),
+        };
+        // The library rounds up to a power of two; round down, so that no shard is too small.
+        let shards = 1 << shards.ilog2();
+        let estimate = options
+            .max_entries
+            .unwrap_or(options.max_bytes / 1024)
+            .max(32 * shards);
+        let map = OptionsBuilder::new()
+            .shards(shards)
+            .estimated_items_capacity(estimate)
+            .weight_capacity(options.max_bytes as u64)
+            .build()
+            .map(|map_options| {
+                Map::with_options(
+                    map_options,
+                    ByBytes {
+                        least: options.least_weight(),
+                    },
+                    DefaultHashBuilder::default(),
+                    DefaultLifecycle::default(),
+                )
+            })
+            .expect("both capacities are set");
+        Self {
+            map: Arc::new(map),
+            options,
+            stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            clock,
+            epoch: AtomicU64::new(0),
+            namespaces: RwLock::default(),
+            next_sweep: AtomicU64::new(nanos(SWEEP_EVERY)),
+        }
+    }
+
+    pub(super) fn options(&self) -> Options {
+        self.options
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    pub(super) fn weight(&self) -> u64 {
+        self.map.weight()
+    }
+
+    pub(super) fn max_value_bytes(&self) -> usize {
+        let half = usize::try_from(self.map.shard_capacity() / 2).unwrap_or(usize::MAX);
+        half.saturating_sub(OVERHEAD).max(1)
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<Entry> {
+        let slot = self.map.get(key.as_str())?;
+        let now = self.now();
+        if slot.is_live(now) {
+            return Some(slot.entry.clone());
+        }
+        self.map.remove_if(key.as_str(), |slot| !slot.is_live(now));
+        None
+    }
+
+    /// The remaining lifetime of a live entry; does not count as a use of it.
+    pub(super) fn ttl(&self, key: &Key) -> Option<Lifetime> {
+        let now = self.now();
+        let slot = self.map.peek(key.as_str())?;
+        slot.is_live(now).then(|| match slot.expires {
+            u64::MAX => Lifetime::Forever,
+            expires => Lifetime::For(Duration::from_nanos(expires - now)),
+        })
+    }
+
+    pub(super) fn slot(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Arc<Slot> {
+        Arc::new(Slot {
+            entry,
+            expires: lifetime.duration().map_or(u64::MAX, |lifetime| {
+                self.now().saturating_add(nanos(lifetime))
+            }),
+            born: self.epoch.load(Ordering::Acquire),
+            namespace: self.namespace(key.namespace()),
+        })
+    }
+
+    /// Replaces the live entry under `key`, if any, by what `change` makes of it.
+    pub(super) fn update<T>(
+        &self,
+        key: &Key,
+        change: impl FnOnce(Option<Arc<Slot>>) -> (Option<Arc<Slot>>, T),
+    ) -> T {
+        let result = {
+            let _change = self.lock(self.stripe(key));
+            let now = self.now();
+            let old = self.map.peek(key.as_str());
+            let (new, result) = change(old.clone().filter(|slot| slot.is_live(now)));
+            match (old, new) {
+                (Some(old), Some(new)) if Arc::ptr_eq(&old, &new) => {}
+                (_, Some(new)) => self.map.insert(key.as_str().into(), new),
+                (Some(_), None) => drop(self.map.remove(key.as_str())),
+                (None, None) => {}
+            }
+            result
+        };
+        self.sweep_now_and_then();
+        result
+    }
+
+    pub(super) fn rename(&self, from: &Key, to: &Key) -> bool {
+        let (first, second) = {
+            let (from, to) = (self.stripe(from), self.stripe(to));
+            (from.min(to), from.max(to))
+        };
+        let _first = self.lock(first);
+        let _second = (first != second).then(|| self.lock(second));
+        let now = self.now();
+        let Some((_, slot)) = self
+            .map
+            .remove(from.as_str())
+            .filter(|(_, slot)| slot.is_live(now))
+        else {
+            return false;
+        };
+        self.map.insert(to.as_str().into(), slot);
+        true
+    }
+
+    pub(super) fn clear(&self, namespace: &str) {
+        let now = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
+        self.namespace(namespace)
+            .cleared
+            .fetch_max(now, Ordering::AcqRel);
+        self.remove_dead();
+    }
+
+    pub(super) fn flush(&self) {
+        self.map.clear();
+    }
+
+    fn namespace(&self, name: &str) -> Arc<Namespace> {
+        {
+            let known = self
+                .namespaces
+                .read()
+                .unwrap_or_else(PoisonError::into_inner);
+            if let Some(namespace) = known.get(name) {
+                return Arc::clone(namespace);
+            }
+        }
+        let mut known = self
+            .namespaces
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(known.entry(name.into()).or_default())
+    }
+
+    fn sweep_now_and_then(&self) {
+        let due = self.next_sweep.load(Ordering::Relaxed);
+        let now = self.now();
+        let next = now.saturating_add(nanos(SWEEP_EVERY));
+        if now >= due
+            && self
+                .next_sweep
+                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
+        {
+            self.remove_dead();
+        }
+    }
+
+    /// Frees what expired and what was cleared, off the reactor if there is one.
+    fn remove_dead(&self) {
+        let map = Arc::clone(&self.map);
+        let now = self.now();
+        let remove = move || map.retain(|_, slot| slot.is_live(now));
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
+    }
+
+    fn stripe(&self, key: &Key) -> usize {
+        // Only the low bits count.
+        #[allow(clippy::cast_possible_truncation, reason = "only the low bits count")]
+        let hash = self.hasher.hash_one(key.as_str()) as usize;
+        hash % STRIPES
+    }
+
+    fn lock(&self, stripe: usize) -> MutexGuard<'_, ()> {
+        // Nothing is half done where a change can panic.
+        self.stripes[stripe]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now(&self) -> u64 {
+        nanos(self.clock.monotonic())
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    // One below the value that means never.
+    u64::try_from(duration.as_nanos()).map_or(u64::MAX - 1, |nanos| nanos.min(u64::MAX - 1))
+}

@@ -1,0 +1,142 @@
+//! What is particular to the memory store; the rest is in the conformance suite.
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
+use super::*;
+use crate::Cache;
+use crate::Ttl;
+use crate::clock::ManualClock;
+
+fn bounded(entries: usize) -> (Memory, Cache) {
+    let memory = Memory::builder().max_entries(entries).build().unwrap();
+    (memory.clone(), Cache::new(memory))
+}
+
+#[tokio::test]
+async fn lm_01_stores_of_one_location_share_and_unnamed_ones_do_not() {
+    let at = |location: &str| Memory::builder().location(location).build().unwrap();
+    let (one, same, other) = (at("lm01"), at("lm01"), at("lm01-other"));
+    let unnamed = Cache::new(Memory::new());
+    let one = Cache::new(one);
+    one.set("k", &1, Ttl::Default).await.unwrap();
+    assert_eq!(Cache::new(same).get::<i32>("k").await.unwrap(), Some(1));
+    assert_eq!(Cache::new(other).get::<i32>("k").await.unwrap(), None);
+    unnamed.set("k", &2, Ttl::Default).await.unwrap();
+    let second = Cache::new(Memory::new());
+    assert_eq!(second.get::<i32>("k").await.unwrap(), None);
+}
+
+#[test]
+fn lm_01_one_location_with_two_sets_of_options_is_refused() {
+    let _first = Memory::builder().location("lm01b").build().unwrap();
+    let second = Memory::builder()
+        .location("lm01b")
+        .max_bytes(1 << 20)
+        .build();
+    assert_eq!(second.unwrap_err().kind(), ErrorKind::Config);
+}
+
+#[tokio::test]
+async fn lm_04_an_overwrite_in_a_full_store_evicts_nothing() {
+    let (memory, cache) = bounded(9);
+    for key in 0..9 {
+        cache
+            .set(&key.to_string(), &key, Ttl::Default)
+            .await
+            .unwrap();
+    }
+    let held = memory.len();
+    cache.set("8", &80, Ttl::Default).await.unwrap();
+    assert_eq!(memory.len(), held);
+}
+
+#[tokio::test]
+async fn lm_05_max_entries_holds_and_the_newest_is_kept() {
+    for entries in [1, 3, 30, 300] {
+        let (memory, cache) = bounded(entries);
+        for key in 0..3 * entries {
+            cache
+                .set(&key.to_string(), &key, Ttl::Default)
+                .await
+                .unwrap();
+            assert!(memory.len() <= entries);
+        }
+        assert!(
+            memory.len() * 10 >= entries * 9,
+            "{} of {entries}",
+            memory.len()
+        );
+    }
+}
+
+#[tokio::test]
+async fn lm_06_bytes_are_bounded_with_keys_counted() {
+    let memory = Memory::builder().max_bytes(1 << 20).build().unwrap();
+    let cache = Cache::new(memory.clone());
+    for key in 0..20_000 {
+        let key = format!("{key:0>200}");
+        cache.set(&key, "v", Ttl::Default).await.unwrap();
+        assert!(memory.weight() <= 1 << 20);
+    }
+    assert!(memory.len() > 1000);
+}
+
+#[tokio::test]
+async fn lm_06_expired_entries_are_swept_without_being_read() {
+    let clock = ManualClock::new();
+    let memory = Memory::builder().clock(clock.clone()).build().unwrap();
+    let cache = Cache::new(memory.clone());
+    for key in 0..100 {
+        let ttl = Duration::from_secs(10);
+        cache.set(&key.to_string(), &key, ttl).await.unwrap();
+    }
+    clock.advance(Duration::from_secs(61));
+    cache.set("live", &1, Ttl::Default).await.unwrap();
+    while memory.len() > 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn an_evicted_flood_leaves_the_hot_set() {
+    let (_, cache) = bounded(1000);
+    for key in 0..100 {
+        cache
+            .set(&format!("hot{key}"), &key, Ttl::Default)
+            .await
+            .unwrap();
+    }
+    for flood in 0..20_000_u32 {
+        cache
+            .set(&format!("flood{flood}"), &flood, Ttl::Default)
+            .await
+            .unwrap();
+        let hot = format!("hot{}", flood % 100);
+        let _ = cache.get::<u32>(&hot).await.unwrap();
+    }
+    let mut kept = 0;
+    for key in 0..100 {
+        kept += u32::from(cache.contains(&format!("hot{key}")).await.unwrap());
+    }
+    assert!(kept >= 98, "{kept}");
+}
+
+#[tokio::test]
+async fn works_without_a_runtime() {
+    // `clear` and sweeps move to a blocking thread only where there is a runtime.
+    let outside = std::thread::spawn(|| {
+        let memory = Memory::new();
+        memory.store.clear(":");
+        memory.is_empty()
+    });
+    assert!(outside.join().unwrap());
+}
+
+#[test]
+fn a_limit_of_zero_is_refused() {
+    for builder in [
+        Memory::builder().max_bytes(0),
+        Memory::builder().max_entries(0),
+    ] {
+        assert_eq!(builder.build().unwrap_err().kind(), ErrorKind::Config);
+    }
+}

@@ -1,0 +1,331 @@
+//! The stores behind a cache: the trait to implement, and its object-safe twin inside.
+//!
+//! # Invariants
+//!
+//! - A backend knows nothing of prefixes, versions, codecs, tags or HTTP: it maps a final
+//!   [`Key`] to an [`Entry`] for a [`Lifetime`].
+//! - An expired entry is never returned, counted, touched, or in the way of `add`.
+//! - A failed `set` leaves no older value behind.
+
+mod dummy;
+mod erased;
+#[cfg(feature = "memory")]
+mod memory;
+
+pub use self::dummy::Dummy;
+pub use self::erased::AnyBackend;
+pub(crate) use self::erased::DynBackend;
+#[cfg(feature = "memory")]
+pub use self::memory::{Memory, MemoryBuilder};
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::entry::Entry;
+use crate::error::{ErrorKind, Result};
+use crate::key::Key;
+use crate::ttl::Lifetime;
+
+/// A store: implement this to put any other behind a [`Cache`](crate::Cache).
+///
+/// Write plain `async fn`s. Required is what has to be atomic in the store; what a loop over the
+/// required calls does correctly, if slower, is provided. Prove an implementation by the
+/// `conformance` suite.
+///
+/// # Errors
+///
+/// Of every method: [`ErrorKind::Unavailable`] or [`ErrorKind::Timeout`] when the store cannot be
+/// reached, and [`ErrorKind::Unsupported`], never an empty success, for what it cannot do.
+///
+/// # Cancel safety
+///
+/// A caller may drop any of these futures at any time: the operation may then have happened or
+/// not, but the backend must stay usable.
+pub trait Backend: fmt::Debug + Send + Sync + 'static {
+    /// The backend's name in errors and events, such as `redis`.
+    fn name(&self) -> &'static str;
+
+    /// What this store can do and how precisely.
+    fn capabilities(&self) -> Capabilities;
+
+    /// The live entry under `key`.
+    fn get(&self, key: &Key) -> impl Future<Output = Result<Option<Entry>>> + Send;
+
+    /// Stores `entry`, replacing what is there, value and lifetime. On failure an older value
+    /// must be gone too.
+    fn set(
+        &self,
+        key: &Key,
+        entry: Entry,
+        lifetime: Lifetime,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    /// Stores `entry` if there is no live one; atomic. Whether it did.
+    fn add(
+        &self,
+        key: &Key,
+        entry: Entry,
+        lifetime: Lifetime,
+    ) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Gives a live entry a new lifetime. Whether there was one.
+    fn touch(&self, key: &Key, lifetime: Lifetime) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Removes an entry. Whether there was a live one.
+    fn delete(&self, key: &Key) -> impl Future<Output = Result<bool>> + Send;
+
+    /// Adds `delta` to a live entry that holds a decimal `i64`, keeping its remaining lifetime;
+    /// atomic. The new value.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::KeyMissing`] without a live entry, which is not created;
+    /// [`ErrorKind::NotAnInteger`] if it holds anything else; [`ErrorKind::OutOfRange`] if the
+    /// result is no `i64`, and then the entry stays as it is.
+    fn incr(&self, key: &Key, delta: i64) -> impl Future<Output = Result<i64>> + Send;
+
+    /// Moves a live entry with its remaining lifetime, replacing what is at `to`; as nearly
+    /// atomic as the store can. Whether there was one.
+    fn rename(&self, from: &Key, to: &Key) -> impl Future<Output = Result<bool>> + Send;
+
+    /// The remaining lifetime of a live entry.
+    fn ttl(&self, key: &Key) -> impl Future<Output = Result<Option<Lifetime>>> + Send;
+
+    /// Removes every entry whose key begins with `namespace`, and nothing else.
+    fn clear(&self, namespace: &str) -> impl Future<Output = Result<()>> + Send;
+
+    /// Empties the whole store, whoever wrote to it.
+    fn flush_store(&self) -> impl Future<Output = Result<()>> + Send;
+
+    /// The live entries under `keys`, in their order; one round trip where the store can.
+    fn get_many(&self, keys: &[Key]) -> impl Future<Output = Result<Vec<Option<Entry>>>> + Send {
+        async move {
+            let mut entries = Vec::with_capacity(keys.len());
+            for key in keys {
+                entries.push(self.get(key).await?);
+            }
+            Ok(entries)
+        }
+    }
+
+    /// Stores all `items`; what became of each, in their order. One that fails does not stop the
+    /// others.
+    fn set_many(
+        &self,
+        items: Vec<(Key, Entry, Lifetime)>,
+    ) -> impl Future<Output = Result<Vec<Result<()>>>> + Send {
+        async move {
+            let mut outcomes = Vec::with_capacity(items.len());
+            for (key, entry, lifetime) in items {
+                outcomes.push(self.set(&key, entry, lifetime).await);
+            }
+            Ok(outcomes)
+        }
+    }
+
+    /// Removes the entries under `keys`. How many were live.
+    fn delete_many(&self, keys: &[Key]) -> impl Future<Output = Result<u64>> + Send {
+        async move {
+            let mut deleted = 0;
+            for key in keys {
+                deleted += u64::from(self.delete(key).await?);
+            }
+            Ok(deleted)
+        }
+    }
+
+    /// Whether there is a live entry.
+    fn contains(&self, key: &Key) -> impl Future<Output = Result<bool>> + Send {
+        async move { Ok(self.get(key).await?.is_some()) }
+    }
+
+    /// Answers a `get` at once, without a future, if the store is in this process. The default
+    /// declines.
+    fn peek(&self, key: &Key) -> Peek {
+        let _ = key;
+        Peek::Declined
+    }
+
+    /// Releases what the store holds open. The default has nothing to release.
+    fn close(&self) -> impl Future<Output = Result<()>> + Send {
+        async { Ok(()) }
+    }
+}
+
+/// The answer of [`Backend::peek`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Peek {
+    /// The store cannot answer without waiting; ask [`Backend::get`].
+    Declined,
+    /// There is no live entry.
+    Miss,
+    /// The live entry.
+    Hit(Entry),
+}
+
+/// What a store can do and how precisely.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Capabilities {
+    /// The unit to which the store rounds lifetimes up; 1 ms unless said otherwise.
+    pub ttl_unit: Duration,
+    /// The largest value it takes, in bytes, if it has a limit of its own.
+    pub max_value_bytes: Option<usize>,
+    /// Whether it keeps anything at all; only [`Dummy`] does not.
+    pub stores: bool,
+}
+
+impl Capabilities {
+    /// A store with lifetimes to the millisecond and no limit of its own.
+    pub const fn new() -> Self {
+        Self {
+            ttl_unit: Duration::from_millis(1),
+            max_value_bytes: None,
+            stores: true,
+        }
+    }
+
+    /// A store that rounds lifetimes up to `unit`.
+    #[must_use]
+    pub const fn with_ttl_unit(mut self, unit: Duration) -> Self {
+        self.ttl_unit = unit;
+        self
+    }
+
+    /// A store that takes at most `bytes` a value.
+    #[must_use]
+    pub const fn with_max_value_bytes(mut self, bytes: usize) -> Self {
+        self.max_value_bytes = Some(bytes);
+        self
+    }
+}
+
+impl Default for Capabilities {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Reads a counter as every backend must: a canonical decimal `i64`.
+///
+/// # Errors
+///
+/// [`ErrorKind::NotAnInteger`] for anything else, such as ` 12`, `+1`, `01` or `1.0`.
+pub fn parse_counter(bytes: &[u8]) -> Result<i64> {
+    std::str::from_utf8(bytes)
+        .ok()
+        .filter(|text| {
+            let digits = text.strip_prefix('-').unwrap_or(text);
+            !digits.starts_with('+') && (digits == "0" || !digits.starts_with('0'))
+        })
+        .filter(|text| *text != "-0")
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| ErrorKind::NotAnInteger.into())
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<B: Backend + ?Sized> Backend for Arc<B> {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        (**self).capabilities()
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        (**self).get(key).await
+    }
+
+    async fn set(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<()> {
+        (**self).set(key, entry, lifetime).await
+    }
+
+    async fn add(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<bool> {
+        (**self).add(key, entry, lifetime).await
+    }
+
+    async fn touch(&self, key: &Key, lifetime: Lifetime) -> Result<bool> {
+        (**self).touch(key, lifetime).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<bool> {
+        (**self).delete(key).await
+    }
+
+    async fn incr(&self, key: &Key, delta: i64) -> Result<i64> {
+        (**self).incr(key, delta).await
+    }
+
+    async fn rename(&self, from: &Key, to: &Key) -> Result<bool> {
+        (**self).rename(from, to).await
+    }
+
+    async fn ttl(&self, key: &Key) -> Result<Option<Lifetime>> {
+        (**self).ttl(key).await
+    }
+
+    async fn clear(&self, namespace: &str) -> Result<()> {
+        (**self).clear(namespace).await
+    }
+
+    async fn flush_store(&self) -> Result<()> {
+        (**self).flush_store().await
+    }
+
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        (**self).get_many(keys).await
+    }
+
+    async fn set_many(&self, items: Vec<(Key, Entry, Lifetime)>) -> Result<Vec<Result<()>>> {
+        (**self).set_many(items).await
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Result<u64> {
+        (**self).delete_many(keys).await
+    }
+
+    async fn contains(&self, key: &Key) -> Result<bool> {
+        (**self).contains(key).await
+    }
+
+    fn peek(&self, key: &Key) -> Peek {
+        (**self).peek(key)
+    }
+
+    async fn close(&self) -> Result<()> {
+        (**self).close().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counters_are_canonical_decimals() {
+        for (text, value) in [("0", 0), ("-1", -1), ("9223372036854775807", i64::MAX)] {
+            assert_eq!(parse_counter(text.as_bytes()).ok(), Some(value));
+        }
+        for text in [
+            "",
+            "-",
+            "-0",
+            "+1",
+            "01",
+            " 1",
+            "1 ",
+            "1_0",
+            "1.0",
+            "\"1\"",
+            "null",
+            "9223372036854775808",
+        ] {
+            let error = parse_counter(text.as_bytes()).map_err(|error| error.kind());
+            assert_eq!(error, Err(ErrorKind::NotAnInteger), "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Options of a cache, and the defaults that need no checking.
+
+use std::sync::Arc;
+
+use super::{Cache, Shared};
+use crate::backend::AnyBackend;
+use crate::clock::{Clock, SystemClock};
+use crate::codec::{AnyCodec, Codec};
+use crate::error::Result;
+use crate::key::{KeyFunction, KeyPolicy, KeySpace, PrefixedKeys};
+use crate::ttl::Ttl;
+
+/// Options of a [`Cache`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct CacheBuilder {
+    backend: AnyBackend,
+    name: Arc<str>,
+    key_prefix: String,
+    key_function: Arc<dyn KeyFunction>,
+    key_policy: KeyPolicy,
+    version: u64,
+    ttl: Ttl,
+    codec: AnyCodec,
+    clock: Arc<dyn Clock>,
+}
+
+impl CacheBuilder {
+    pub(super) fn new(backend: AnyBackend) -> Self {
+        Self {
+            backend,
+            name: "default".into(),
+            key_prefix: String::new(),
+            key_function: Arc::new(PrefixedKeys),
+            key_policy: KeyPolicy::Hash,
+            version: 1,
+            ttl: Ttl::DJANGO,
+            codec: AnyCodec::Json,
+            clock: Arc::new(SystemClock::new()),
+        }
+    }
+
+    /// The alias, in events and error messages. `default` unless set.
+    pub fn name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// What keeps this cache's keys apart from others in the same store. None by default.
+    ///
+    /// # Django
+    ///
+    /// `KEY_PREFIX`.
+    pub fn key_prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.key_prefix = prefix.into();
+        self
+    }
+
+    /// How final keys are made. `prefix:version:key` by default.
+    ///
+    /// # Django
+    ///
+    /// `KEY_FUNCTION`.
+    pub fn key_function(self, function: impl KeyFunction) -> Self {
+        self.shared_key_function(Arc::new(function))
+    }
+
+    pub(crate) fn shared_key_function(mut self, function: Arc<dyn KeyFunction>) -> Self {
+        self.key_function = function;
+        self
+    }
+
+    /// What to do with keys that some stores refuse. They are hashed by default.
+    pub fn key_policy(mut self, policy: KeyPolicy) -> Self {
+        self.key_policy = policy;
+        self
+    }
+
+    /// The version of a handle that names none. 1 by default.
+    ///
+    /// # Django
+    ///
+    /// `VERSION`.
+    pub fn version(mut self, version: u64) -> Self {
+        self.version = version;
+        self
+    }
+
+    /// What [`Ttl::Default`] means. 300 seconds by default.
+    ///
+    /// # Django
+    ///
+    /// `TIMEOUT`.
+    pub fn ttl(mut self, ttl: impl Into<Ttl>) -> Self {
+        self.ttl = ttl.into().or(Ttl::DJANGO);
+        self
+    }
+
+    /// How values are written. JSON by default.
+    pub fn codec(self, codec: impl Codec) -> Self {
+        self.shared_codec(Arc::new(codec))
+    }
+
+    pub(crate) fn shared_codec(mut self, codec: Arc<dyn Codec>) -> Self {
+        self.codec = AnyCodec::Custom(codec);
+        self
+    }
+
+    /// The clock for ages and dates; the system's by default. Lifetimes are the store's business:
+    /// give it the same clock.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Makes the cache.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](crate::ErrorKind::Config) if the key prefix makes keys too long for portable
+    /// stores.
+    pub fn build(self) -> Result<Cache> {
+        let keys = KeySpace::new(
+            self.key_prefix.clone(),
+            Arc::clone(&self.key_function),
+            self.key_policy,
+        )?;
+        Ok(self.with_keys(keys))
+    }
+
+    /// Makes the cache with the default key space, which needs no checking.
+    pub(super) fn with_defaults(self) -> Cache {
+        self.with_keys(KeySpace::default())
+    }
+
+    fn with_keys(self, keys: KeySpace) -> Cache {
+        Cache {
+            version: self.version,
+            ttl: self.ttl,
+            shared: Arc::new(Shared {
+                name: self.name,
+                backend: self.backend,
+                keys,
+                codec: self.codec,
+                clock: self.clock,
+                fences: Arc::default(),
+                flights: Arc::default(),
+            }),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Batches: one round trip where the store can.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::hash::Hash;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Cache;
+use crate::entry::Entry;
+use crate::error::{Error, Result};
+use crate::fence::Fill;
+use crate::key::Key;
+use crate::ttl::{Lifetime, Ttl};
+
+/// One encoded item of a batch, with the fill it belongs to.
+pub(crate) struct RawItem {
+    pub(crate) key: Key,
+    pub(crate) entry: Entry,
+    pub(crate) ttl: Ttl,
+    pub(crate) fill: Fill,
+}
+
+impl Cache {
+    /// The values under `keys` that are there and are a `T`, by the caller's keys.
+    ///
+    /// No keys, no I/O. Different spellings of one final key are each answered.
+    ///
+    /// # Errors
+    ///
+    /// As for [any call](Cache#errors).
+    pub fn get_many<K, T>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> impl Future<Output = Result<HashMap<K, T>>> + Send
+    where
+        K: AsRef<str> + Eq + Hash + Send,
+        T: DeserializeOwned,
+    {
+        let keys = self.final_keys(keys);
+        async move {
+            let (keys, finals) = keys?;
+            let entries = self.fetch_many(&finals).await?;
+            let pairs = keys.into_iter().zip(entries);
+            Ok(pairs
+                .filter_map(|(key, entry)| Some((key, self.decode_or_miss(&entry?, "get_many")?)))
+                .collect())
+        }
+    }
+
+    /// Stores all `items` with one TTL. Those that failed, with why; one that fails does not stop
+    /// the others. No items, no I/O.
+    ///
+    /// # Errors
+    ///
+    /// If the batch failed as a whole; see [any call](Cache#errors).
+    ///
+    /// # Django
+    ///
+    /// `set_many`, which raises on some stores in the middle of a batch.
+    pub fn set_many<K, T>(
+        &self,
+        items: impl IntoIterator<Item = (K, T)>,
+        ttl: impl Into<Ttl>,
+    ) -> impl Future<Output = Result<Vec<(K, Error)>>> + Send
+    where
+        K: AsRef<str> + Send,
+        T: Serialize,
+    {
+        let lifetime = self.lifetime(ttl);
+        let mut failed = Vec::new();
+        let mut callers = Vec::new();
+        let mut batch = Vec::new();
+        for (key, value) in items {
+            let item = self
+                .encode(&value)
+                .and_then(|entry| Ok((self.final_key(key.as_ref())?, entry)));
+            match item {
+                Ok(item) => {
+                    callers.push(key);
+                    batch.push(item);
+                }
+                Err(error) => failed.push((key, error)),
+            }
+        }
+        async move {
+            if batch.is_empty() {
+                return Ok(failed);
+            }
+            let Some(lifetime) = lifetime else {
+                let keys = batch.into_iter().map(|(key, _)| key).collect();
+                self.delete_final(keys).await?;
+                return Ok(failed);
+            };
+            let batch = batch
+                .into_iter()
+                .map(|(key, entry)| (key, entry, lifetime))
+                .collect();
+            let outcomes = self.backend().set_many(batch).await?;
+            let pairs = callers.into_iter().zip(outcomes);
+            failed.extend(pairs.filter_map(|(key, outcome)| Some((key, outcome.err()?))));
+            Ok(failed)
+        }
+    }
+
+    /// Removes the entries under `keys`. How many there were. No keys, no I/O.
+    ///
+    /// # Errors
+    ///
+    /// As for [any call](Cache#errors).
+    pub fn delete_many<K: AsRef<str>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> impl Future<Output = Result<u64>> + Send {
+        let finals = self.final_keys(keys).map(|(_, finals)| finals);
+        async move { self.delete_final(finals?).await }
+    }
+
+    pub(crate) async fn fetch_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.backend().get_many(keys).await
+    }
+
+    /// Stores what fills have made, in one batch, except where the key was invalidated since.
+    #[cfg_attr(
+        not(feature = "askama"),
+        expect(dead_code, reason = "fragments store so")
+    )]
+    pub(crate) async fn land_many(&self, items: Vec<RawItem>) -> Result<()> {
+        let mut batch: Vec<(Key, Entry, Lifetime)> = Vec::with_capacity(items.len());
+        let mut landings = Vec::with_capacity(items.len());
+        for item in &items {
+            if let Some(lifetime) = self.lifetime(item.ttl)
+                && let Some(landing) = item.fill.landing().await
+            {
+                batch.push((item.key.clone(), item.entry.clone(), lifetime));
+                landings.push(landing);
+            }
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let outcomes = self.backend().set_many(batch).await?;
+        outcomes.into_iter().collect()
+    }
+
+    async fn delete_final(&self, keys: Vec<Key>) -> Result<u64> {
+        if keys.is_empty() {
+            return Ok(0);
+        }
+        for key in &keys {
+            self.fence(key).await;
+        }
+        self.backend().delete_many(&keys).await
+    }
+
+    fn final_keys<K: AsRef<str>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+    ) -> Result<(Vec<K>, Vec<Key>)> {
+        let mut finals = Vec::new();
+        let mut callers = Vec::new();
+        for key in keys {
+            finals.push(self.final_key(key.as_ref())?);
+            callers.push(key);
+        }
+        Ok((callers, finals))
+    }
+}

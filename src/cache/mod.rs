@@ -1,0 +1,223 @@
+//! The typed handle: prefix, version, TTL and codec over a backend.
+//!
+//! # Invariants
+//!
+//! - A miss is `Ok(None)`; a stored `None` is a hit.
+//! - What cannot be decoded as the type asked for is a miss, observed, never an error or a panic.
+//! - A zero TTL never reaches a backend: it stores nothing and drops what is there.
+//! - A fill begun before a `delete` or `clear` of its key does not land after it.
+
+mod builder;
+mod compute;
+mod counter;
+mod many;
+mod value;
+
+pub use self::builder::CacheBuilder;
+#[cfg_attr(
+    not(feature = "askama"),
+    expect(unused_imports, reason = "fragments name it")
+)]
+pub(crate) use self::many::RawItem;
+
+use std::sync::Arc;
+
+use crate::backend::{AnyBackend, DynBackend, Peek};
+use crate::clock::Clock;
+use crate::codec::AnyCodec;
+use crate::entry::Entry;
+use crate::error::Result;
+use crate::fence::{Fences, Fill};
+use crate::flight::Flights;
+use crate::key::{Key, KeySpace};
+use crate::ttl::{Lifetime, Ttl};
+
+/// A cache: a typed handle over some store.
+///
+/// Cloning is cheap and shares everything. `with_*` gives a handle that differs in one setting;
+/// the one it came from stays as it is.
+///
+/// # Errors
+///
+/// A miss is never an error. Any call may fail with
+/// [`InvalidKey`](crate::ErrorKind::InvalidKey) if the key policy refuses keys, and with
+/// [`Unavailable`](crate::ErrorKind::Unavailable) or [`Timeout`](crate::ErrorKind::Timeout) if the
+/// store does.
+///
+/// # Django
+///
+/// `django.core.cache.cache`, with the same calls.
+///
+/// # Example
+///
+/// ```
+/// # #[cfg(feature = "memory")]
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> axum_cache::Result<()> {
+/// use std::time::Duration;
+/// use axum_cache::{Cache, Ttl, backend::Memory, key};
+///
+/// let cache = Cache::new(Memory::new());
+/// cache.set(&key!("user", 7), &("Ada", 36), Duration::from_secs(60)).await?;
+/// assert_eq!(cache.get(&key!("user", 7)).await?, Some(("Ada".to_owned(), 36)));
+///
+/// cache.set("visits", &1, Ttl::Never).await?;
+/// assert_eq!(cache.incr("visits", 1).await?, 2);
+/// # Ok(()) }
+/// # #[cfg(not(feature = "memory"))] fn main() {}
+/// ```
+#[derive(Clone, Debug)]
+pub struct Cache {
+    shared: Arc<Shared>,
+    version: u64,
+    ttl: Ttl,
+}
+
+/// What all handles of one cache share.
+#[derive(Debug)]
+struct Shared {
+    name: Arc<str>,
+    backend: AnyBackend,
+    keys: KeySpace,
+    codec: AnyCodec,
+    clock: Arc<dyn Clock>,
+    fences: Arc<Fences>,
+    flights: Arc<Flights<Result<Entry>>>,
+}
+
+impl Cache {
+    /// A cache over `backend` with Django's defaults: no prefix, version 1, a TTL of 300 seconds.
+    pub fn new(backend: impl Into<AnyBackend>) -> Self {
+        Self::builder(backend).with_defaults()
+    }
+
+    /// Sets options first.
+    pub fn builder(backend: impl Into<AnyBackend>) -> CacheBuilder {
+        CacheBuilder::new(backend.into())
+    }
+
+    /// The alias of this cache, in events and error messages; `default` unless set.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// A handle to the entries of another version. Versions of one key are unrelated entries.
+    ///
+    /// # Django
+    ///
+    /// The `version` argument.
+    #[must_use]
+    pub fn with_version(&self, version: u64) -> Self {
+        let mut handle = self.clone();
+        handle.version = version;
+        handle
+    }
+
+    /// A handle for which [`Ttl::Default`] means `ttl`.
+    #[must_use]
+    pub fn with_ttl(&self, ttl: impl Into<Ttl>) -> Self {
+        let mut handle = self.clone();
+        handle.ttl = ttl.into().or(self.ttl);
+        handle
+    }
+
+    /// The version this handle reads and writes; 1 unless set.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// What [`Ttl::Default`] means to this handle; 300 seconds unless set.
+    pub fn ttl(&self) -> Ttl {
+        self.ttl
+    }
+
+    /// The final key, as the store sees it.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`](crate::ErrorKind::InvalidKey) if the key policy refuses it.
+    pub fn final_key(&self, key: &str) -> Result<Key> {
+        self.shared.keys.key(self.version, key)
+    }
+
+    /// Removes all entries of this cache's prefix, of every version, and no others.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if the key function cannot say what its keys
+    /// begin with, or the store cannot find them; [`flush_store`](Self::flush_store) is left then.
+    ///
+    /// # Django
+    ///
+    /// `clear`, which empties the whole store, other prefixes and foreign keys included.
+    pub async fn clear(&self) -> Result<()> {
+        let namespace = self.shared.keys.namespace().ok_or_else(|| {
+            crate::Error::new(crate::ErrorKind::Unsupported)
+                .with_message("the key function of this cache has no namespace to clear")
+        })?;
+        self.shared.flights.forget_all();
+        self.shared.fences.invalidate_all().await;
+        self.backend().clear(namespace).await
+    }
+
+    /// Empties the whole store, whoever wrote to it.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if the store cannot be emptied.
+    pub async fn flush_store(&self) -> Result<()> {
+        self.shared.flights.forget_all();
+        self.shared.fences.invalidate_all().await;
+        self.backend().flush_store().await
+    }
+
+    /// Releases what the store holds open.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails to let go.
+    pub async fn close(&self) -> Result<()> {
+        self.backend().close().await
+    }
+
+    pub(crate) fn clock(&self) -> &dyn Clock {
+        &*self.shared.clock
+    }
+
+    pub(crate) fn backend(&self) -> &dyn DynBackend {
+        self.shared.backend.as_dyn()
+    }
+
+    /// The entry, if the store can say so without waiting.
+    pub(crate) fn peek(&self, key: &Key) -> Peek {
+        self.backend().peek(key)
+    }
+
+    /// The entry, from the lane that does not wait where there is one.
+    pub(crate) async fn fetch(&self, key: &Key) -> Result<Option<Entry>> {
+        match self.peek(key) {
+            Peek::Hit(entry) => Ok(Some(entry)),
+            Peek::Miss => Ok(None),
+            Peek::Declined => self.backend().get(key).await,
+        }
+    }
+
+    /// Begins a fill; see [`Fences::begin`].
+    pub(crate) fn begin_fill(&self, key: &Key) -> Fill {
+        self.shared.fences.begin(key.as_str())
+    }
+
+    /// Lets nothing begun earlier land under `key` any more.
+    pub(crate) async fn fence(&self, key: &Key) {
+        self.shared.flights.forget(key.as_str());
+        self.shared.fences.invalidate(key.as_str()).await;
+    }
+
+    fn lifetime(&self, ttl: impl Into<Ttl>) -> Option<Lifetime> {
+        ttl.into().or(self.ttl).lifetime()
+    }
+}
+
+const _: fn() = || {
+    fn is_shareable<T: Send + Sync + 'static>() {}
+    is_shareable::<Cache>();
+};

@@ -1,0 +1,168 @@
+//! Single values: `get`, `set`, `add`, `touch`, `delete`, `contains`, `ttl_of`.
+
+use std::future::Future;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::Cache;
+use crate::entry::Entry;
+use crate::error::Result;
+use crate::observe::{self, Outcome};
+use crate::ttl::{Lifetime, Ttl};
+
+impl Cache {
+    /// The value under `key`, if there is one and it is a `T`.
+    ///
+    /// A stored `None` is a hit: ask for `Option<T>` and get `Some(None)`. A value that does not
+    /// decode as a `T`, as after a deploy that changed the type, is a miss.
+    ///
+    /// # Errors
+    ///
+    /// As for [any call](Cache#errors).
+    ///
+    /// # Django
+    ///
+    /// `get`; its `default` is `unwrap_or`.
+    pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
+        let key = self.final_key(key)?;
+        let Some(entry) = self.fetch(&key).await? else {
+            observe::outcome(self.name(), "get", Outcome::Miss, "");
+            return Ok(None);
+        };
+        Ok(self.decode_or_miss(&entry, "get"))
+    }
+
+    /// Stores `value`, replacing what is there. A zero TTL removes it.
+    ///
+    /// # Errors
+    ///
+    /// [`Encode`](crate::ErrorKind::Encode) if the value has no form in the codec: what was there
+    /// stays. [`TooLarge`](crate::ErrorKind::TooLarge): what was there is gone.
+    pub fn set<T>(
+        &self,
+        key: &str,
+        value: &T,
+        ttl: impl Into<Ttl>,
+    ) -> impl Future<Output = Result<()>> + Send
+    where
+        T: Serialize + ?Sized,
+    {
+        let entry = self.encode(value);
+        let lifetime = self.lifetime(ttl);
+        async move {
+            let entry = entry?;
+            let Some(lifetime) = lifetime else {
+                return self.delete(key).await.map(drop);
+            };
+            let key = self.final_key(key)?;
+            self.backend().set(&key, entry, lifetime).await
+        }
+    }
+
+    /// Stores `value` if there is no live entry; atomic. Whether it did.
+    ///
+    /// With a zero TTL: whether there was no entry; nothing is stored.
+    ///
+    /// # Errors
+    ///
+    /// As for [`set`](Self::set).
+    pub fn add<T>(
+        &self,
+        key: &str,
+        value: &T,
+        ttl: impl Into<Ttl>,
+    ) -> impl Future<Output = Result<bool>> + Send
+    where
+        T: Serialize + ?Sized,
+    {
+        let entry = self.encode(value);
+        let lifetime = self.lifetime(ttl);
+        async move {
+            let entry = entry?;
+            let key = self.final_key(key)?;
+            match lifetime {
+                Some(lifetime) => self.backend().add(&key, entry, lifetime).await,
+                None => Ok(!self.backend().contains(&key).await?),
+            }
+        }
+    }
+
+    /// Gives an entry a new TTL. Whether there was one. A zero TTL removes it.
+    ///
+    /// # Errors
+    ///
+    /// As for [any call](Cache#errors).
+    pub fn touch(
+        &self,
+        key: &str,
+        ttl: impl Into<Ttl>,
+    ) -> impl Future<Output = Result<bool>> + Send {
+        let lifetime = self.lifetime(ttl);
+        async move {
+            let Some(lifetime) = lifetime else {
+                return self.delete(key).await;
+            };
+            let key = self.final_key(key)?;
+            self.backend().touch(&key, lifetime).await
+        }
+    }
+
+    /// Removes an entry. Whether there was a live one.
+    ///
+    /// A [`get_or_set`](Self::get_or_set) of the same key that is computing meanwhile answers its
+    /// callers, but does not store.
+    ///
+    /// # Errors
+    ///
+    /// As for [any call](Cache#errors).
+    pub async fn delete(&self, key: &str) -> Result<bool> {
+        let key = self.final_key(key)?;
+        self.fence(&key).await;
+        self.backend().delete(&key).await
+    }
+
+    /// Whether there is a live entry, a stored `None` included.
+    ///
+    /// # Errors
+    ///
+    /// As for [any call](Cache#errors).
+    ///
+    /// # Django
+    ///
+    /// `has_key`, and `in`, which cannot name a version.
+    pub async fn contains(&self, key: &str) -> Result<bool> {
+        let key = self.final_key(key)?;
+        self.backend().contains(&key).await
+    }
+
+    /// How long the entry under `key` has to live, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As for [any call](Cache#errors).
+    pub async fn ttl_of(&self, key: &str) -> Result<Option<Lifetime>> {
+        let key = self.final_key(key)?;
+        self.backend().ttl(&key).await
+    }
+
+    pub(super) fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Entry> {
+        self.shared.codec.encode(value).map(Entry::from)
+    }
+
+    pub(super) fn decode<T: DeserializeOwned>(&self, entry: &Entry) -> Result<T> {
+        self.shared.codec.decode(entry.bytes())
+    }
+
+    pub(super) fn decode_or_miss<T>(&self, entry: &Entry, operation: &'static str) -> Option<T>
+    where
+        T: DeserializeOwned,
+    {
+        let value = self.decode(entry).ok();
+        match value {
+            Some(_) => observe::outcome(self.name(), operation, Outcome::Hit, ""),
+            None => observe::corrupt(self.name(), operation, "undecodable"),
+        }
+        value
+    }
+}

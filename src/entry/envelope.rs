@@ -1,0 +1,244 @@
+//! The wire form of pages and fragments: versioned, checksummed, and bound to its key.
+//!
+//! ```text
+//! "axc" | format version | kind | xxh3 of all that follows, 8 bytes | length of meta, 4 bytes | meta | body
+//! ```
+//!
+//! # Invariants
+//!
+//! - Anything that is not exactly what [`seal`] wrote for this kind and this key is
+//!   [`Undecodable`]: a miss, observed, and overwritten by the next store.
+//! - Opening copies no body byte: the body is a slice of what was read.
+//! - No input makes [`open`] panic, or allocate more than a small multiple of its length.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+const MAGIC: &[u8; 3] = b"axc";
+const FORMAT: u8 = 1;
+/// Magic, format version and kind.
+const PREAMBLE: usize = 5;
+const CHECKSUM: usize = 8;
+const META_LENGTH: usize = 4;
+const HEAD: usize = PREAMBLE + CHECKSUM + META_LENGTH;
+
+/// What an envelope holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Page = 1,
+    #[cfg_attr(
+        not(feature = "askama"),
+        expect(dead_code, reason = "fragments seal it")
+    )]
+    Fragment = 2,
+}
+
+/// Why bytes are not a usable envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Undecodable {
+    Truncated,
+    Foreign,
+    Version,
+    Kind,
+    Checksum,
+    Meta,
+    Key,
+}
+
+/// An opened envelope.
+#[derive(Debug)]
+pub(crate) struct Opened<M> {
+    pub(crate) stored_at: SystemTime,
+    /// `None`: never.
+    pub(crate) fresh_until: Option<SystemTime>,
+    pub(crate) meta: M,
+    pub(crate) body: Bytes,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Meta<'a, M> {
+    key: &'a str,
+    stored_at_ms: u64,
+    fresh_until_ms: Option<u64>,
+    meta: M,
+}
+
+/// Seals `meta` and `body` under `key`. Instants are kept in milliseconds; `fresh_until` is
+/// rounded up, so that rounding never makes an entry that is stale at birth.
+pub(crate) fn seal<M: Serialize>(
+    kind: Kind,
+    key: &str,
+    stored_at: SystemTime,
+    fresh_until: Option<SystemTime>,
+    meta: M,
+    body: &[u8],
+) -> Result<Bytes, postcard::Error> {
+    let meta = postcard::to_allocvec(&Meta {
+        key,
+        stored_at_ms: to_millis(stored_at, false),
+        fresh_until_ms: fresh_until.map(|instant| to_millis(instant, true)),
+        meta,
+    })?;
+    let meta_length =
+        u32::try_from(meta.len()).map_err(|_| postcard::Error::SerializeBufferFull)?;
+    let mut sealed = BytesMut::with_capacity(HEAD + meta.len() + body.len());
+    sealed.put_slice(MAGIC);
+    sealed.put_u8(FORMAT);
+    sealed.put_u8(kind as u8);
+    sealed.put_u64(0);
+    sealed.put_u32(meta_length);
+    sealed.put_slice(&meta);
+    sealed.put_slice(body);
+    let checksum = xxh3_64(&sealed[PREAMBLE + CHECKSUM..]);
+    sealed[PREAMBLE..PREAMBLE + CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
+    Ok(sealed.freeze())
+}
+
+/// Opens what [`seal`] wrote for the same kind and key.
+pub(crate) fn open<M>(kind: Kind, key: &str, bytes: &Bytes) -> Result<Opened<M>, Undecodable>
+where
+    M: for<'de> Deserialize<'de>,
+{
+    let (preamble, rest) = bytes
+        .split_first_chunk::<PREAMBLE>()
+        .ok_or(Undecodable::Truncated)?;
+    let (checksum, sealed) = rest
+        .split_first_chunk::<CHECKSUM>()
+        .ok_or(Undecodable::Truncated)?;
+    if !preamble.starts_with(MAGIC) {
+        return Err(Undecodable::Foreign);
+    }
+    if preamble[3] != FORMAT {
+        return Err(Undecodable::Version);
+    }
+    if preamble[4] != kind as u8 {
+        return Err(Undecodable::Kind);
+    }
+    if u64::from_be_bytes(*checksum) != xxh3_64(sealed) {
+        return Err(Undecodable::Checksum);
+    }
+    let (length, rest) = sealed
+        .split_first_chunk::<META_LENGTH>()
+        .ok_or(Undecodable::Truncated)?;
+    let length =
+        usize::try_from(u32::from_be_bytes(*length)).map_err(|_| Undecodable::Truncated)?;
+    let (meta, body) = rest
+        .split_at_checked(length)
+        .ok_or(Undecodable::Truncated)?;
+    let (meta, left) =
+        postcard::take_from_bytes::<Meta<'_, M>>(meta).map_err(|_| Undecodable::Meta)?;
+    if !left.is_empty() {
+        return Err(Undecodable::Meta);
+    }
+    if meta.key != key {
+        return Err(Undecodable::Key);
+    }
+    Ok(Opened {
+        stored_at: from_millis(meta.stored_at_ms).ok_or(Undecodable::Meta)?,
+        fresh_until: match meta.fresh_until_ms {
+            None => None,
+            Some(millis) => Some(from_millis(millis).ok_or(Undecodable::Meta)?),
+        },
+        meta: meta.meta,
+        body: bytes.slice_ref(body),
+    })
+}
+
+impl Undecodable {
+    /// A label of constant cardinality for events.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Truncated => "truncated",
+            Self::Foreign => "foreign",
+            Self::Version => "version",
+            Self::Kind => "kind",
+            Self::Checksum => "checksum",
+            Self::Meta => "meta",
+            Self::Key => "key",
+        }
+    }
+}
+
+fn to_millis(instant: SystemTime, up: bool) -> u64 {
+    let nanos = instant
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_nanos();
+    let millis = if up {
+        nanos.div_ceil(1_000_000)
+    } else {
+        nanos / 1_000_000
+    };
+    u64::try_from(millis).unwrap_or(u64::MAX)
+}
+
+fn from_millis(millis: u64) -> Option<SystemTime> {
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sealed() -> Bytes {
+        let now = SystemTime::now();
+        let until = now + Duration::from_secs(60);
+        seal(Kind::Page, "key", now, Some(until), 7_u32, b"body").unwrap()
+    }
+
+    #[test]
+    fn what_was_sealed_opens_without_copying_the_body() {
+        let sealed = sealed();
+        let opened = open::<u32>(Kind::Page, "key", &sealed).unwrap();
+        assert_eq!((opened.meta, &opened.body[..]), (7, &b"body"[..]));
+        assert!(sealed.as_ptr_range().contains(&opened.body.as_ptr()));
+        assert!(opened.fresh_until.unwrap() > opened.stored_at);
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_truncation_is_undecodable() {
+        let sealed = sealed();
+        for bit in 0..sealed.len() * 8 {
+            let mut bytes = sealed.to_vec();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            open::<u32>(Kind::Page, "key", &bytes.into()).unwrap_err();
+        }
+        for length in 0..sealed.len() {
+            open::<u32>(Kind::Page, "key", &sealed.slice(..length)).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn another_key_kind_or_version_is_undecodable() {
+        let sealed = sealed();
+        let error = |kind, key| open::<u32>(kind, key, &sealed).unwrap_err();
+        assert_eq!(error(Kind::Page, "other"), Undecodable::Key);
+        assert_eq!(error(Kind::Fragment, "key"), Undecodable::Kind);
+        let mut future = sealed.to_vec();
+        future[3] += 1;
+        let future = open::<u32>(Kind::Page, "key", &future.into()).unwrap_err();
+        assert_eq!(future, Undecodable::Version);
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_never_panic(mut bytes: Vec<u8>, repair: bool) {
+            if repair && bytes.len() > HEAD {
+                // Get past the checksum, to the decoder behind it.
+                bytes[..4].copy_from_slice(b"axc\x01");
+                bytes[4] = 1;
+                let checksum = xxh3_64(&bytes[PREAMBLE + CHECKSUM..]);
+                bytes[PREAMBLE..PREAMBLE + CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
+            }
+            let _ = open::<Vec<(String, Vec<u8>)>>(Kind::Page, "key", &bytes.into());
+        }
+    }
+}

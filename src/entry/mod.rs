@@ -1,0 +1,143 @@
+//! What a backend holds under a key: bytes, and what this process has already made of them.
+
+mod envelope;
+
+pub(crate) use self::envelope::{Kind, Opened, Undecodable, open, seal};
+
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+
+/// The value of an entry. Cloning shares it.
+///
+/// A store outside the process keeps the [`bytes`](Self::bytes). A store inside keeps the entry
+/// itself, and with it the decoded form that the first reader left there, so that no later hit
+/// decodes again.
+#[derive(Clone)]
+pub struct Entry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    bytes: Bytes,
+    decoded_bytes: usize,
+    decoded: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Entry {
+    /// An entry of these bytes, not decoded yet.
+    pub fn new(bytes: impl Into<Bytes>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                bytes: bytes.into(),
+                decoded_bytes: 0,
+                decoded: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// The same entry, whose decoded form takes about this many bytes beside its own.
+    #[must_use]
+    pub(crate) fn with_decoded_bytes(self, decoded_bytes: usize) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                bytes: self.inner.bytes.clone(),
+                decoded_bytes,
+                decoded: OnceLock::new(),
+            }),
+        }
+    }
+
+    /// What the entry takes in memory: its bytes and, if it was said, its decoded form.
+    pub fn weight(&self) -> usize {
+        self.bytes().len() + self.inner.decoded_bytes
+    }
+
+    /// The bytes to store.
+    pub fn bytes(&self) -> &Bytes {
+        &self.inner.bytes
+    }
+
+    /// The decoded form, made by `decode` unless an earlier call left one of the same type.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `decode` returns. A failure is not remembered.
+    pub(crate) fn decoded<T, E>(
+        &self,
+        decode: impl FnOnce(&Bytes) -> Result<T, E>,
+    ) -> Result<Arc<T>, E>
+    where
+        T: Send + Sync + 'static,
+    {
+        if let Some(decoded) = self.inner.decoded.get()
+            && let Ok(decoded) = Arc::clone(decoded).downcast()
+        {
+            return Ok(decoded);
+        }
+        let decoded = Arc::new(decode(&self.inner.bytes)?);
+        // When another type or another reader came first, its form stays; ours serves this call.
+        let _ = self.inner.decoded.set(Arc::clone(&decoded) as _);
+        Ok(decoded)
+    }
+}
+
+impl fmt::Debug for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Entry")
+            .field("bytes", &self.inner.bytes.len())
+            .field("decoded", &self.inner.decoded.get().is_some())
+            .finish()
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.bytes() == other.bytes()
+    }
+}
+
+impl Eq for Entry {}
+
+impl From<Bytes> for Entry {
+    fn from(bytes: Bytes) -> Self {
+        Self::new(bytes)
+    }
+}
+
+impl From<Vec<u8>> for Entry {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::new(bytes)
+    }
+}
+
+impl From<&'static str> for Entry {
+    fn from(text: &'static str) -> Self {
+        Self::new(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_decoded_form_is_made_once_and_shared() {
+        let entry = Entry::from("1");
+        let first = entry.decoded(|_| Ok::<_, ()>(1_u32));
+        let second = entry.clone().decoded(|_| Err::<u32, _>(()));
+        assert_eq!(first, second);
+    }
+
+    #[test]
+    fn another_type_is_decoded_anew_and_never_transmuted() {
+        let entry = Entry::from("1");
+        let _ = entry.decoded(|_| Ok::<_, ()>(1_u32));
+        assert_eq!(
+            entry.decoded(|_| Ok::<_, ()>("one".to_owned())),
+            Ok(Arc::new("one".to_owned()))
+        );
+    }
+}

@@ -1,0 +1,160 @@
+//! Invalidation beats in-flight work: a fill that began before its key was invalidated does not
+//! land after it.
+//!
+//! # Invariants
+//!
+//! - A [`Fill`] is begun before the computation and asked to land after it. Once
+//!   [`Fences::invalidate`] has returned, no fill begun before it will write any more, and none
+//!   is still writing.
+//! - The table holds only keys with a fill in progress.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{RwLock, RwLockReadGuard};
+
+/// The fills in progress on one store, by key.
+#[derive(Debug, Default)]
+pub(crate) struct Fences {
+    gates: Mutex<HashMap<String, Arc<Gate>>>,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    invalidated: AtomicBool,
+    /// Read while a fill writes; written to wait for those that do.
+    landing: RwLock<()>,
+}
+
+/// A fill in progress.
+#[derive(Debug)]
+pub(crate) struct Fill {
+    fences: Arc<Fences>,
+    key: String,
+    gate: Arc<Gate>,
+}
+
+impl Fences {
+    /// Begins a fill. Call it before anything is read that the value will depend on.
+    pub(crate) fn begin(self: &Arc<Self>, key: &str) -> Fill {
+        let gate = Arc::clone(self.gates().entry(key.to_owned()).or_default());
+        Fill {
+            fences: Arc::clone(self),
+            key: key.to_owned(),
+            gate,
+        }
+    }
+
+    /// Bars the fills of `key` that have begun, and waits for those that are writing.
+    pub(crate) async fn invalidate(&self, key: &str) {
+        let gate = self.gates().remove(key);
+        if let Some(gate) = gate {
+            gate.bar().await;
+        }
+    }
+
+    /// Bars all fills that have begun, and waits for those that are writing.
+    pub(crate) async fn invalidate_all(&self) {
+        let gates: Vec<_> = self.gates().drain().map(|(_, gate)| gate).collect();
+        for gate in &gates {
+            gate.invalidated.store(true, Ordering::Release);
+        }
+        for gate in gates {
+            gate.bar().await;
+        }
+    }
+
+    fn gates(&self) -> MutexGuard<'_, HashMap<String, Arc<Gate>>> {
+        self.gates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gate {
+    async fn bar(&self) {
+        self.invalidated.store(true, Ordering::Release);
+        drop(self.landing.write().await);
+    }
+}
+
+impl Fill {
+    /// Runs `write` unless the key was invalidated since the fill began; then `None`.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future drops `write`, which then has happened or not.
+    pub(crate) async fn land<T>(&self, write: impl Future<Output = T>) -> Option<T> {
+        let _landing = self.landing().await?;
+        Some(write.await)
+    }
+
+    /// The right to write until it is dropped, unless the key was invalidated since the fill
+    /// began.
+    pub(crate) async fn landing(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        let landing = self.gate.landing.read().await;
+        (!self.gate.invalidated.load(Ordering::Acquire)).then_some(landing)
+    }
+}
+
+impl Drop for Fill {
+    fn drop(&mut self) {
+        let mut gates = self.fences.gates();
+        // The table's and ours; a later fill of the same key shares the gate and keeps it.
+        if Arc::strong_count(&self.gate) == 2
+            && gates
+                .get(&self.key)
+                .is_some_and(|gate| Arc::ptr_eq(gate, &self.gate))
+        {
+            gates.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_fill_begun_before_the_invalidation_does_not_land() {
+        let fences = Arc::new(Fences::default());
+        let before = fences.begin("k");
+        let other = fences.begin("other");
+        fences.invalidate("k").await;
+        let after = fences.begin("k");
+        assert_eq!(before.land(ready(())).await, None);
+        assert_eq!(after.land(ready(())).await, Some(()));
+        assert_eq!(other.land(ready(())).await, Some(()));
+        fences.invalidate_all().await;
+        assert_eq!(after.land(ready(())).await, None);
+    }
+
+    #[tokio::test]
+    async fn an_invalidation_waits_for_a_write_in_progress() {
+        let fences = Arc::new(Fences::default());
+        let fill = fences.begin("k");
+        let (finish, finished) = tokio::sync::oneshot::channel::<()>();
+        let writing = tokio::spawn(async move { fill.land(finished).await });
+        tokio::task::yield_now().await;
+        let waiting = Arc::clone(&fences);
+        let mut invalidation = tokio::spawn(async move { waiting.invalidate("k").await });
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+        assert!(!invalidation.is_finished());
+        let _ = finish.send(());
+        assert!(writing.await.is_ok_and(|landed| landed.is_some()));
+        assert!((&mut invalidation).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn the_table_is_empty_when_no_fill_is_in_progress() {
+        let fences = Arc::new(Fences::default());
+        let (one, two) = (fences.begin("k"), fences.begin("k"));
+        drop(one);
+        assert_eq!(fences.gates().len(), 1);
+        drop(two);
+        assert!(fences.gates().is_empty());
+    }
+}

@@ -1,0 +1,181 @@
+//! One computation per key at a time in this process, shared by all who ask for it meanwhile.
+//!
+//! # Invariants
+//!
+//! - The computation runs in a task of its own: no caller that goes away cancels it.
+//! - A panic or a dropped runtime releases the waiters with an error and frees the key.
+//! - The table holds only keys with a computation in progress.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+/// The computations in progress, by key.
+#[derive(Debug)]
+pub(crate) struct Flights<V> {
+    running: Mutex<HashMap<String, Running<V>>>,
+}
+
+type Running<V> = watch::Receiver<Option<V>>;
+
+/// The computation ended without a result: it panicked, or its runtime shut down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lost;
+
+impl<V> Default for Flights<V> {
+    fn default() -> Self {
+        Self {
+            running: Mutex::default(),
+        }
+    }
+}
+
+impl<V: Clone + Send + Sync + 'static> Flights<V> {
+    /// The result of the computation of `key` that is running, or else of the one that `compute`
+    /// starts.
+    ///
+    /// # Errors
+    ///
+    /// [`Lost`] if the computation panicked or its runtime is shutting down.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future leaves the computation running.
+    pub(crate) async fn join<F, Fut>(self: &Arc<Self>, key: &str, compute: F) -> Result<V, Lost>
+    where
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = V> + Send + 'static,
+    {
+        let mut result = self.board(key, compute);
+        let landed = result.wait_for(Option::is_some).await.map_err(|_| Lost)?;
+        landed.clone().ok_or(Lost)
+    }
+
+    /// Lets no one else join the computation of `key` that is running. Those who did get its
+    /// result.
+    pub(crate) fn forget(&self, key: &str) {
+        self.running().remove(key);
+    }
+
+    /// As [`forget`](Self::forget), of all keys.
+    pub(crate) fn forget_all(&self) {
+        self.running().clear();
+    }
+
+    fn board<F, Fut>(self: &Arc<Self>, key: &str, compute: F) -> Running<V>
+    where
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = V> + Send + 'static,
+    {
+        let mut running = self.running();
+        if let Some(result) = running.get(key) {
+            return result.clone();
+        }
+        let (landing, result) = watch::channel(None);
+        running.insert(key.to_owned(), result.clone());
+        drop(running);
+        let leave = Leave {
+            flights: Arc::clone(self),
+            key: key.to_owned(),
+            landing,
+        };
+        let computation = compute();
+        tokio::spawn(async move {
+            let value = computation.await;
+            leave.landing.send_replace(Some(value));
+            drop(leave);
+        });
+        result
+    }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Running<V>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Frees the key when the computation is over, however it ended.
+struct Leave<V: Clone + Send + Sync + 'static> {
+    flights: Arc<Flights<V>>,
+    key: String,
+    landing: watch::Sender<Option<V>>,
+}
+
+impl<V: Clone + Send + Sync + 'static> Drop for Leave<V> {
+    fn drop(&mut self) {
+        let mut running = self.flights.running();
+        if running
+            .get(&self.key)
+            .is_some_and(|result| result.same_channel(&self.landing.subscribe()))
+        {
+            running.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn concurrent_callers_share_one_computation() {
+        let flights = Arc::new(Flights::default());
+        let runs = Arc::new(AtomicUsize::new(0));
+        let callers: Vec<_> = (0..1000)
+            .map(|_| {
+                let (flights, runs) = (Arc::clone(&flights), Arc::clone(&runs));
+                tokio::spawn(async move {
+                    flights
+                        .join("k", || async move {
+                            tokio::time::sleep(Duration::from_millis(200)).await;
+                            runs.fetch_add(1, Ordering::SeqCst)
+                        })
+                        .await
+                })
+            })
+            .collect();
+        for caller in callers {
+            assert!(matches!(caller.await, Ok(Ok(0))));
+        }
+        assert!(flights.running().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_that_leaves_does_not_cancel() {
+        let flights = Arc::new(Flights::default());
+        let slow = || async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            7
+        };
+        let leader = tokio::time::timeout(Duration::from_millis(10), flights.join("k", slow));
+        assert!(leader.await.is_err());
+        let follower = flights.join("k", || async { 8 }).await;
+        assert_eq!(follower, Ok(7));
+    }
+
+    #[tokio::test]
+    async fn a_panic_releases_the_waiters_and_the_key() {
+        let flights = Arc::new(Flights::<u32>::default());
+        let lost = flights.join("k", || async { panic!("on purpose") }).await;
+        assert_eq!(lost, Err(Lost));
+        assert_eq!(flights.join("k", || async { 1 }).await, Ok(1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_forgotten_computation_takes_no_new_followers() {
+        let flights = Arc::new(Flights::default());
+        let old = flights.board("k", || async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            1
+        });
+        flights.forget("k");
+        assert_eq!(flights.join("k", || async { 2 }).await, Ok(2));
+        let mut old = old;
+        assert!(old.wait_for(|value| *value == Some(1)).await.is_ok());
+        assert!(flights.running().is_empty());
+    }
+}

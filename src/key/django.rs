@@ -1,0 +1,161 @@
+//! The keys that a Django site uses, so that two sites can invalidate each other's entries.
+
+use std::fmt::Write as _;
+
+use md5::{Digest as _, Md5};
+
+use super::{KeyFunction, KeyPart, KeyWriter, PageKeyFunction, PageTarget, VaryValue};
+
+/// Django 6.1's keys, for a store shared with a Django site.
+///
+/// As a [`KeyFunction`] it makes the final keys of values; as a [`PageKeyFunction`] those of pages;
+/// [`fragment`](Self::fragment) names a template fragment. Each site can then *delete* what the
+/// other stored. Neither can read the other's entries: Django pickles, and raises on what it
+/// cannot unpickle, so do not let both serve the same URLs under the same prefix.
+///
+/// Django's weaknesses come with its keys: a prefix that holds a `:` can meet another
+/// prefix's keys, MD5 does not withstand an attacker, and a purge of a page by its header-list
+/// key alone leaves its variants behind.
+///
+/// # Django
+///
+/// `django.utils.cache`, `django.core.cache.utils`. With `USE_I18N` or `USE_TZ` on, say which
+/// language and time zone the Django site would put into its keys.
+#[derive(Clone, Debug, Default)]
+pub struct DjangoKeys {
+    language: Option<String>,
+    time_zone: Option<String>,
+}
+
+impl DjangoKeys {
+    /// The keys of a site with `USE_I18N` and `USE_TZ` off.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The language suffix of page keys, such as `en-us`: `USE_I18N`. `Accept-Language` is then
+    /// left out of the varied fields, as Django does.
+    #[must_use]
+    pub fn with_language(mut self, language: impl Into<String>) -> Self {
+        self.language = Some(language.into());
+        self
+    }
+
+    /// The time zone suffix of page keys, such as `UTC`: `USE_TZ`.
+    #[must_use]
+    pub fn with_time_zone(mut self, time_zone: impl Into<String>) -> Self {
+        self.time_zone = Some(time_zone.into());
+        self
+    }
+
+    /// The key of the template fragment `name` varied on `vary_on`, as
+    /// `make_template_fragment_key`. It can be used as the key of the `cache` filter too.
+    pub fn fragment(name: &str, vary_on: &[&str]) -> DjangoFragment {
+        let mut material = Md5::new();
+        for value in vary_on {
+            netstring(&mut material, value.as_bytes());
+        }
+        DjangoFragment(format!("template.cache.{name}.{}", hex(material)))
+    }
+
+    fn suffix(&self) -> String {
+        [&self.language, &self.time_zone]
+            .into_iter()
+            .flatten()
+            .fold(String::new(), |suffix, part| suffix + "." + part)
+    }
+}
+
+/// The key of a fragment that a Django site would use; see [`DjangoKeys::fragment`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DjangoFragment(String);
+
+impl DjangoFragment {
+    /// The key, before prefix and version.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl KeyPart for DjangoFragment {
+    fn write_key(&self, writer: &mut KeyWriter) {
+        writer.verbatim(&self.0);
+    }
+}
+
+impl KeyFunction for DjangoKeys {
+    fn key(&self, key: &str, prefix: &str, version: u64) -> String {
+        format!("{prefix}:{version}:{key}")
+    }
+
+    fn namespace(&self, prefix: &str) -> Option<String> {
+        Some(format!("{prefix}:"))
+    }
+}
+
+impl PageKeyFunction for DjangoKeys {
+    fn primary(&self, target: &PageTarget<'_>) -> String {
+        format!(
+            "views.decorators.cache.cache_header.{}.{}{}",
+            target.key_prefix,
+            uri_hash(target),
+            self.suffix()
+        )
+    }
+
+    fn variant(&self, target: &PageTarget<'_>, values: &[VaryValue<'_>], _: u64) -> String {
+        let mut values: Vec<_> = values
+            .iter()
+            .filter(|(name, _)| self.language.is_none() || *name != "accept-language")
+            .collect();
+        // Django sorts the names after `-` has become `_`.
+        values.sort_by_key(|(name, _)| name.replace('-', "_"));
+        let mut material = Md5::new();
+        for (_, value) in values {
+            match value {
+                Some(value) => netstring(&mut material, value),
+                None => material.update(b"-,"),
+            }
+        }
+        format!(
+            "views.decorators.cache.cache_page.{}.GET.{}.{}{}",
+            target.key_prefix,
+            uri_hash(target),
+            hex(material),
+            self.suffix()
+        )
+    }
+
+    fn inlines(&self) -> bool {
+        false
+    }
+}
+
+fn uri_hash(target: &PageTarget<'_>) -> String {
+    let mut uri = Md5::new();
+    uri.update(target.scheme);
+    uri.update("://");
+    uri.update(target.authority.unwrap_or_default());
+    uri.update(target.path);
+    if let Some(query) = target.query.filter(|query| !query.is_empty()) {
+        uri.update("?");
+        uri.update(query);
+    }
+    hex(uri)
+}
+
+fn netstring(material: &mut Md5, bytes: &[u8]) {
+    material.update(format!("{}:", bytes.len()));
+    material.update(bytes);
+    material.update(b",");
+}
+
+fn hex(material: Md5) -> String {
+    let digest = material.finalize();
+    digest
+        .iter()
+        .fold(String::with_capacity(2 * digest.len()), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+}

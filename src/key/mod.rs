@@ -1,0 +1,124 @@
+//! Keys: from the caller's text to the one a store sees; the only place that formats them.
+//!
+//! # Invariants
+//!
+//! - Injective: two different (prefix, version, key) never share a final key, whatever bytes they
+//!   hold. Prefixes are escaped so that they hold no separator, and a key that looks like a hashed
+//!   one is itself hashed.
+//! - Portable: with [`KeyPolicy::Hash`], the default, a final key has at most [`MAX_KEY_BYTES`]
+//!   bytes, none of them a control character or a space.
+//! - Every key of a cache begins with the cache's namespace, and no key of another prefix does,
+//!   so that `clear` can find the one and spare the other.
+
+#[cfg(feature = "django-keys")]
+mod django;
+mod page;
+mod part;
+mod space;
+
+#[cfg(feature = "django-keys")]
+pub use self::django::{DjangoFragment, DjangoKeys};
+pub(crate) use self::page::PageKeys;
+pub use self::page::{PageKeyFunction, PageTarget, VaryValue};
+pub use self::part::{KeyPart, KeyWriter};
+pub(crate) use self::space::KeySpace;
+
+use std::fmt;
+
+/// The longest final key that every supported store takes, in bytes: Memcached's limit.
+pub const MAX_KEY_BYTES: usize = 250;
+
+/// A final key, as a store sees it: prefix, version and the caller's key in one text.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    text: String,
+    namespace: usize,
+}
+
+impl Key {
+    /// The whole key.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The beginning of the key that all keys of the same cache share; see
+    /// [`Backend::clear`](crate::backend::Backend::clear).
+    pub fn namespace(&self) -> &str {
+        &self.text[..self.namespace]
+    }
+}
+
+/// What to do with a key that is not portable: over 250 bytes, or with a control character or
+/// a space in it.
+///
+/// # Django
+///
+/// Django warns (Memcached: refuses), and counts characters where stores count bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KeyPolicy {
+    /// Replace it by its BLAKE3 digest.
+    #[default]
+    Hash,
+    /// Refuse it with [`ErrorKind::InvalidKey`](crate::ErrorKind::InvalidKey).
+    Error,
+    /// Pass it on as it is; the store may refuse it.
+    Off,
+}
+
+/// Makes the final key out of a cache's prefix, a version and the caller's key.
+///
+/// # Django
+///
+/// `KEY_FUNCTION`.
+pub trait KeyFunction: fmt::Debug + Send + Sync + 'static {
+    /// The final key.
+    fn key(&self, key: &str, prefix: &str, version: u64) -> String;
+
+    /// What every key of this prefix begins with and no key of another does; `None`, the
+    /// default, if the function cannot promise that, and then `clear` is
+    /// [`Unsupported`](crate::ErrorKind::Unsupported).
+    fn namespace(&self, prefix: &str) -> Option<String> {
+        let _ = prefix;
+        None
+    }
+}
+
+/// The default key function: `prefix:version:key`, with the prefix percent-escaped where it holds
+/// a separator or anything a store might refuse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PrefixedKeys;
+
+impl KeyFunction for PrefixedKeys {
+    fn key(&self, key: &str, prefix: &str, version: u64) -> String {
+        format!("{}:{version}:{key}", part::escape(prefix))
+    }
+
+    fn namespace(&self, prefix: &str) -> Option<String> {
+        Some(format!("{}:", part::escape(prefix)))
+    }
+}
+
+/// Joins parts into one key, injectively: different parts never make the same key.
+///
+/// Parts are anything that is a [`KeyPart`](crate::key::KeyPart): texts, integers, `bool`, `char`,
+/// `Option`s, tuples and slices of them.
+///
+/// # Example
+///
+/// ```
+/// use axum_cache::key;
+///
+/// assert_eq!(key!("post", 42, "en"), "post:42:en");
+/// assert_ne!(key!("a:b", "c"), key!("a", "b:c"));
+/// assert_ne!(key!("post", 42), key!("post", "42"));
+/// assert_ne!(key!("post", None::<&str>), key!("post", "None"));
+/// ```
+#[macro_export]
+macro_rules! key {
+    ($($part:expr),+ $(,)?) => {{
+        let mut writer = $crate::key::KeyWriter::new();
+        $( writer.part(&$part); )+
+        writer.finish()
+    }};
+}

@@ -1,0 +1,123 @@
+//! Keys of pages: a digest over everything that selects a response.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// What a page is asked for by, apart from the header fields its responses vary on.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct PageTarget<'a> {
+    /// The key prefix of the layer.
+    pub key_prefix: &'a str,
+    /// `http` or `https`.
+    pub scheme: &'a str,
+    /// Host and port as the client named them, in lower case; `None` if it named none.
+    pub authority: Option<&'a str>,
+    /// The full path, percent-encoded as it came, also inside nested routers.
+    pub path: &'a str,
+    /// The query without its `?`, as it came; `None` if there was no `?`.
+    pub query: Option<&'a str>,
+    /// The values of the cookies that the layer declares, in the order of declaration.
+    pub cookies: &'a [(String, Option<String>)],
+}
+
+/// The value that a request has for one field that the responses vary on: the field's name in
+/// lower case, and all its lines joined by `, `; `None` if there is no such line.
+pub type VaryValue<'a> = (&'a str, Option<&'a [u8]>);
+
+/// Makes the keys under which pages are stored, before the cache's own prefix and version.
+///
+/// The default is a BLAKE3 digest over the length-prefixed material.
+/// [`DjangoKeys`](crate::key::DjangoKeys) makes the ones that a Django site uses.
+pub trait PageKeyFunction: fmt::Debug + Send + Sync + 'static {
+    /// The key of the primary entry of a target.
+    fn primary(&self, target: &PageTarget<'_>) -> String;
+
+    /// The key of one variant of a target. `generation` is drawn anew whenever the primary entry
+    /// is; including it makes the variants of a purged primary entry unreachable.
+    fn variant(&self, target: &PageTarget<'_>, values: &[VaryValue<'_>], generation: u64)
+    -> String;
+
+    /// Whether the primary entry may hold the last variant inline, so that most hits take one
+    /// read. `false` if another program deletes pages by their variant keys.
+    fn inlines(&self) -> bool {
+        true
+    }
+}
+
+/// The page key function of a layer.
+pub(crate) type PageKeys = Arc<dyn PageKeyFunction>;
+
+/// The default: a digest in which no two different inputs meet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DigestKeys;
+
+impl PageKeyFunction for DigestKeys {
+    fn primary(&self, target: &PageTarget<'_>) -> String {
+        let mut digest = Digest::new(target);
+        digest.finish("page:")
+    }
+
+    fn variant(
+        &self,
+        target: &PageTarget<'_>,
+        values: &[VaryValue<'_>],
+        generation: u64,
+    ) -> String {
+        let mut digest = Digest::new(target);
+        digest.field(&generation.to_be_bytes());
+        for (name, value) in values {
+            digest.field(name.as_bytes());
+            digest.optional(*value);
+        }
+        digest.finish("variant:")
+    }
+}
+
+/// Length-prefixed fields into BLAKE3: no two different sequences of fields make the same input.
+struct Digest {
+    hasher: blake3::Hasher,
+}
+
+impl Digest {
+    fn new(target: &PageTarget<'_>) -> Self {
+        let mut digest = Self {
+            hasher: blake3::Hasher::new(),
+        };
+        digest.field(target.key_prefix.as_bytes());
+        digest.field(target.scheme.as_bytes());
+        digest.optional(target.authority.map(str::as_bytes));
+        digest.field(target.path.as_bytes());
+        digest.optional(target.query.map(str::as_bytes));
+        digest.length(target.cookies.len());
+        for (name, value) in target.cookies {
+            digest.field(name.as_bytes());
+            digest.optional(value.as_deref().map(str::as_bytes));
+        }
+        digest
+    }
+
+    fn length(&mut self, length: usize) {
+        self.hasher.update(&(length as u64).to_be_bytes());
+    }
+
+    fn field(&mut self, bytes: &[u8]) {
+        self.length(bytes.len());
+        self.hasher.update(bytes);
+    }
+
+    /// Absent and empty differ.
+    fn optional(&mut self, bytes: Option<&[u8]>) {
+        self.hasher.update(&[u8::from(bytes.is_some())]);
+        if let Some(bytes) = bytes {
+            self.field(bytes);
+        }
+    }
+
+    fn finish(&mut self, kind: &str) -> String {
+        let mut key = String::with_capacity(kind.len() + 2 * blake3::OUT_LEN);
+        key.push_str(kind);
+        key.push_str(&self.hasher.finalize().to_hex());
+        key
+    }
+}

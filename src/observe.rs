@@ -1,0 +1,90 @@
+//! What happened, as events for `tracing` and counters for `metrics`; without them, nothing.
+//!
+//! Labels have constant cardinality: never a key, a tag or a URL.
+
+use crate::error::Error;
+
+/// How an operation on values, a fragment or a page was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Hit,
+    Miss,
+    Stored,
+    Bypass,
+}
+
+impl Outcome {
+    #[cfg_attr(
+        not(any(feature = "tracing", feature = "metrics")),
+        expect(dead_code, reason = "no one listens")
+    )]
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Stored => "stored",
+            Self::Bypass => "bypass",
+        }
+    }
+}
+
+/// An operation came to its end. `reason` says why, where there is more to say.
+pub(crate) fn outcome(
+    cache: &str,
+    operation: &'static str,
+    outcome: Outcome,
+    reason: &'static str,
+) {
+    #[cfg(feature = "tracing")]
+    tracing::trace!(
+        target: "axum_cache",
+        cache,
+        operation,
+        result = outcome.as_str(),
+        reason,
+    );
+    #[cfg(feature = "metrics")]
+    metrics::counter!(
+        "cache.requests",
+        "cache.name" => cache.to_owned(),
+        "cache.operation" => operation,
+        "cache.result" => outcome.as_str(),
+        "cache.reason" => reason,
+    )
+    .increment(1);
+    let _ = (cache, operation, outcome, reason);
+}
+
+/// A cache failed, and the application went on without it.
+pub(crate) fn failed(cache: &str, operation: &'static str, error: &Error) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: "axum_cache",
+        cache,
+        operation,
+        error = error as &(dyn std::error::Error + 'static),
+        "cache failed; going on without it",
+    );
+    #[cfg(feature = "metrics")]
+    metrics::counter!(
+        "cache.errors",
+        "cache.name" => cache.to_owned(),
+        "cache.operation" => operation,
+        "cache.error" => error.kind().as_str(),
+    )
+    .increment(1);
+    let _ = (cache, operation, error);
+}
+
+/// What was stored could not be used: it counts as a miss and is overwritten.
+pub(crate) fn corrupt(cache: &str, operation: &'static str, reason: &'static str) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: "axum_cache",
+        cache,
+        operation,
+        reason,
+        "stored entry is unusable; taken as a miss",
+    );
+    outcome(cache, operation, Outcome::Miss, reason);
+}
