@@ -16,7 +16,12 @@ mod flight;
 pub mod backend;
 
 mod cache;
+pub mod caches;
+
+#[cfg(feature = "axum")]
+pub mod extract;
 
 pub use self::cache::{Cache, CacheBuilder};
+pub use self::caches::{Caches, Settings};
 pub use self::error::{BoxError, Error, ErrorKind, Result};
 pub use self::ttl::Ttl;

@@ -137,6 +137,7 @@ impl CacheBuilder {
         Cache {
             version: self.version,
             ttl: self.ttl,
+            siblings: None,
             shared: Arc::new(Shared {
                 name: self.name,
                 backend: self.backend,

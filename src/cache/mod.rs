@@ -23,6 +23,7 @@ pub(crate) use self::many::RawItem;
 use std::sync::Arc;
 
 use crate::backend::{AnyBackend, DynBackend, Peek};
+use crate::caches::Caches;
 use crate::clock::Clock;
 use crate::codec::AnyCodec;
 use crate::entry::Entry;
@@ -70,6 +71,8 @@ pub struct Cache {
     shared: Arc<Shared>,
     version: u64,
     ttl: Ttl,
+    /// The caches this one was got from.
+    siblings: Option<Caches>,
 }
 
 /// What all handles of one cache share.
@@ -177,6 +180,18 @@ impl Cache {
     /// If the store fails to let go.
     pub async fn close(&self) -> Result<()> {
         self.backend().close().await
+    }
+
+    /// A handle that knows the caches it stands among.
+    pub(crate) fn beside(&self, siblings: Caches) -> Self {
+        let mut handle = self.clone();
+        handle.siblings = Some(siblings);
+        handle
+    }
+
+    /// The caches this handle was got from.
+    pub(crate) fn siblings(&self) -> Option<&Caches> {
+        self.siblings.as_ref()
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {

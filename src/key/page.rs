@@ -21,6 +21,32 @@ pub struct PageTarget<'a> {
     pub cookies: &'a [(String, Option<String>)],
 }
 
+impl<'a> PageTarget<'a> {
+    /// A target without key prefix and declared cookies.
+    pub fn new(
+        scheme: &'a str,
+        authority: Option<&'a str>,
+        path: &'a str,
+        query: Option<&'a str>,
+    ) -> Self {
+        Self {
+            key_prefix: "",
+            scheme,
+            authority,
+            path,
+            query,
+            cookies: &[],
+        }
+    }
+
+    /// The same target under the key prefix of a layer.
+    #[must_use]
+    pub fn with_key_prefix(mut self, key_prefix: &'a str) -> Self {
+        self.key_prefix = key_prefix;
+        self
+    }
+}
+
 /// The value that a request has for one field that the responses vary on: the field's name in
 /// lower case, and all its lines joined by `, `; `None` if there is no such line.
 pub type VaryValue<'a> = (&'a str, Option<&'a [u8]>);

@@ -1,1 +1,8 @@
+//! The integration tests, in one binary: what a user of the crate sees.
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+#![allow(missing_docs, reason = "tests are named, not documented")]
 
+#[cfg(feature = "memory")]
+mod caches;
+mod keys;
+mod tidy;

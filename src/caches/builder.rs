@@ -1,0 +1,323 @@
+//! From settings to caches: every setting checked, every error naming alias and option.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::settings::Settings;
+use super::{Caches, DEFAULT_ALIAS};
+use crate::backend::{AnyBackend, Dummy};
+use crate::cache::Cache;
+use crate::codec::Codec;
+use crate::error::{Error, Result};
+use crate::key::{KeyFunction, KeyPolicy, PrefixedKeys};
+use crate::ttl::Ttl;
+
+type Making = Pin<Box<dyn Future<Output = Result<AnyBackend>> + Send>>;
+type Factory = Arc<dyn Fn(BackendSettings) -> Making + Send + Sync>;
+
+/// Builds [`Caches`] from settings.
+///
+/// # Example
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> axum_cache::Result<()> {
+/// use axum_cache::{Caches, Settings, backend::{AnyBackend, Dummy}};
+///
+/// let caches = Caches::builder()
+///     .backend("nothing", |settings| async move {
+///         assert_eq!(settings.option::<u32>("size")?, Some(3));
+///         Ok(AnyBackend::new(Dummy))
+///     })
+///     .settings(Settings::new().with_url("default", "nothing://?size=3")?)
+///     .build()
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct CachesBuilder {
+    settings: Settings,
+    backends: BTreeMap<String, Factory>,
+    key_functions: BTreeMap<String, Arc<dyn KeyFunction>>,
+    codecs: BTreeMap<String, Arc<dyn Codec>>,
+}
+
+impl CachesBuilder {
+    pub(super) fn new() -> Self {
+        let builder = Self {
+            settings: Settings::new(),
+            backends: BTreeMap::new(),
+            key_functions: BTreeMap::new(),
+            codecs: BTreeMap::new(),
+        };
+        let builder = builder
+            .backend("dummy", |_| async { Ok(AnyBackend::new(Dummy)) })
+            .key_function("default", PrefixedKeys);
+        #[cfg(feature = "memory")]
+        let builder = builder.backend("memory", |settings| async move { memory(&settings) });
+        #[cfg(feature = "django-keys")]
+        let builder = builder.key_function("django", crate::key::DjangoKeys::new());
+        builder
+    }
+
+    /// The settings to build from.
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Makes a backend of your own known to settings as `name`.
+    pub fn backend<F, Fut>(mut self, name: impl Into<String>, make: F) -> Self
+    where
+        F: Fn(BackendSettings) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<AnyBackend>> + Send + 'static,
+    {
+        let factory = move |settings| -> Making { Box::pin(make(settings)) };
+        self.backends.insert(name.into(), Arc::new(factory));
+        self
+    }
+
+    /// Makes a key function of your own known to settings as `name`.
+    pub fn key_function(mut self, name: impl Into<String>, function: impl KeyFunction) -> Self {
+        self.key_functions.insert(name.into(), Arc::new(function));
+        self
+    }
+
+    /// Makes a codec of your own known to settings as `name`.
+    pub fn codec(mut self, name: impl Into<String>, codec: impl Codec) -> Self {
+        self.codecs.insert(name.into(), Arc::new(codec));
+        self
+    }
+
+    /// Builds the caches.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](crate::ErrorKind::Config), naming the alias and the option, for a missing
+    /// `default`, an unknown backend or option, or a value that makes no sense. Whatever a
+    /// backend fails with while it is made.
+    pub async fn build(self) -> Result<Caches> {
+        let mut caches = BTreeMap::new();
+        for (alias, settings) in self.settings.clone().into_aliases() {
+            let cache = self.make(&alias, settings).await?;
+            caches.insert(alias, cache);
+        }
+        if !caches.contains_key(DEFAULT_ALIAS) {
+            return Err(Error::config(format!(
+                "caches: the alias {DEFAULT_ALIAS:?} is missing"
+            )));
+        }
+        Ok(Caches::from_map(caches))
+    }
+
+    async fn make(&self, alias: &str, settings: Map<String, Value>) -> Result<Cache> {
+        let alias_settings = Taken::new(alias, settings);
+        let backend: String = alias_settings
+            .take("backend")?
+            .ok_or_else(|| alias_settings.bad("backend", "is missing"))?;
+        let factory = known(&self.backends, &backend)
+            .map_err(|reason| alias_settings.bad("backend", &reason))?;
+        let options = alias_settings.take("options")?.unwrap_or_default();
+        let options = Arc::new(Taken::new(alias, options));
+        let backend = factory(BackendSettings {
+            location: alias_settings.take("location")?,
+            options: Arc::clone(&options),
+        });
+        let mut builder = Cache::builder(backend.await?).name(alias);
+        if let Some(timeout) = alias_settings.take::<Value>("timeout")? {
+            let ttl = parse_timeout(&timeout);
+            builder = builder.ttl(ttl.map_err(|reason| alias_settings.bad("timeout", reason))?);
+        }
+        if let Some(prefix) = alias_settings.take::<String>("key_prefix")? {
+            builder = builder.key_prefix(prefix);
+        }
+        if let Some(version) = alias_settings.take("version")? {
+            builder = builder.version(version);
+        }
+        if let Some(policy) = alias_settings.take::<String>("key_policy")? {
+            builder = builder.key_policy(match policy.as_str() {
+                "hash" => KeyPolicy::Hash,
+                "error" => KeyPolicy::Error,
+                "off" => KeyPolicy::Off,
+                _ => return Err(alias_settings.bad("key_policy", "is not hash, error or off")),
+            });
+        }
+        if let Some(name) = alias_settings.take::<String>("key_function")? {
+            let function = known(&self.key_functions, &name)
+                .map_err(|reason| alias_settings.bad("key_function", &reason))?;
+            builder = builder.shared_key_function(Arc::clone(function));
+        }
+        if let Some(name) = alias_settings.take::<String>("codec")?
+            && name != "json"
+        {
+            let codec = known(&self.codecs, &name)
+                .map_err(|reason| alias_settings.bad("codec", &reason))?;
+            builder = builder.shared_codec(Arc::clone(codec));
+        }
+        alias_settings.refuse_rest()?;
+        options.refuse_rest()?;
+        builder
+            .build()
+            .map_err(|error| Error::config(format!("cache {alias:?}: {error}")))
+    }
+}
+
+impl fmt::Debug for CachesBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CachesBuilder")
+            .field("settings", &self.settings)
+            .field("backends", &self.backends.keys())
+            .field("key_functions", &self.key_functions.keys())
+            .field("codecs", &self.codecs.keys())
+            .finish()
+    }
+}
+
+/// What the settings say to the backend of one alias. Options that it does not ask for are
+/// refused.
+#[derive(Clone)]
+pub struct BackendSettings {
+    location: Option<Value>,
+    options: Arc<Taken>,
+}
+
+impl BackendSettings {
+    /// The alias.
+    pub fn alias(&self) -> &str {
+        &self.options.alias
+    }
+
+    /// Where the store is: of a URL, what stands between scheme and query. One or several.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](crate::ErrorKind::Config) if it is neither a text nor a list of texts.
+    pub fn locations(&self) -> Result<Vec<String>> {
+        match &self.location {
+            None => Ok(Vec::new()),
+            Some(Value::String(location)) => Ok(vec![location.clone()]),
+            Some(list) => serde_json::from_value(list.clone()).map_err(|_| {
+                self.options
+                    .bad("location", "is neither a text nor a list of them")
+            }),
+        }
+    }
+
+    /// An option of the backend, if it is set.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](crate::ErrorKind::Config) if it is no `T`.
+    pub fn option<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        self.options.take(name)
+    }
+
+    /// An error that names the alias and `option`.
+    pub fn bad(&self, option: &str, reason: &str) -> Error {
+        self.options.bad(option, reason)
+    }
+}
+
+/// Shows the alias only: location and options may hold secrets.
+impl fmt::Debug for BackendSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BackendSettings")
+            .field("alias", &self.alias())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Named settings, of which what nobody took is refused.
+struct Taken {
+    alias: String,
+    rest: Mutex<Map<String, Value>>,
+}
+
+impl Taken {
+    /// Names may be written in Django's capitals.
+    fn new(alias: &str, settings: Map<String, Value>) -> Self {
+        let rest = settings
+            .into_iter()
+            .map(|(name, value)| (name.to_ascii_lowercase(), value))
+            .collect();
+        Self {
+            alias: alias.to_owned(),
+            rest: Mutex::new(rest),
+        }
+    }
+
+    fn take<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>> {
+        let mut rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(value) = rest.remove(name) else {
+            return Ok(None);
+        };
+        let plain = serde_json::from_value(value.clone());
+        let parsed = match (&plain, &value) {
+            // URLs hold nothing but texts.
+            (Err(_), Value::String(text)) => serde_json::from_str(text).or(plain),
+            _ => plain,
+        };
+        let parsed =
+            parsed.map_err(|error| self.bad(name, "is of the wrong type").with_source(error));
+        parsed.map(Some)
+    }
+
+    fn bad(&self, option: &str, reason: &str) -> Error {
+        Error::config(format!("cache {:?}: {option}: {reason}", self.alias))
+    }
+
+    fn refuse_rest(&self) -> Result<()> {
+        let rest = self.rest.lock().unwrap_or_else(PoisonError::into_inner);
+        match rest.keys().next() {
+            None => Ok(()),
+            Some(name) => Err(self.bad(name, "is not a setting of this backend")),
+        }
+    }
+}
+
+fn known<'a, T>(named: &'a BTreeMap<String, T>, name: &str) -> Result<&'a T, String> {
+    named.get(name).ok_or_else(|| {
+        let known: Vec<_> = named.keys().map(String::as_str).collect();
+        format!("{name:?} is not known; there are: {}", known.join(", "))
+    })
+}
+
+/// Seconds as a number or its text, or `never`, or null.
+fn parse_timeout(timeout: &Value) -> Result<Ttl, &'static str> {
+    const REASON: &str = "is neither a number of seconds nor \"never\"";
+    let seconds = match timeout {
+        Value::Null => return Ok(Ttl::Never),
+        Value::String(text) if text == "never" => return Ok(Ttl::Never),
+        Value::String(text) => text.parse().map_err(|_| REASON)?,
+        other => other.as_f64().ok_or(REASON)?,
+    };
+    let duration = Duration::try_from_secs_f64(seconds).map_err(|_| REASON)?;
+    Ok(Ttl::After(duration))
+}
+
+#[cfg(feature = "memory")]
+fn memory(settings: &BackendSettings) -> Result<AnyBackend> {
+    let mut builder = crate::backend::Memory::builder();
+    match settings.locations()?.as_slice() {
+        [] => {}
+        [location] => builder = builder.location(location),
+        _ => return Err(settings.bad("location", "is a list; memory has one name")),
+    }
+    if let Some(bytes) = settings.option("max_bytes")? {
+        builder = builder.max_bytes(bytes);
+    }
+    if let Some(entries) = settings.option("max_entries")? {
+        builder = builder.max_entries(entries);
+    }
+    let memory = builder
+        .build()
+        .map_err(|error| Error::config(format!("cache {:?}: {error}", settings.alias())))?;
+    Ok(memory.into())
+}

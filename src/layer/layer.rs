@@ -1,0 +1,203 @@
+//! What to cache and how: the layer and its settings.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Uri};
+use tower_layer::Layer;
+
+use super::service::CacheService;
+use super::target::RequestTarget;
+use crate::cache::Cache;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{DigestKeys, PageKeyFunction, PageKeys};
+use crate::semantics::storable::Intent;
+use crate::ttl::Ttl;
+
+/// How long a page lives when neither the layer nor the response says: Django's
+/// `CACHE_MIDDLEWARE_SECONDS`.
+const DEFAULT_TTL: Ttl = Ttl::After(Duration::from_secs(600));
+
+/// The largest body that is stored unless set otherwise.
+const DEFAULT_MAX_BODY_BYTES: usize = 1 << 20;
+
+/// Caches the responses of the service it wraps.
+///
+/// Wrap the whole `Router` from outside, `layer.layer(router)` or by a `ServiceBuilder`: a hit
+/// then runs no router at all. `Router::layer` works as well.
+///
+/// What is cached: responses to GET with status 200, until their `s-maxage`, `max-age` or
+/// `Expires`, or for the layer's [`ttl`](Self::ttl) if they say nothing. HEAD is answered from
+/// GET. `Expires` and `Cache-Control: max-age` are added where missing, `Age` on hits, and
+/// `Cache-Status` (RFC 9211) says on every response what happened, and why it was not stored.
+///
+/// What is never cached: responses with `Set-Cookie`, `private`, `no-store`, `no-cache` or
+/// `Vary: *`, responses to requests with `Authorization` unless they are `public`, `s-maxage` or
+/// `must-revalidate`, and, since this layer covers routes whose authors may not think of it,
+/// responses to requests with cookies, unless they are `public` or vary on `Cookie`, or the layer
+/// [declares](Self::cookies) which cookies matter. Incomplete and oversized bodies, and event
+/// streams, pass through untouched.
+///
+/// Put it outside every layer that sets `Vary` or cookies, or compresses.
+///
+/// # Django
+///
+/// `UpdateCacheMiddleware` and `FetchFromCacheMiddleware` in one. `CACHE_MIDDLEWARE_ALIAS` is the
+/// cache, `CACHE_MIDDLEWARE_SECONDS` the TTL, `CACHE_MIDDLEWARE_KEY_PREFIX` the key prefix.
+///
+/// # Example
+///
+/// ```
+/// # #[cfg(all(feature = "axum", feature = "memory"))]
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use std::time::Duration;
+/// use axum::{Router, body::Body, http::Request, routing::get};
+/// use axum_cache::{Cache, CacheLayer, backend::Memory};
+/// use tower::{Layer, ServiceExt};
+///
+/// let router = Router::new().route("/", get(|| async { "hello" }));
+/// let site = CacheLayer::new(Cache::new(Memory::new()))
+///     .ttl(Duration::from_secs(60))
+///     .layer(router);
+/// let get = || Request::new(Body::empty());
+///
+/// let first = site.clone().oneshot(get()).await.unwrap();
+/// assert_eq!(first.headers()["cache-status"], "axum-cache; fwd=uri-miss; ttl=60; stored");
+/// let second = site.clone().oneshot(get()).await.unwrap();
+/// assert_eq!(second.headers()["age"], "0");
+/// # }
+/// # #[cfg(not(all(feature = "axum", feature = "memory")))] fn main() {}
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a layer does nothing until it wraps a service"]
+pub struct CacheLayer {
+    config: Arc<Config>,
+}
+
+/// The settings of a layer, shared by its services.
+#[derive(Clone, Debug)]
+pub(super) struct Config {
+    pub(super) cache: Cache,
+    pub(super) intent: Intent,
+    pub(super) ttl: TtlRule,
+    pub(super) key_prefix: String,
+    pub(super) page_keys: PageKeys,
+    pub(super) max_body_bytes: usize,
+    /// The cookies that matter; `None`: not declared.
+    pub(super) cookies: Option<Arc<[String]>>,
+}
+
+/// Whose word on the lifetime counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum TtlRule {
+    /// The response's, if it has one, else this.
+    Fallback(Ttl),
+    /// This, except that a response that is stale at once is not stored.
+    Fixed(Ttl),
+}
+
+impl CacheLayer {
+    /// Caches in `cache`, for 600 seconds where a response does not say.
+    pub fn new(cache: Cache) -> Self {
+        Self {
+            config: Arc::new(Config {
+                cache,
+                intent: Intent::Blanket,
+                ttl: TtlRule::Fallback(DEFAULT_TTL),
+                key_prefix: String::new(),
+                page_keys: Arc::new(DigestKeys),
+                max_body_bytes: DEFAULT_MAX_BODY_BYTES,
+                cookies: None,
+            }),
+        }
+    }
+
+    /// The layer of one route, whose author asked for it; see [`cache_page`](crate::cache_page).
+    pub(crate) fn page(cache: Cache, ttl: Ttl, key_prefix: String) -> Self {
+        Self::new(cache).set(|config| {
+            config.intent = Intent::Explicit;
+            config.key_prefix = key_prefix;
+            if ttl != Ttl::Default {
+                config.ttl = TtlRule::Fixed(ttl);
+            }
+        })
+    }
+
+    /// How long a response lives that does not say so itself. 600 seconds by default; zero stores
+    /// nothing, and [`Ttl::Never`] advertises a year. On [`cache_page`](crate::cache_page) it
+    /// counts whatever the response says.
+    pub fn ttl(self, ttl: impl Into<Ttl>) -> Self {
+        let ttl = ttl.into().or(DEFAULT_TTL);
+        self.set(|config| match &mut config.ttl {
+            TtlRule::Fallback(old) | TtlRule::Fixed(old) => *old = ttl,
+        })
+    }
+
+    /// Keeps the pages of this layer apart from those of others in the same cache, beside the
+    /// cache's own prefix. Layers with equal prefixes share their pages. Empty by default.
+    pub fn key_prefix(self, prefix: impl Into<String>) -> Self {
+        self.set(|config| config.key_prefix = prefix.into())
+    }
+
+    /// How page keys are made; a BLAKE3 digest of all that selects a page by default.
+    pub fn page_keys(self, keys: impl PageKeyFunction) -> Self {
+        self.set(|config| config.page_keys = Arc::new(keys))
+    }
+
+    /// The largest body to store, in bytes; larger ones pass through. 1 MiB by default.
+    pub fn max_body_bytes(self, bytes: usize) -> Self {
+        self.set(|config| config.max_body_bytes = bytes)
+    }
+
+    /// Declares that of all cookies only these change a response: their values become part of
+    /// the key, and all others are taken not to matter, whatever the handler does with them. No
+    /// names at all: no cookie matters.
+    pub fn cookies<C: Into<String>>(self, names: impl IntoIterator<Item = C>) -> Self {
+        let names = names.into_iter().map(Into::into).collect();
+        self.set(|config| config.cookies = Some(names))
+    }
+
+    /// The key of the primary entry of a page of this layer, before the cache's prefix and
+    /// version, as for a client without cookies. `uri` has to be absolute.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`](ErrorKind::InvalidKey) if `uri` is not absolute.
+    ///
+    /// # Django
+    ///
+    /// `get_cache_key`.
+    pub fn page_key(&self, uri: &Uri) -> Result<String> {
+        if uri.authority().is_none() {
+            return Err(Error::new(ErrorKind::InvalidKey)
+                .with_message("the URI of a page has to be absolute"));
+        }
+        Ok(RequestTarget::new(uri, &HeaderMap::new(), &self.config).primary(&self.config))
+    }
+
+    /// Forgets the page at `uri`, which has to be absolute, with all its variants. Whether there
+    /// was one. A response being made meanwhile is not stored.
+    ///
+    /// With declared [cookies](Self::cookies) it is the page of a client that has none of them.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`](ErrorKind::InvalidKey) if `uri` is not absolute, and as
+    /// [`Cache::delete`].
+    pub async fn purge(&self, uri: &Uri) -> Result<bool> {
+        self.config.cache.delete(&self.page_key(uri)?).await
+    }
+
+    fn set(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(Arc::make_mut(&mut self.config));
+        self
+    }
+}
+
+impl<S> Layer<S> for CacheLayer {
+    type Service = CacheService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        CacheService::new(inner, Arc::clone(&self.config))
+    }
+}

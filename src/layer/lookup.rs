@@ -1,0 +1,210 @@
+//! From a request to the stored response that answers it, or the reason why there is none.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::{HeaderMap, Uri};
+
+use super::layer::Config;
+use super::stored::{StoredPage, StoredResponse};
+use super::target::{RequestTarget, field};
+use crate::backend::Peek;
+use crate::entry::Entry;
+use crate::error::Result;
+use crate::key::Key;
+use crate::observe::{self, Outcome};
+use crate::semantics::cache_status::Forward;
+use crate::semantics::storable::{Refusal, RequestFacts, shareable};
+
+/// What a lookup came to.
+#[derive(Debug)]
+pub(super) enum Found {
+    /// The response of this page.
+    Hit(Arc<StoredPage>),
+    Miss(Miss),
+}
+
+/// Why the inner service has to answer, and what is known of the target.
+#[derive(Debug)]
+pub(super) struct Miss {
+    pub(super) forward: Forward,
+    pub(super) reason: Option<Refusal>,
+    /// The primary entry.
+    pub(super) known: Option<Arc<StoredPage>>,
+}
+
+impl Miss {
+    pub(super) fn of(forward: Forward) -> Self {
+        Self {
+            forward,
+            reason: None,
+            known: None,
+        }
+    }
+
+    /// The store failed: answer, and do not bother it again for this request.
+    pub(super) fn unavailable() -> Self {
+        Self {
+            reason: Some(Refusal::Unavailable),
+            ..Self::of(Forward::Bypass)
+        }
+    }
+}
+
+/// A request as far as the cache is concerned.
+pub(super) struct Asked<'a> {
+    pub(super) config: &'a Config,
+    pub(super) uri: &'a Uri,
+    pub(super) headers: &'a HeaderMap,
+    pub(super) now: SystemTime,
+}
+
+/// The primary entry has the answer, or says where it may be.
+enum Primary {
+    Found(Found),
+    Elsewhere(Key, Arc<StoredPage>),
+}
+
+impl Asked<'_> {
+    /// The key of the primary entry.
+    pub(super) fn primary_key(&self) -> Result<Key> {
+        let target = RequestTarget::new(self.uri, self.headers, self.config);
+        self.config.cache.final_key(&target.primary(self.config))
+    }
+
+    /// The key of the variant for this request among those that differ by the fields `vary`.
+    pub(super) fn variant_key(&self, vary: &[String], generation: u64) -> Result<Key> {
+        let values: Vec<_> = vary
+            .iter()
+            .map(|name| (name.as_str(), field(self.headers, name)))
+            .collect();
+        let values: Vec<_> = values
+            .iter()
+            .map(|(name, value)| (*name, value.as_deref()))
+            .collect();
+        let target = RequestTarget::new(self.uri, self.headers, self.config);
+        let key = target.variant(self.config, &values, generation);
+        self.config.cache.final_key(&key)
+    }
+
+    /// What the request says about itself.
+    pub(super) fn facts(&self) -> RequestFacts {
+        RequestFacts::new(self.headers, self.config.cookies.is_some())
+    }
+
+    /// Looks the request up in a store that answers at once; `None` in others.
+    pub(super) fn look_up_now(&self, key: &Key) -> Option<Found> {
+        let cache = &self.config.cache;
+        let entry = match cache.peek(key) {
+            Peek::Declined => return None,
+            Peek::Miss => return Some(self.observed(Found::Miss(Miss::of(Forward::UriMiss)))),
+            Peek::Hit(entry) => entry,
+        };
+        let found = match self.judge_primary(key, &entry) {
+            Primary::Found(found) => found,
+            Primary::Elsewhere(key, page) => match cache.peek(&key) {
+                Peek::Declined => return None,
+                Peek::Miss => self.judge_variant(&key, None, page),
+                Peek::Hit(entry) => self.judge_variant(&key, Some(&entry), page),
+            },
+        };
+        Some(self.observed(found))
+    }
+
+    /// Looks the request up.
+    pub(super) async fn look_up(&self, key: &Key) -> Found {
+        let found = self.fetch(key).await.unwrap_or_else(|error| {
+            observe::failed(self.config.cache.name(), "page", &error);
+            Found::Miss(Miss::unavailable())
+        });
+        self.observed(found)
+    }
+
+    async fn fetch(&self, key: &Key) -> Result<Found> {
+        let cache = &self.config.cache;
+        let Some(entry) = cache.fetch(key).await? else {
+            return Ok(Found::Miss(Miss::of(Forward::UriMiss)));
+        };
+        match self.judge_primary(key, &entry) {
+            Primary::Found(found) => Ok(found),
+            Primary::Elsewhere(key, page) => {
+                let variant = cache.fetch(&key).await?;
+                Ok(self.judge_variant(&key, variant.as_ref(), page))
+            }
+        }
+    }
+
+    fn judge_primary(&self, key: &Key, entry: &Entry) -> Primary {
+        let Some(page) = self.decode(key, entry) else {
+            return Primary::Found(Found::Miss(Miss::of(Forward::UriMiss)));
+        };
+        if let Some(response) = page.response.as_ref()
+            && response.matches(self.headers)
+        {
+            let verdict = self.judge(response);
+            return Primary::Found(verdict.into_found(Arc::clone(&page), page));
+        }
+        match self.variant_key(&page.vary, page.generation) {
+            Ok(key) => Primary::Elsewhere(key, page),
+            Err(_) => Primary::Found(Found::Miss(Miss::of(Forward::UriMiss))),
+        }
+    }
+
+    fn judge_variant(&self, key: &Key, entry: Option<&Entry>, known: Arc<StoredPage>) -> Found {
+        let variant = entry.and_then(|entry| self.decode(key, entry));
+        let verdict = match variant.as_ref().and_then(|page| page.response.as_ref()) {
+            Some(response) if response.matches(self.headers) => self.judge(response),
+            _ => Verdict::Miss(Forward::VaryMiss, None),
+        };
+        let variant = variant.unwrap_or_else(|| Arc::clone(&known));
+        verdict.into_found(variant, known)
+    }
+
+    fn judge(&self, response: &StoredResponse) -> Verdict {
+        if !response.is_fresh(self.now) {
+            return Verdict::Miss(Forward::Stale, None);
+        }
+        match shareable(self.config.intent, self.facts(), response.sharing) {
+            Ok(()) => Verdict::Hit,
+            Err(refusal) => Verdict::Miss(Forward::Bypass, Some(refusal)),
+        }
+    }
+
+    fn decode(&self, key: &Key, entry: &Entry) -> Option<Arc<StoredPage>> {
+        let page = entry.decoded(|bytes| StoredPage::decode(key, bytes));
+        page.inspect_err(|reason| {
+            observe::corrupt(self.config.cache.name(), "page", reason.as_str());
+        })
+        .ok()
+    }
+
+    fn observed(&self, found: Found) -> Found {
+        let (outcome, reason) = match &found {
+            Found::Hit(_) => (Outcome::Hit, ""),
+            Found::Miss(miss) => match miss.reason {
+                Some(refusal) => (Outcome::Bypass, refusal.as_str()),
+                None => (Outcome::Miss, miss.forward.as_str()),
+            },
+        };
+        observe::outcome(self.config.cache.name(), "page", outcome, reason);
+        found
+    }
+}
+
+enum Verdict {
+    Hit,
+    Miss(Forward, Option<Refusal>),
+}
+
+impl Verdict {
+    fn into_found(self, page: Arc<StoredPage>, known: Arc<StoredPage>) -> Found {
+        match self {
+            Self::Hit => Found::Hit(page),
+            Self::Miss(forward, reason) => Found::Miss(Miss {
+                forward,
+                reason,
+                known: Some(known),
+            }),
+        }
+    }
+}

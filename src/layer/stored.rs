@@ -1,0 +1,185 @@
+//! Stored pages: what the primary entry of a target and its variants hold.
+//!
+//! The primary entry names the fields that responses of the target vary on, and holds the last
+//! response inline, so that most hits take one read. Where there are variants, each has an entry
+//! of its own under a key that includes the generation of the primary entry: when that one is
+//! purged, the variants are out of reach.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use super::target::field;
+use crate::entry::{Entry, Kind, Undecodable, open, seal};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::semantics::storable::Sharing;
+
+/// What the decoded form of a response takes beside its body: the page and a header map.
+const DECODED_BYTES: usize = 512;
+/// What one decoded field takes: its slot in the map and the records of its value.
+const DECODED_FIELD_BYTES: usize = 144;
+
+/// The decoded form of an entry.
+#[derive(Clone, Debug)]
+pub(super) struct StoredPage {
+    pub(super) generation: u64,
+    /// The fields that responses of this target vary on, sorted.
+    pub(super) vary: Vec<String>,
+    /// When the last of its variants is stale; `None`: never.
+    pub(super) fresh_until: Option<SystemTime>,
+    pub(super) response: Option<StoredResponse>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct StoredResponse {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Bytes,
+    pub(super) stored_at: SystemTime,
+    /// `None`: never.
+    pub(super) fresh_until: Option<SystemTime>,
+    /// The age that the response arrived with, in seconds.
+    pub(super) initial_age: u64,
+    pub(super) sharing: Sharing,
+    /// The request's values of the fields that this response varies on.
+    pub(super) varied: Vec<(String, Fingerprint)>,
+}
+
+/// Tells values of a request's field apart without keeping them: they may be secrets. `None`
+/// if the field was absent.
+pub(super) type Fingerprint = Option<[u8; 32]>;
+
+/// The fingerprint of the value of `name` in a request.
+pub(super) fn fingerprint(headers: &HeaderMap, name: &str) -> Fingerprint {
+    field(headers, name).map(|value| *blake3::hash(&value).as_bytes())
+}
+
+impl StoredResponse {
+    /// Whether a request with these fields is what the response was selected for.
+    pub(super) fn matches(&self, request: &HeaderMap) -> bool {
+        self.varied
+            .iter()
+            .all(|(name, value)| fingerprint(request, name) == *value)
+    }
+
+    pub(super) fn is_fresh(&self, now: SystemTime) -> bool {
+        self.fresh_until.is_none_or(|until| now < until)
+    }
+}
+
+impl StoredPage {
+    /// The page in `entry`, which was read under `key`.
+    pub(super) fn decode(key: &Key, bytes: &Bytes) -> Result<Self, Undecodable> {
+        let page = open::<PageMeta>(Kind::Page, key.as_str(), bytes)?;
+        let body = page.body;
+        let (stored_at, fresh_until) = (page.stored_at, page.fresh_until);
+        let response = page
+            .meta
+            .response
+            .map(|response| response.into_stored(stored_at, body))
+            .transpose()?;
+        Ok(Self {
+            generation: page.meta.generation,
+            vary: page.meta.vary,
+            fresh_until,
+            response,
+        })
+    }
+
+    /// The entry to store under `key`.
+    pub(super) fn encode(&self, key: &Key, now: SystemTime) -> Result<Entry> {
+        let response = self.response.as_ref();
+        let body = response.map_or(&[][..], |response| &response.body);
+        let meta = PageMeta {
+            generation: self.generation,
+            vary: self.vary.clone(),
+            response: response.map(ResponseMeta::of),
+        };
+        let stored_at = response.map_or(now, |response| response.stored_at);
+        let sealed = seal(
+            Kind::Page,
+            key.as_str(),
+            stored_at,
+            self.fresh_until,
+            meta,
+            body,
+        )
+        .map_err(|source| Error::new(ErrorKind::Encode).with_source(source.to_string()))?;
+        let fields = response.map_or(0, |response| response.headers.len());
+        Ok(Entry::new(sealed).with_decoded_bytes(DECODED_BYTES + fields * DECODED_FIELD_BYTES))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct PageMeta {
+    generation: u64,
+    vary: Vec<String>,
+    response: Option<ResponseMeta>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ResponseMeta {
+    status: u16,
+    headers: Vec<(String, Vec<u8>)>,
+    /// From `stored_at`, in milliseconds.
+    lifetime_ms: Option<u64>,
+    initial_age: u64,
+    sharing: Sharing,
+    varied: Vec<(String, Fingerprint)>,
+}
+
+impl ResponseMeta {
+    fn of(response: &StoredResponse) -> Self {
+        let headers = response.headers.iter();
+        let lifetime = response.fresh_until.map(|until| {
+            let lifetime = until.duration_since(response.stored_at).unwrap_or_default();
+            u64::try_from(lifetime.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+        });
+        Self {
+            status: response.status.as_u16(),
+            headers: headers
+                .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+                .collect(),
+            lifetime_ms: lifetime,
+            initial_age: response.initial_age,
+            sharing: response.sharing,
+            varied: response.varied.clone(),
+        }
+    }
+
+    fn into_stored(
+        self,
+        stored_at: SystemTime,
+        body: Bytes,
+    ) -> Result<StoredResponse, Undecodable> {
+        let mut headers = HeaderMap::with_capacity(self.headers.len());
+        for (name, value) in self.headers {
+            let name =
+                HeaderName::from_bytes(name.as_bytes()).map_err(|_| Undecodable::Meta)?;
+            let value =
+                HeaderValue::from_maybe_shared(Bytes::from(value)).map_err(|_| Undecodable::Meta)?;
+            headers.append(name, value);
+        }
+        let fresh_until = match self.lifetime_ms {
+            None => None,
+            Some(millis) => Some(
+                stored_at
+                    .checked_add(Duration::from_millis(millis))
+                    .ok_or(Undecodable::Meta)?,
+            ),
+        };
+        Ok(StoredResponse {
+            status: StatusCode::from_u16(self.status).map_err(|_| Undecodable::Meta)?,
+            headers,
+            body,
+            stored_at,
+            fresh_until,
+            initial_age: self.initial_age,
+            sharing: self.sharing,
+            varied: self.varied,
+        })
+    }
+}

@@ -1,0 +1,323 @@
+//! Named caches: settings, aliases, start-up errors, extractors.
+
+use std::time::Duration;
+
+use axum_cache::backend::{AnyBackend, Dummy, Memory};
+use axum_cache::{Cache, Caches, ErrorKind, Settings, Ttl};
+
+async fn build(json: &str) -> axum_cache::Result<Caches> {
+    let settings = Settings::from_json(json)?;
+    Caches::builder().settings(settings).build().await
+}
+
+/// The message of the start-up error, which must be one of configuration.
+async fn refusal(json: &str) -> String {
+    let error = build(json).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    format!("{:#}", anyhow::Error::from(error))
+}
+
+#[tokio::test]
+async fn s_01_process_memory_is_the_default_and_default_has_to_be_there() {
+    let caches = Caches::from_env().await.unwrap();
+    assert_eq!(caches.aliases().collect::<Vec<_>>(), ["default"]);
+    let missing = refusal(r#"{"other": {"backend": "memory"}}"#).await;
+    assert!(missing.contains("\"default\" is missing"), "{missing}");
+    assert!(refusal("{}").await.contains("missing"));
+}
+
+#[tokio::test]
+async fn s_01_every_setting_of_djangos_caches_has_its_counterpart() {
+    let caches = build(
+        r#"{
+            "default": {
+                "BACKEND": "memory", "LOCATION": "s01", "TIMEOUT": 60, "KEY_PREFIX": "site",
+                "VERSION": 2, "KEY_FUNCTION": "default", "OPTIONS": {"MAX_ENTRIES": 10}
+            },
+            "same": {"backend": "memory", "location": "s01", "key_prefix": "site", "version": 2,
+                     "options": {"max_entries": 10}, "timeout": "never", "codec": "json",
+                     "key_policy": "error"}
+        }"#,
+    )
+    .await
+    .unwrap();
+    let (cache, same) = (caches.default(), caches.get("same").unwrap());
+    assert_eq!(cache.final_key("k").unwrap().as_str(), "site:2:k");
+    assert_eq!(cache.ttl(), Ttl::After(Duration::from_secs(60)));
+    assert_eq!(same.ttl(), Ttl::Never);
+    cache.set("k", &1, Ttl::Default).await.unwrap();
+    assert_eq!(same.get("k").await.unwrap(), Some(1));
+    assert_eq!(
+        same.get::<i32>("a b").await.unwrap_err().kind(),
+        ErrorKind::InvalidKey
+    );
+    assert_eq!((cache.name(), same.name()), ("default", "same"));
+}
+
+#[tokio::test]
+async fn s_02_an_alias_is_one_cache_however_often_it_is_asked_for() {
+    let caches = Caches::new(Cache::new(Memory::new()));
+    caches.default().set("k", &1, Ttl::Default).await.unwrap();
+    let again = caches.clone().get("default").unwrap();
+    assert_eq!(again.get("k").await.unwrap(), Some(1));
+}
+
+#[tokio::test]
+async fn s_03_an_unknown_alias_is_a_typed_error_that_names_those_there_are() {
+    let caches = Caches::new(Cache::new(Dummy)).with("pages", Cache::new(Dummy));
+    let error = caches.get("page").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::UnknownAlias);
+    let message = error.to_string();
+    assert!(
+        message.contains("\"page\"") && message.contains("default, pages"),
+        "{message}"
+    );
+}
+
+#[tokio::test]
+async fn s_03_bc_02_every_start_up_error_names_alias_and_option() {
+    for (settings, option) in [
+        (r#"{}"#, "backend: is missing"),
+        (
+            r#"{"backend": "memori"}"#,
+            "backend: \"memori\" is not known",
+        ),
+        (r#"{"backend": 3}"#, "backend: is of the wrong type"),
+        (
+            r#"{"backend": "memory", "timeout": "soon"}"#,
+            "timeout: is neither",
+        ),
+        (
+            r#"{"backend": "memory", "timeout": -1}"#,
+            "timeout: is neither",
+        ),
+        (
+            r#"{"backend": "memory", "timeout": true}"#,
+            "timeout: is neither",
+        ),
+        (
+            r#"{"backend": "memory", "timeout": 1e300}"#,
+            "timeout: is neither",
+        ),
+        (
+            r#"{"backend": "memory", "version": "two"}"#,
+            "version: is of the wrong type",
+        ),
+        (
+            r#"{"backend": "memory", "key_function": "x"}"#,
+            "key_function: \"x\" is not known",
+        ),
+        (
+            r#"{"backend": "memory", "key_policy": "x"}"#,
+            "key_policy: is not hash",
+        ),
+        (
+            r#"{"backend": "memory", "codec": "pickle"}"#,
+            "codec: \"pickle\" is not known",
+        ),
+        (
+            r#"{"backend": "memory", "location": 3}"#,
+            "location: is neither",
+        ),
+        (
+            r#"{"backend": "memory", "location": ["a", "b"]}"#,
+            "location: is a list",
+        ),
+        (
+            r#"{"backend": "memory", "time_out": 3}"#,
+            "time_out: is not a setting",
+        ),
+        (
+            r#"{"backend": "memory", "options": 3}"#,
+            "options: is of the wrong type",
+        ),
+        (
+            r#"{"backend": "memory", "options": {"max_entries": "x"}}"#,
+            "max_entries: is of the",
+        ),
+        (
+            r#"{"backend": "memory", "options": {"max_entries": 0}}"#,
+            "max_entries: must be more",
+        ),
+        (
+            r#"{"backend": "memory", "options": {"cull_frequency": 3}}"#,
+            "cull_frequency: is not",
+        ),
+        (
+            r#"{"backend": "dummy", "options": {"max_bytes": 3}}"#,
+            "max_bytes: is not",
+        ),
+    ] {
+        let json = format!(r#"{{"default": {{"backend": "dummy"}}, "bad": {settings}}}"#);
+        let message = refusal(&json).await;
+        assert!(
+            message.contains("cache \"bad\": ") && message.contains(option),
+            "{message}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn bc_02_a_fraction_of_a_second_is_a_timeout_and_null_is_never() {
+    for (timeout, ttl) in [
+        ("0.5", Ttl::After(Duration::from_millis(500))),
+        ("\"60\"", Ttl::After(Duration::from_secs(60))),
+        ("null", Ttl::Never),
+        ("0", Ttl::After(Duration::ZERO)),
+    ] {
+        let json = format!(r#"{{"default": {{"backend": "memory", "timeout": {timeout}}}}}"#);
+        assert_eq!(
+            build(&json).await.unwrap().default().ttl(),
+            ttl,
+            "{timeout}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn urls_say_what_settings_say() {
+    let url = "memory://here?timeout=never&key_prefix=a%3Ab&version=3&max_entries=7";
+    let settings = Settings::new().with_url("default", url).unwrap();
+    let cache = Caches::builder()
+        .settings(settings)
+        .build()
+        .await
+        .unwrap()
+        .default();
+    assert_eq!(cache.final_key("k").unwrap().as_str(), "a%3Ab:3:k");
+    assert_eq!(cache.ttl(), Ttl::Never);
+    for url in [
+        "memory",
+        "memory://?timeout",
+        "memory://?a=1&a=2",
+        "memory://%ff",
+    ] {
+        let error = Settings::new().with_url("x", url).unwrap_err();
+        assert!(error.to_string().contains("cache \"x\": URL: "), "{error}");
+    }
+}
+
+#[cfg(feature = "toml")]
+#[tokio::test]
+async fn toml_does_too() {
+    let settings = Settings::from_toml(
+        r#"
+        [default]
+        backend = "memory"
+        timeout = 1.5
+        options.max_bytes = 1048576
+        "#,
+    );
+    let caches = Caches::builder()
+        .settings(settings.unwrap())
+        .build()
+        .await
+        .unwrap();
+    assert_eq!(
+        caches.default().ttl(),
+        Ttl::After(Duration::from_millis(1500))
+    );
+    let error = Settings::from_toml("default = ").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+}
+
+#[tokio::test]
+async fn secrets_are_never_shown() {
+    let url = "mine://user:hunter2@host/?password=hunter2";
+    let settings = Settings::new().with_url("default", url).unwrap();
+    let builder = Caches::builder()
+        .settings(settings)
+        .backend("mine", |settings| async move {
+            assert!(settings.locations()?[0].contains("hunter2"));
+            assert!(!format!("{settings:?}").contains("hunter2"));
+            Ok(AnyBackend::new(Dummy))
+        });
+    assert!(!format!("{builder:?}").contains("hunter2"));
+    // The option that the backend did not ask for is named, its value is not.
+    let error = builder.build().await.unwrap_err();
+    assert!(format!("{error:?}").contains("password: is not a setting"));
+    assert!(!format!("{error:?}").contains("hunter2"));
+}
+
+#[cfg(feature = "axum")]
+mod extractors {
+    use axum::body::{Body, to_bytes};
+    use axum::extract::FromRef;
+    use axum::http::{Request, StatusCode};
+    use axum::routing::get;
+    use axum::{Extension, Router};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn count(cache: Cache) -> axum_cache::Result<String> {
+        cache.add("n", &0, Ttl::Never).await?;
+        Ok(cache.incr("n", 1).await?.to_string())
+    }
+
+    async fn aliases(caches: Caches) -> String {
+        caches.aliases().collect::<Vec<_>>().join(",")
+    }
+
+    async fn answer(router: Router, path: &str) -> (StatusCode, String) {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = router.oneshot(request).await.unwrap();
+        let status = response.status();
+        let body = to_bytes(response.into_body(), 1024).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    fn caches() -> Caches {
+        Caches::new(Cache::new(Memory::new()))
+    }
+
+    #[tokio::test]
+    async fn a_state_that_holds_caches_gives_them() {
+        #[derive(Clone)]
+        struct State {
+            caches: Caches,
+        }
+        impl FromRef<State> for Caches {
+            fn from_ref(state: &State) -> Self {
+                state.caches.clone()
+            }
+        }
+        let router = Router::new()
+            .route("/", get(count))
+            .route("/aliases", get(aliases))
+            .with_state(State { caches: caches() });
+        assert_eq!(answer(router.clone(), "/").await.1, "1");
+        assert_eq!(answer(router.clone(), "/").await.1, "2");
+        assert_eq!(answer(router, "/aliases").await.1, "default");
+    }
+
+    #[tokio::test]
+    async fn a_router_without_state_takes_an_extension() {
+        let router = Router::new()
+            .route("/", get(count))
+            .layer(Extension(caches()));
+        assert_eq!(answer(router, "/").await, (StatusCode::OK, "1".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn without_either_the_rejection_says_how_to_mend_it() {
+        let router = Router::new().route("/", get(count));
+        let (status, body) = answer(router, "/").await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(
+            body.contains("with_state") && body.contains("Extension"),
+            "{body}"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_error_of_the_cache_tells_the_client_nothing() {
+        async fn fails(cache: Cache) -> axum_cache::Result<String> {
+            Ok(cache.incr("secret-key", 1).await?.to_string())
+        }
+        let router = Router::new().route("/", get(fails)).with_state(caches());
+        let answer = answer(router, "/").await;
+        let expected = (StatusCode::INTERNAL_SERVER_ERROR, "Internal Server Error");
+        assert_eq!((answer.0, answer.1.as_str()), expected);
+    }
+}
