@@ -51,6 +51,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The caller's own computation failed; see [`Error::compute_error`].
     Compute,
+    /// A template could not be rendered.
+    Render,
 }
 
 impl Error {
@@ -204,6 +206,7 @@ impl ErrorKind {
             Self::Timeout => "timeout",
             Self::Unsupported => "unsupported",
             Self::Compute => "compute",
+            Self::Render => "render",
         }
     }
 }
@@ -224,6 +227,7 @@ impl fmt::Display for ErrorKind {
             Self::Timeout => "store did not answer in time",
             Self::Unsupported => "not supported by this store",
             Self::Compute => "computation failed",
+            Self::Render => "template could not be rendered",
         })
     }
 }

@@ -138,8 +138,8 @@ mod tests {
         let (finish, finished) = tokio::sync::oneshot::channel::<()>();
         let writing = tokio::spawn(async move { fill.land(finished).await });
         tokio::task::yield_now().await;
-        let waiting = Arc::clone(&fences);
-        let mut invalidation = tokio::spawn(async move { waiting.invalidate("k").await });
+        let shared = Arc::clone(&fences);
+        let mut invalidation = tokio::spawn(async move { shared.invalidate("k").await });
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
         assert!(!invalidation.is_finished());

@@ -7,21 +7,31 @@ pub mod entry;
 mod error;
 #[macro_use]
 pub mod key;
-mod observe;
-pub mod ttl;
-
 mod fence;
 mod flight;
+mod observe;
+pub mod semantics;
+pub mod ttl;
 
 pub mod backend;
+pub mod control;
 
 mod cache;
 pub mod caches;
 
+pub mod layer;
+
 #[cfg(feature = "axum")]
 pub mod extract;
+#[cfg(feature = "askama")]
+pub mod fragment;
+mod page;
+
+pub mod docs;
 
 pub use self::cache::{Cache, CacheBuilder};
 pub use self::caches::{Caches, Settings};
 pub use self::error::{BoxError, Error, ErrorKind, Result};
+pub use self::layer::CacheLayer;
+pub use self::page::cache_page;
 pub use self::ttl::Ttl;

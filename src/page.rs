@@ -35,10 +35,6 @@ use crate::ttl::Ttl;
 /// # router
 /// # }
 /// ```
-pub fn cache_page(
-    ttl: impl Into<Ttl>,
-    cache: Cache,
-    key_prefix: impl Into<String>,
-) -> CacheLayer {
+pub fn cache_page(ttl: impl Into<Ttl>, cache: Cache, key_prefix: impl Into<String>) -> CacheLayer {
     CacheLayer::page(cache, ttl.into(), key_prefix.into())
 }

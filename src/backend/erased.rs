@@ -42,7 +42,6 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 /// [`Backend`], object-safe. See there for what each method promises.
 pub(crate) trait DynBackend: fmt::Debug + Send + Sync {
-    fn name(&self) -> &'static str;
     fn capabilities(&self) -> Capabilities;
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Option<Entry>>;
     fn set<'a>(&'a self, key: &'a Key, entry: Entry, lifetime: Lifetime) -> BoxFuture<'a, ()>;
@@ -63,10 +62,6 @@ pub(crate) trait DynBackend: fmt::Debug + Send + Sync {
 }
 
 impl<B: Backend> DynBackend for B {
-    fn name(&self) -> &'static str {
-        Backend::name(self)
-    }
-
     fn capabilities(&self) -> Capabilities {
         Backend::capabilities(self)
     }

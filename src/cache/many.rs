@@ -10,17 +10,8 @@ use serde::de::DeserializeOwned;
 use super::Cache;
 use crate::entry::Entry;
 use crate::error::{Error, Result};
-use crate::fence::Fill;
 use crate::key::Key;
-use crate::ttl::{Lifetime, Ttl};
-
-/// One encoded item of a batch, with the fill it belongs to.
-pub(crate) struct RawItem {
-    pub(crate) key: Key,
-    pub(crate) entry: Entry,
-    pub(crate) ttl: Ttl,
-    pub(crate) fill: Fill,
-}
+use crate::ttl::Ttl;
 
 impl Cache {
     /// The values under `keys` that are there and are a `T`, by the caller's keys.
@@ -122,29 +113,6 @@ impl Cache {
             return Ok(Vec::new());
         }
         self.backend().get_many(keys).await
-    }
-
-    /// Stores what fills have made, in one batch, except where the key was invalidated since.
-    #[cfg_attr(
-        not(feature = "askama"),
-        expect(dead_code, reason = "fragments store so")
-    )]
-    pub(crate) async fn land_many(&self, items: Vec<RawItem>) -> Result<()> {
-        let mut batch: Vec<(Key, Entry, Lifetime)> = Vec::with_capacity(items.len());
-        let mut landings = Vec::with_capacity(items.len());
-        for item in &items {
-            if let Some(lifetime) = self.lifetime(item.ttl)
-                && let Some(landing) = item.fill.landing().await
-            {
-                batch.push((item.key.clone(), item.entry.clone(), lifetime));
-                landings.push(landing);
-            }
-        }
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let outcomes = self.backend().set_many(batch).await?;
-        outcomes.into_iter().collect()
     }
 
     async fn delete_final(&self, keys: Vec<Key>) -> Result<u64> {

@@ -10,19 +10,18 @@
 mod builder;
 mod compute;
 mod counter;
+#[cfg(feature = "askama")]
+mod landing;
 mod many;
 mod value;
 
 pub use self::builder::CacheBuilder;
-#[cfg_attr(
-    not(feature = "askama"),
-    expect(unused_imports, reason = "fragments name it")
-)]
-pub(crate) use self::many::RawItem;
+#[cfg(feature = "askama")]
+pub(crate) use self::landing::RawItem;
 
 use std::sync::Arc;
 
-use crate::backend::{AnyBackend, DynBackend, Peek};
+use crate::backend::{AnyBackend, Capabilities, DynBackend, Peek};
 use crate::caches::Caches;
 use crate::clock::Clock;
 use crate::codec::AnyCodec;
@@ -131,6 +130,11 @@ impl Cache {
     /// What [`Ttl::Default`] means to this handle; 300 seconds unless set.
     pub fn ttl(&self) -> Ttl {
         self.ttl
+    }
+
+    /// What the store can do and how precisely.
+    pub fn capabilities(&self) -> Capabilities {
+        self.backend().capabilities()
     }
 
     /// The final key, as the store sees it.

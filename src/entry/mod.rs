@@ -2,7 +2,7 @@
 
 mod envelope;
 
-pub(crate) use self::envelope::{Kind, Opened, Undecodable, open, seal};
+pub(crate) use self::envelope::{Kind, Undecodable, open, seal};
 
 use std::any::Any;
 use std::fmt;

@@ -138,7 +138,7 @@ impl KeyWriter {
     }
 
     /// Whether [`verbatim`](Self::verbatim) was called.
-    #[cfg_attr(not(feature = "askama"), expect(dead_code, reason = "fragments ask"))]
+    #[cfg(feature = "askama")]
     pub(crate) fn is_verbatim(&self) -> bool {
         self.verbatim
     }

@@ -112,19 +112,21 @@ mod tests {
         assert!(!one.as_str().starts_with(space("a").namespace().unwrap()));
     }
 
+    /// Passes text through, so that a caller could otherwise meet a digest.
+    #[derive(Debug)]
+    struct Raw;
+
+    impl KeyFunction for Raw {
+        fn key(&self, key: &str, _: &str, _: u64) -> String {
+            key.to_owned()
+        }
+    }
+
     #[test]
     fn a_key_that_looks_hashed_is_hashed() {
         let long = space("p").key(1, &"x".repeat(300)).unwrap();
         assert!(long.as_str().len() <= MAX_KEY_BYTES);
         let forged = long.as_str().strip_prefix("p:").unwrap();
-        // A key function that passes text through could otherwise be made to meet the digest.
-        #[derive(Debug)]
-        struct Raw;
-        impl KeyFunction for Raw {
-            fn key(&self, key: &str, _: &str, _: u64) -> String {
-                key.to_owned()
-            }
-        }
         let raw = KeySpace::new(String::new(), Arc::new(Raw), KeyPolicy::Hash).unwrap();
         assert_ne!(raw.key(1, forged).unwrap().as_str(), forged);
     }

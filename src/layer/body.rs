@@ -158,10 +158,7 @@ impl<B: Body<Data = Bytes>> Tee<B> {
         self.copy.is_none() && !self.ended
     }
 
-    fn poll_frame(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         if let Some(frame) = self.ahead.pop_front() {
             return Poll::Ready(Some(frame));
         }
@@ -242,14 +239,19 @@ impl Copy {
     }
 
     fn finish(self) -> Option<Bytes> {
-        if self.announced.is_some_and(|announced| announced != self.length as u64) {
+        if self
+            .announced
+            .is_some_and(|announced| announced != self.length as u64)
+        {
             return None;
         }
         let whole = match <[Bytes; 1]>::try_from(self.frames) {
             Ok([whole]) => whole,
             Err(frames) => {
                 let mut whole = BytesMut::with_capacity(self.length);
-                frames.iter().for_each(|frame| whole.extend_from_slice(frame));
+                for frame in &frames {
+                    whole.extend_from_slice(frame);
+                }
                 whole.freeze()
             }
         };

@@ -24,7 +24,7 @@ use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::fields::storable_fields;
-use crate::semantics::freshness::{explicit_lifetime, parse_age};
+use crate::semantics::freshness::parse_age;
 use crate::semantics::storable::{Refusal, ResponseFacts, admit};
 use crate::semantics::vary::Vary;
 use crate::ttl::{Lifetime, Ttl};
@@ -89,7 +89,11 @@ impl Filler {
         let ceiling = self.config.max_body_bytes;
         let size = body.size_hint();
         if head || announced.unwrap_or(size.lower()) > ceiling as u64 {
-            let refusal = if head { Refusal::Head } else { Refusal::BodyTooLarge };
+            let refusal = if head {
+                Refusal::Head
+            } else {
+                Refusal::BodyTooLarge
+            };
             self.refused(refusal);
             let status = status.with_detail(refusal.as_str());
             status.append_to(&mut parts.headers);
@@ -105,7 +109,9 @@ impl Filler {
             status.with_detail(Refusal::BodyTooLarge.as_str())
         } else {
             // Whether it is stored turns out when its body ends.
-            status.with_ttl(terms.lifetime.duration()).with_detail("streaming")
+            status
+                .with_ttl(terms.lifetime.duration())
+                .with_detail("streaming")
         };
         status.append_to(&mut parts.headers);
         let body = whole.map_or_else(|| CacheBody::tee(tee), CacheBody::stored);
@@ -126,10 +132,9 @@ impl Filler {
         let initial_age = parse_age(headers).unwrap_or(0);
         let ttl = match self.config.ttl {
             TtlRule::Fixed(ttl) => ttl,
-            TtlRule::Fallback(ttl) => explicit_lifetime(headers, facts.cache_control(), asked.now)
-                .map_or(ttl, |explicit| {
-                    Ttl::After(explicit.saturating_sub(Duration::from_secs(initial_age)))
-                }),
+            TtlRule::Fallback(ttl) => facts.explicit_lifetime().map_or(ttl, |explicit| {
+                Ttl::After(explicit.saturating_sub(Duration::from_secs(initial_age)))
+            }),
         };
         let lifetime = ttl.lifetime().ok_or(Refusal::TtlZero)?;
         Ok(Terms {
@@ -187,7 +192,7 @@ impl Filler {
             .flatten();
         PageToStore {
             variant_key,
-            known_until: known.map(|page| page.fresh_until),
+            known: known.cloned(),
             response: StoredResponse {
                 status: parts.status,
                 headers,
@@ -221,8 +226,8 @@ struct PageToStore {
     vary: Vec<String>,
     generation: u64,
     lifetime: Lifetime,
-    /// Until when the known primary entry serves other variants; inside, `None` is never.
-    known_until: Option<Option<SystemTime>>,
+    /// The primary entry that serves other variants meanwhile.
+    known: Option<Arc<StoredPage>>,
 }
 
 impl PageToStore {
@@ -241,7 +246,8 @@ impl PageToStore {
     async fn write(self, config: &Config) -> Result<bool> {
         let now = self.response.stored_at;
         let own_until = self.response.fresh_until;
-        let (primary_until, primary_lifetime) = match self.known_until {
+        let known_until = self.known.as_ref().map(|known| known.fresh_until);
+        let (primary_until, primary_lifetime) = match known_until {
             // The primary entry has to outlive all its variants.
             Some(None) => (None, Lifetime::Forever),
             Some(Some(known)) if own_until.is_some_and(|own| own < known) => {
@@ -278,9 +284,11 @@ impl PageToStore {
 
 /// Adds `Expires` and `max-age` where they are missing.
 fn advertise(headers: &mut HeaderMap, lifetime: Lifetime, facts: &ResponseFacts, now: SystemTime) {
-    let cache_control = facts.cache_control();
     // Whoever gave shared caches a lifetime of their own did not mean it for browsers.
-    if cache_control.s_maxage.is_some() && cache_control.max_age.is_none() {
+    if facts
+        .cache_control()
+        .is_some_and(|directives| directives.s_maxage.is_some() && directives.max_age.is_none())
+    {
         return;
     }
     let lifetime = lifetime.duration().unwrap_or(A_YEAR);

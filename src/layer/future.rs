@@ -65,7 +65,9 @@ where
         match self.project().inner.project() {
             InnerProject::Hit { response } => {
                 let response = response.take();
-                Poll::Ready(Ok(response.expect("a future is not polled after it is ready")))
+                Poll::Ready(Ok(
+                    response.expect("a future is not polled after it is ready")
+                ))
             }
             InnerProject::Pass { future, status } => {
                 let mut response = ready!(future.poll(cx))?.map(CacheBody::live);

@@ -157,10 +157,9 @@ impl ResponseMeta {
     ) -> Result<StoredResponse, Undecodable> {
         let mut headers = HeaderMap::with_capacity(self.headers.len());
         for (name, value) in self.headers {
-            let name =
-                HeaderName::from_bytes(name.as_bytes()).map_err(|_| Undecodable::Meta)?;
-            let value =
-                HeaderValue::from_maybe_shared(Bytes::from(value)).map_err(|_| Undecodable::Meta)?;
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Undecodable::Meta)?;
+            let value = HeaderValue::from_maybe_shared(Bytes::from(value))
+                .map_err(|_| Undecodable::Meta)?;
             headers.append(name, value);
         }
         let fresh_until = match self.lifetime_ms {

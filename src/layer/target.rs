@@ -87,12 +87,21 @@ const HOST_ESCAPES: &AsciiSet = &CONTROLS.add(b'%').add(b',');
 /// Who is asked, in lower case. Where the URI and `Host` disagree, or `Host` comes twice, all of
 /// them count: what a handler goes by is not known here.
 fn authority(uri: &Uri, headers: &HeaderMap) -> Option<String> {
-    let in_uri = uri.authority().map(|authority| authority.as_str().as_bytes());
-    let hosts = headers.get_all(HOST).into_iter().map(|host| host.as_bytes());
+    let in_uri = uri
+        .authority()
+        .map(|authority| authority.as_str().as_bytes());
+    let hosts = headers
+        .get_all(HOST)
+        .into_iter()
+        .map(http::HeaderValue::as_bytes);
     let mut names: Vec<_> = in_uri
         .into_iter()
         .chain(hosts)
-        .map(|name| percent_encode(name, HOST_ESCAPES).to_string().to_ascii_lowercase())
+        .map(|name| {
+            percent_encode(name, HOST_ESCAPES)
+                .to_string()
+                .to_ascii_lowercase()
+        })
         .collect();
     names.dedup();
     (!names.is_empty()).then(|| names.join(","))
@@ -141,7 +150,10 @@ mod tests {
     fn authorities_that_differ_stay_apart() {
         let plain = authority_of("/", &[("host", b"Example.com")]);
         assert_eq!(plain.as_deref(), Some("example.com"));
-        assert_eq!(authority_of("http://example.com/", &[("host", b"example.com")]), plain);
+        assert_eq!(
+            authority_of("http://example.com/", &[("host", b"example.com")]),
+            plain
+        );
         assert_eq!(authority_of("/", &[]), None);
         let odd = [
             authority_of("http://example.com/", &[("host", b"evil.com")]),
@@ -162,7 +174,10 @@ mod tests {
         let both = headers(&[("cookie", b"a=1; sid=x; sid=y"), ("cookie", b"sid=z")]);
         assert_eq!(cookie(&both, "sid").as_deref(), Some("x;y;z"));
         assert_eq!(cookie(&both, "id"), None);
-        assert_eq!(cookie(&headers(&[("cookie", b"sid=")]), "sid").as_deref(), Some(""));
+        assert_eq!(
+            cookie(&headers(&[("cookie", b"sid=")]), "sid").as_deref(),
+            Some("")
+        );
     }
 
     #[test]

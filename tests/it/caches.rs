@@ -77,7 +77,7 @@ async fn s_03_an_unknown_alias_is_a_typed_error_that_names_those_there_are() {
 #[tokio::test]
 async fn s_03_bc_02_every_start_up_error_names_alias_and_option() {
     for (settings, option) in [
-        (r#"{}"#, "backend: is missing"),
+        (r"{}", "backend: is missing"),
         (
             r#"{"backend": "memori"}"#,
             "backend: \"memori\" is not known",

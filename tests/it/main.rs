@@ -4,5 +4,9 @@
 
 #[cfg(feature = "memory")]
 mod caches;
+#[cfg(all(feature = "askama", feature = "memory"))]
+mod fragments;
 mod keys;
+#[cfg(feature = "memory")]
+mod support;
 mod tidy;

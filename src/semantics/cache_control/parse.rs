@@ -1,0 +1,145 @@
+//! The grammar of `Cache-Control`: `#( token [ "=" ( token / quoted-string ) ] )`.
+
+use http::HeaderName;
+
+use super::{CacheControl, Limit, Malformed, shorter};
+
+/// RFC 9111 section 1.2.2: what a lifetime that is too large counts as.
+const MAX_SECONDS: u64 = 1 << 31;
+
+pub(super) fn parse_line(mut line: &[u8], directives: &mut CacheControl) -> Result<(), Malformed> {
+    loop {
+        line = skip_space(line);
+        if let Some(rest) = line.strip_prefix(b",") {
+            line = rest;
+            continue;
+        }
+        if line.is_empty() {
+            return Ok(());
+        }
+        let (name, rest) = token(line)?;
+        let name = name.to_ascii_lowercase();
+        let (value, rest) = match rest.strip_prefix(b"=") {
+            Some(rest) => value(rest).map(|(value, rest)| (Some(value), rest))?,
+            None => (None, rest),
+        };
+        apply(directives, name, value)?;
+        line = skip_space(rest);
+        if !line.is_empty() && !line.starts_with(b",") {
+            return Err(Malformed);
+        }
+    }
+}
+
+fn apply(
+    directives: &mut CacheControl,
+    name: String,
+    value: Option<String>,
+) -> Result<(), Malformed> {
+    let flag = match name.as_str() {
+        "max-age" => return shorten(&mut directives.max_age, value),
+        "s-maxage" => return shorten(&mut directives.s_maxage, value),
+        "stale-while-revalidate" => {
+            return shorten(&mut directives.stale_while_revalidate, value);
+        }
+        "stale-if-error" => return shorten(&mut directives.stale_if_error, value),
+        "no-cache" => {
+            limit(&mut directives.no_cache, value);
+            return Ok(());
+        }
+        "private" => {
+            limit(&mut directives.private, value);
+            return Ok(());
+        }
+        "no-store" => &mut directives.no_store,
+        "no-transform" => &mut directives.no_transform,
+        "must-revalidate" => &mut directives.must_revalidate,
+        "proxy-revalidate" => &mut directives.proxy_revalidate,
+        "must-understand" => &mut directives.must_understand,
+        "immutable" => &mut directives.immutable,
+        "public" => &mut directives.public,
+        _ => {
+            directives.extensions.push((name, value));
+            return Ok(());
+        }
+    };
+    *flag = true;
+    Ok(())
+}
+
+fn shorten(lifetime: &mut Option<u64>, value: Option<String>) -> Result<(), Malformed> {
+    let value = value.ok_or(Malformed)?;
+    if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Malformed);
+    }
+    // Digits that are no u64 are too many.
+    let seconds = value
+        .parse()
+        .map_or(MAX_SECONDS, |seconds: u64| seconds.min(MAX_SECONDS));
+    *lifetime = shorter(*lifetime, Some(seconds));
+    Ok(())
+}
+
+/// Field names that are none widen the directive to the whole response.
+fn limit(limit: &mut Limit, value: Option<String>) {
+    let fields = value.map(|value| {
+        value
+            .split(',')
+            .map(str::trim)
+            .filter(|name| !name.is_empty())
+            .map(|name| HeaderName::from_bytes(name.as_bytes()))
+            .collect::<Result<Vec<_>, _>>()
+    });
+    let named = match fields {
+        Some(Ok(fields)) if !fields.is_empty() => Limit::Fields(fields),
+        _ => Limit::Whole,
+    };
+    *limit = std::mem::take(limit).widened(&named);
+}
+
+fn skip_space(line: &[u8]) -> &[u8] {
+    let spaces = line.iter().take_while(|byte| matches!(byte, b' ' | b'\t'));
+    &line[spaces.count()..]
+}
+
+fn token(line: &[u8]) -> Result<(&str, &[u8]), Malformed> {
+    let length = line.iter().take_while(|byte| is_token(**byte)).count();
+    let (token, rest) = line.split_at(length);
+    match std::str::from_utf8(token) {
+        Ok(token) if !token.is_empty() => Ok((token, rest)),
+        _ => Err(Malformed),
+    }
+}
+
+fn value(line: &[u8]) -> Result<(String, &[u8]), Malformed> {
+    match line.strip_prefix(b"\"") {
+        Some(quoted) => quoted_string(quoted),
+        None => token(line).map(|(token, rest)| (token.to_owned(), rest)),
+    }
+}
+
+/// What stands between the quotes, its escapes undone; `line` begins after the first quote.
+fn quoted_string(line: &[u8]) -> Result<(String, &[u8]), Malformed> {
+    let mut value = Vec::new();
+    let mut bytes = line.iter().enumerate();
+    while let Some((at, &byte)) = bytes.next() {
+        let byte = match byte {
+            b'"' => {
+                let value = String::from_utf8(value).map_err(|_| Malformed)?;
+                return Ok((value, &line[at + 1..]));
+            }
+            b'\\' => *bytes.next().ok_or(Malformed)?.1,
+            byte => byte,
+        };
+        if byte != b'\t' && (byte < b' ' || byte == 0x7f) {
+            return Err(Malformed);
+        }
+        value.push(byte);
+    }
+    Err(Malformed)
+}
+
+/// RFC 9110 section 5.6.2.
+pub(super) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}

@@ -1,0 +1,160 @@
+//! `Cache-Status`: what a cache did with a request, said in the response.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+/// The field's name.
+pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
+
+/// Why a request went on to the inner service: `fwd`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Forward {
+    /// The cache was told not to answer it.
+    Bypass,
+    /// Its method is not one to answer.
+    Method,
+    /// Nothing is stored for its target.
+    UriMiss,
+    /// Something is stored, but not for the values of its fields.
+    VaryMiss,
+    /// What is stored is stale.
+    Stale,
+}
+
+/// One member of `Cache-Status`.
+///
+/// # Specification
+///
+/// RFC 9211 section 2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheStatus {
+    cache: &'static str,
+    forward: Option<Forward>,
+    ttl: Option<u64>,
+    stored: bool,
+    detail: Option<&'static str>,
+}
+
+impl Forward {
+    /// The parameter's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bypass => "bypass",
+            Self::Method => "method",
+            Self::UriMiss => "uri-miss",
+            Self::VaryMiss => "vary-miss",
+            Self::Stale => "stale",
+        }
+    }
+}
+
+impl CacheStatus {
+    /// `hit`: answered by the cache of this name, which has to be a token.
+    pub fn hit(cache: &'static str) -> Self {
+        Self {
+            cache,
+            forward: None,
+            ttl: None,
+            stored: false,
+            detail: None,
+        }
+    }
+
+    /// `fwd`: answered by the inner service.
+    pub fn forward(cache: &'static str, forward: Forward) -> Self {
+        Self {
+            forward: Some(forward),
+            ..Self::hit(cache)
+        }
+    }
+
+    /// `ttl`: how long the response stays fresh, in whole seconds rounded down; left out for
+    /// `None`, for ever.
+    #[must_use]
+    pub fn with_ttl(mut self, ttl: Option<Duration>) -> Self {
+        self.ttl = ttl.map(|ttl| ttl.as_secs());
+        self
+    }
+
+    /// `stored`: the cache has stored the response.
+    #[must_use]
+    pub fn with_stored(mut self) -> Self {
+        self.stored = true;
+        self
+    }
+
+    /// `detail`: a token that says more.
+    #[must_use]
+    pub fn with_detail(mut self, detail: &'static str) -> Self {
+        self.detail = Some(detail);
+        self
+    }
+
+    /// Adds the member behind those of the caches nearer to the origin.
+    pub fn append_to(self, headers: &mut HeaderMap) {
+        let mut member = String::with_capacity(64);
+        member.push_str(self.cache);
+        // Writing to a String cannot fail.
+        let _ = match self.forward {
+            None => write!(member, "; hit"),
+            Some(forward) => write!(member, "; fwd={}", forward.as_str()),
+        };
+        if let Some(ttl) = self.ttl {
+            // Structured integers have at most 15 digits.
+            let _ = write!(member, "; ttl={}", ttl.min(999_999_999_999_999));
+        }
+        if self.stored {
+            member.push_str("; stored");
+        }
+        if let Some(detail) = self.detail {
+            let _ = write!(member, "; detail={detail}");
+        }
+        if let Ok(member) = HeaderValue::try_from(member) {
+            headers.append(CACHE_STATUS, member);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(status: CacheStatus) -> String {
+        let mut headers = HeaderMap::new();
+        status.append_to(&mut headers);
+        let value = headers
+            .get(CACHE_STATUS)
+            .and_then(|value| value.to_str().ok());
+        value.unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn rfc_9211_2_members() {
+        let minute = Some(Duration::from_millis(59_900));
+        assert_eq!(
+            written(CacheStatus::hit("c").with_ttl(minute)),
+            "c; hit; ttl=59"
+        );
+        let stored = CacheStatus::forward("c", Forward::UriMiss)
+            .with_ttl(minute)
+            .with_stored();
+        assert_eq!(written(stored), "c; fwd=uri-miss; ttl=59; stored");
+        let refused = CacheStatus::forward("c", Forward::Stale).with_detail("private");
+        assert_eq!(written(refused), "c; fwd=stale; detail=private");
+        let long = CacheStatus::hit("c").with_ttl(Some(Duration::MAX));
+        assert_eq!(written(long), "c; hit; ttl=999999999999999");
+    }
+
+    #[test]
+    fn members_of_inner_caches_are_kept_in_front() {
+        let mut headers = HeaderMap::new();
+        for cache in ["inner", "outer"] {
+            CacheStatus::hit(cache).append_to(&mut headers);
+        }
+        let members: Vec<_> = headers.get_all(CACHE_STATUS).iter().collect();
+        assert_eq!(members, ["inner; hit", "outer; hit"]);
+    }
+}

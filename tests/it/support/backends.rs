@@ -1,0 +1,140 @@
+//! Backends round a real memory store: one counts what is asked of it, one can be broken.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use axum_cache::backend::{Backend, Capabilities, Memory, Peek};
+use axum_cache::entry::Entry;
+use axum_cache::key::Key;
+use axum_cache::ttl::Lifetime;
+use axum_cache::{ErrorKind, Result};
+
+/// Forwards everything to memory by async calls, as a store on another machine would be asked,
+/// and counts the calls. Entries are made anew from their bytes, so nothing decoded is shared.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Remote {
+    inner: Memory,
+    calls: Arc<Mutex<BTreeMap<&'static str, usize>>>,
+    broken: Arc<AtomicBool>,
+}
+
+impl Remote {
+    /// The calls since the last time this was asked, by name.
+    pub(crate) fn take_calls(&self) -> Vec<(&'static str, usize)> {
+        std::mem::take(&mut *self.calls.lock().unwrap())
+            .into_iter()
+            .collect()
+    }
+
+    /// Whether every call fails from now on.
+    pub(crate) fn set_broken(&self, broken: bool) {
+        self.broken.store(broken, Ordering::SeqCst);
+    }
+
+    async fn call(&self, name: &'static str) -> Result<()> {
+        tokio::task::yield_now().await;
+        *self.calls.lock().unwrap().entry(name).or_default() += 1;
+        if self.broken.load(Ordering::SeqCst) {
+            return Err(ErrorKind::Unavailable.into());
+        }
+        Ok(())
+    }
+}
+
+fn anew(entry: &Entry) -> Entry {
+    Entry::new(entry.bytes().clone())
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl Backend for Remote {
+    fn name(&self) -> &'static str {
+        "remote"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        self.call("get").await?;
+        Ok(self.inner.get(key).await?.as_ref().map(anew))
+    }
+
+    async fn set(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<()> {
+        self.call("set").await?;
+        self.inner.set(key, anew(&entry), lifetime).await
+    }
+
+    async fn add(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<bool> {
+        self.call("add").await?;
+        self.inner.add(key, anew(&entry), lifetime).await
+    }
+
+    async fn touch(&self, key: &Key, lifetime: Lifetime) -> Result<bool> {
+        self.call("touch").await?;
+        self.inner.touch(key, lifetime).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<bool> {
+        self.call("delete").await?;
+        self.inner.delete(key).await
+    }
+
+    async fn incr(&self, key: &Key, delta: i64) -> Result<i64> {
+        self.call("incr").await?;
+        self.inner.incr(key, delta).await
+    }
+
+    async fn rename(&self, from: &Key, to: &Key) -> Result<bool> {
+        self.call("rename").await?;
+        self.inner.rename(from, to).await
+    }
+
+    async fn ttl(&self, key: &Key) -> Result<Option<Lifetime>> {
+        self.call("ttl").await?;
+        self.inner.ttl(key).await
+    }
+
+    async fn clear(&self, namespace: &str) -> Result<()> {
+        self.call("clear").await?;
+        self.inner.clear(namespace).await
+    }
+
+    async fn flush_store(&self) -> Result<()> {
+        self.call("flush_store").await?;
+        self.inner.flush_store().await
+    }
+
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        self.call("get_many").await?;
+        let entries = self.inner.get_many(keys).await?;
+        Ok(entries
+            .iter()
+            .map(|entry| entry.as_ref().map(anew))
+            .collect())
+    }
+
+    async fn set_many(&self, items: Vec<(Key, Entry, Lifetime)>) -> Result<Vec<Result<()>>> {
+        self.call("set_many").await?;
+        self.inner.set_many(items).await
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Result<u64> {
+        self.call("delete_many").await?;
+        self.inner.delete_many(keys).await
+    }
+
+    async fn contains(&self, key: &Key) -> Result<bool> {
+        self.call("contains").await?;
+        self.inner.contains(key).await
+    }
+
+    fn peek(&self, _: &Key) -> Peek {
+        Peek::Declined
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.call("close").await
+    }
+}

@@ -1,0 +1,5 @@
+//! What several tests need: a backend that counts its calls, one that fails, and a real client.
+
+pub(crate) mod backends;
+#[cfg(feature = "axum")]
+pub(crate) mod http;
