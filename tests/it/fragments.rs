@@ -12,7 +12,7 @@ use axum_cache::{Cache, Caches, ErrorKind};
 use crate::support::backends::Remote;
 
 mod filters {
-    pub use axum_cache::fragment::filters::cache;
+    pub(crate) use axum_cache::fragment::filters::cache;
 }
 
 /// Counts how often the bodies of a page ran.

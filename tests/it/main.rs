@@ -7,6 +7,8 @@ mod caches;
 #[cfg(all(feature = "askama", feature = "memory"))]
 mod fragments;
 mod keys;
+#[cfg(all(feature = "axum", feature = "memory"))]
+mod pages;
 #[cfg(feature = "memory")]
 mod support;
 mod tidy;

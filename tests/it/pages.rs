@@ -1,0 +1,718 @@
+//! Pages over real sockets: what the gate says, and Django's rules for `cache_page`.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::handler::Handler;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum_cache::backend::Memory;
+use axum_cache::clock::ManualClock;
+use axum_cache::control::{never_cache, vary_on_cookie, vary_on_headers};
+use axum_cache::{Cache, CacheLayer, Ttl, cache_page};
+use tower::Layer;
+
+use crate::support::backends::Remote;
+use crate::support::http::{Answer, Server};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A handler that counts its runs, and answers what the request and the path ask for.
+#[derive(Clone, Default)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn runs(&self) -> usize {
+        self.0.swap(0, Ordering::SeqCst)
+    }
+
+    /// The query is a list of response fields, `name=value`, divided by `&`.
+    fn respond(&self, request: &Request) -> Response {
+        let run = self.0.fetch_add(1, Ordering::SeqCst);
+        let headers = request.headers();
+        let of = |name| {
+            headers
+                .get(name)
+                .and_then(|v| v.to_str().ok())
+                .unwrap_or("-")
+                .to_owned()
+        };
+        let body = format!(
+            "{run}:{}:{}:{}",
+            request.uri(),
+            of("cookie"),
+            of("accept-language")
+        );
+        let mut response = body.into_response();
+        for pair in request.uri().query().unwrap_or("").split('&') {
+            if let Some((name, value)) = pair.split_once('=')
+                && let Ok(name) = name.parse::<header::HeaderName>()
+            {
+                let value = value.replace('+', " ").parse().unwrap();
+                response.headers_mut().append(name, value);
+            }
+        }
+        response
+    }
+
+    fn router(&self) -> Router {
+        let counted = self.clone();
+        Router::new().fallback(move |request: Request| {
+            let response = counted.respond(&request);
+            async move { response }
+        })
+    }
+}
+
+/// A site behind a blanket layer, on memory and on a store that is asked by async calls.
+async fn sites(layer: impl Fn(CacheLayer) -> CacheLayer) -> Vec<(Server, Counted)> {
+    let mut sites = Vec::new();
+    for cache in [Cache::new(Memory::new()), Cache::new(Remote::default())] {
+        let counted = Counted::default();
+        let layer = layer(CacheLayer::new(cache).ttl(MINUTE));
+        sites.push((Server::start(layer.layer(counted.router())).await, counted));
+    }
+    sites
+}
+
+/// Sends until the store has had time to take what was sent before.
+async fn settled() {
+    for _ in 0..20 {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::sleep(Duration::from_millis(5)).await;
+}
+
+async fn twice(server: &Server, path: &str, fields: &[&str]) -> (Answer, Answer) {
+    let first = server.send("GET", path, fields).await;
+    settled().await;
+    (first, server.send("GET", path, fields).await)
+}
+
+#[tokio::test]
+async fn the_second_answer_is_the_first_byte_for_byte() {
+    for (server, counted) in sites(|layer| layer).await {
+        let (first, second) = twice(&server, "/a?x-own=1", &[]).await;
+        assert_eq!(
+            first.cache_status(),
+            "axum-cache; fwd=uri-miss; ttl=60; stored"
+        );
+        assert!(second.cache_status().starts_with("axum-cache; hit; ttl="));
+        assert_eq!(first.field("age"), None);
+        assert_eq!(second.field("age").as_deref(), Some("0"));
+        assert_eq!(first.body, second.body);
+        for name in [
+            "content-type",
+            "content-length",
+            "cache-control",
+            "expires",
+            "date",
+            "x-own",
+        ] {
+            assert_eq!(first.field(name), second.field(name), "{name}");
+            assert!(second.field(name).is_some(), "{name}");
+        }
+        assert_eq!(first.field("cache-control").as_deref(), Some("max-age=60"));
+        assert_eq!(counted.runs(), 1);
+    }
+}
+
+#[tokio::test]
+async fn queries_paths_and_hosts_are_separate() {
+    for (server, counted) in sites(|layer| layer).await {
+        for path in [
+            "/?a=1",
+            "/?a=2",
+            "/?a=1&b=2",
+            "/?b=2&a=1",
+            "/",
+            "/?",
+            "/A",
+            "/a",
+            "/%61",
+            "//a",
+        ] {
+            assert!(!server.get(path).await.is_hit(), "{path}");
+        }
+        for hosts in [["host: a.test"], ["host: b.test"]] {
+            assert!(!server.send_raw("GET", "/", &hosts).await.is_hit());
+        }
+        assert_eq!(counted.runs(), 12);
+        settled().await;
+        assert!(
+            server
+                .send_raw("GET", "/", &["host: A.test"])
+                .await
+                .is_hit()
+        );
+    }
+}
+
+#[tokio::test]
+async fn head_is_answered_from_get_and_never_blanks_it() {
+    for (server, counted) in sites(|layer| layer).await {
+        let head = server.send("HEAD", "/", &[]).await;
+        assert!(
+            head.cache_status().contains("detail=head"),
+            "{}",
+            head.cache_status()
+        );
+        let (first, second) = twice(&server, "/", &[]).await;
+        assert!(!first.is_hit() && second.is_hit() && !second.body.is_empty());
+        let head = server.send("HEAD", "/", &[]).await;
+        assert!(head.is_hit() && head.body.is_empty());
+        assert_eq!(head.field("content-length"), second.field("content-length"));
+        assert_eq!(counted.runs(), 2);
+    }
+}
+
+#[tokio::test]
+async fn other_methods_pass_through() {
+    for (server, counted) in sites(|layer| layer).await {
+        twice(&server, "/", &[]).await;
+        for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PURGE"] {
+            let answer = server.send(method, "/", &["content-length: 0"]).await;
+            assert_eq!(answer.cache_status(), "axum-cache; fwd=method");
+            assert_eq!(answer.field("cache-control"), None);
+        }
+        assert_eq!(counted.runs(), 7);
+    }
+}
+
+#[tokio::test]
+async fn what_the_gate_refuses_reaches_its_own_client_only() {
+    for (server, counted) in sites(|layer| layer).await {
+        for (query, reason) in [
+            ("set-cookie=id=1", "set-cookie"),
+            ("set-cookie=id=1&cache-control=public", "set-cookie"),
+            ("cache-control=private", "private"),
+            ("cache-control=PRIVATE", "private"),
+            ("cache-control=no-store", "no-store"),
+            ("cache-control=max-age=60,no-cache", "no-cache"),
+            ("cache-control=max-age=x", "cache-control-malformed"),
+            ("cache-control=max-age=0", "expired"),
+            ("expires=0", "expired"),
+            ("vary=*", "vary"),
+            ("content-range=bytes+0-1/2", "partial"),
+        ] {
+            let path = format!("/?{query}");
+            let (first, second) = twice(&server, &path, &[]).await;
+            for answer in [first, second] {
+                let status = format!("axum-cache; fwd=uri-miss; detail={reason}");
+                assert_eq!(answer.cache_status(), status, "{query}");
+                assert_eq!((answer.status, answer.field("age")), (200, None));
+            }
+        }
+        counted.runs();
+    }
+}
+
+#[tokio::test]
+async fn authorization_needs_a_response_made_to_be_shared() {
+    for (server, counted) in sites(|layer| layer).await {
+        let key = ["authorization: Bearer secret"];
+        let (_, second) = twice(&server, "/", &key).await;
+        assert_eq!(
+            second.cache_status(),
+            "axum-cache; fwd=uri-miss; detail=authorization"
+        );
+        // Stored for a client without credentials, and still not for one with.
+        let (_, anonymous) = twice(&server, "/", &[]).await;
+        assert!(anonymous.is_hit());
+        let with = server.send("GET", "/", &key).await;
+        assert_eq!(
+            with.cache_status(),
+            "axum-cache; fwd=bypass; detail=authorization"
+        );
+        let (_, shared) = twice(&server, "/?cache-control=public", &key).await;
+        assert!(shared.is_hit());
+        counted.runs();
+    }
+}
+
+#[tokio::test]
+async fn cookies_keep_a_blanket_layer_away_unless_the_response_allows_it() {
+    for (server, counted) in sites(|layer| layer).await {
+        let (ada, bob) = (["cookie: id=ada"], ["cookie: id=bob"]);
+        let (_, second) = twice(&server, "/", &ada).await;
+        assert_eq!(
+            second.cache_status(),
+            "axum-cache; fwd=uri-miss; detail=cookie"
+        );
+        assert!(twice(&server, "/", &[]).await.1.is_hit());
+        let cookie = server.send("GET", "/", &ada).await;
+        assert_eq!(
+            cookie.cache_status(),
+            "axum-cache; fwd=bypass; detail=cookie"
+        );
+        assert!(cookie.text().contains("id=ada"));
+
+        let path = "/?vary=Cookie";
+        for client in [&ada[..], &bob[..], &[]] {
+            let (first, second) = twice(&server, path, client).await;
+            assert!(!first.is_hit() && second.is_hit());
+            assert_eq!(first.body, second.body);
+        }
+        let again = server.send("GET", path, &ada).await;
+        assert!(again.is_hit() && again.text().contains("id=ada"));
+        counted.runs();
+    }
+}
+
+#[tokio::test]
+async fn declared_cookies_are_part_of_the_key_and_others_are_not() {
+    for (server, counted) in sites(|layer| layer.cookies(["plan"])).await {
+        let (_, hit) = twice(&server, "/", &["cookie: plan=a; other=1"]).await;
+        assert!(hit.is_hit());
+        assert!(
+            server
+                .send("GET", "/", &["cookie: other=2; plan=a"])
+                .await
+                .is_hit()
+        );
+        assert!(!server.send("GET", "/", &["cookie: plan=b"]).await.is_hit());
+        assert!(!server.send("GET", "/", &[]).await.is_hit());
+        assert_eq!(counted.runs(), 3);
+    }
+}
+
+#[tokio::test]
+async fn m_41_variants_are_learned_and_do_not_put_each_other_out_of_reach() {
+    for (server, counted) in sites(|layer| layer).await {
+        let (en, de) = (["accept-language: en"], ["accept-language: de"]);
+        let path = "/?vary=Accept-Language";
+        let (first, _) = twice(&server, path, &en).await;
+        let other = server.send("GET", path, &de).await;
+        assert!(
+            other.cache_status().contains("fwd=vary-miss"),
+            "{}",
+            other.cache_status()
+        );
+        settled().await;
+        for _ in 0..5 {
+            let (one, two) = (
+                server.send("GET", path, &en).await,
+                server.send("GET", path, &de).await,
+            );
+            assert!(one.is_hit() && two.is_hit());
+            assert_eq!((&one.body, &two.body), (&first.body, &other.body));
+        }
+        assert_eq!(counted.runs(), 2);
+        // Absent and empty differ.
+        assert!(
+            !server
+                .send("GET", path, &["accept-language:"])
+                .await
+                .is_hit()
+        );
+        assert!(!server.send("GET", path, &[]).await.is_hit());
+    }
+}
+
+#[tokio::test]
+async fn only_200_is_stored() {
+    for status in [
+        201_u16, 203, 204, 301, 302, 304, 307, 400, 401, 404, 410, 500, 503,
+    ] {
+        let status = StatusCode::from_u16(status).unwrap();
+        let router = Router::new().fallback(move || async move { status });
+        let server = Server::start(CacheLayer::new(Cache::new(Memory::new())).layer(router)).await;
+        let (_, second) = twice(&server, "/", &[]).await;
+        assert_eq!(
+            second.cache_status(),
+            "axum-cache; fwd=uri-miss; detail=status"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_event_stream_reaches_the_client_as_it_is_made_and_is_not_stored() {
+    let router = Router::new().fallback(|| async {
+        let body = streamed(vec![Ok("data: 1\n\n"), Ok("data: 2\n\n")]);
+        ([(header::CONTENT_TYPE, "text/event-stream")], body)
+    });
+    let server = Server::start(CacheLayer::new(Cache::new(Memory::new())).layer(router)).await;
+    let (_, second) = twice(&server, "/", &[]).await;
+    assert_eq!(
+        second.cache_status(),
+        "axum-cache; fwd=uri-miss; detail=event-stream"
+    );
+}
+
+#[tokio::test]
+async fn nested_routers_keep_their_full_path() {
+    let counted = Counted::default();
+    let inner = || counted.router();
+    let layer = CacheLayer::new(Cache::new(Memory::new()));
+    let router = Router::new()
+        .nest("/one", inner().layer(layer.clone()))
+        .nest("/two", inner().layer(layer));
+    let server = Server::start(router).await;
+    assert!(twice(&server, "/one/x", &[]).await.1.is_hit());
+    let (other, _) = twice(&server, "/two/x", &[]).await;
+    assert!(!other.is_hit());
+    assert_eq!(counted.runs(), 2);
+}
+
+#[tokio::test]
+async fn a_store_that_fails_leaves_the_site_as_it_is() {
+    let (remote, counted) = (Remote::default(), Counted::default());
+    let layer = CacheLayer::new(Cache::new(remote.clone()));
+    let server = Server::start(layer.layer(counted.router())).await;
+    remote.set_broken(true);
+    for _ in 0..2 {
+        let answer = server.get("/").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(
+            answer.cache_status(),
+            "axum-cache; fwd=bypass; detail=unavailable"
+        );
+    }
+    // It is asked once a request, and not bothered with a write.
+    assert_eq!(remote.take_calls(), [("get", 2)]);
+    remote.set_broken(false);
+    assert!(twice(&server, "/", &[]).await.1.is_hit());
+    // Broken again between the read and the write: the answer is out by then.
+    assert_eq!(remote.take_calls(), [("get", 2), ("set_many", 1)]);
+}
+
+#[tokio::test]
+async fn a_hit_is_one_read_and_with_variants_two() {
+    let (remote, counted) = (Remote::default(), Counted::default());
+    let layer = CacheLayer::new(Cache::new(remote.clone()));
+    let server = Server::start(layer.layer(counted.router())).await;
+    twice(&server, "/", &[]).await;
+    let path = "/?vary=Accept-Language";
+    for language in ["accept-language: en", "accept-language: de"] {
+        twice(&server, path, &[language]).await;
+    }
+    remote.take_calls();
+    assert!(server.get("/").await.is_hit());
+    assert_eq!(remote.take_calls(), [("get", 1)]);
+    assert!(
+        server
+            .send("GET", path, &["accept-language: de"])
+            .await
+            .is_hit()
+    );
+    assert_eq!(
+        remote.take_calls(),
+        [("get", 1)],
+        "the last variant is inline"
+    );
+    assert!(
+        server
+            .send("GET", path, &["accept-language: en"])
+            .await
+            .is_hit()
+    );
+    assert_eq!(remote.take_calls(), [("get", 2)]);
+}
+
+#[tokio::test]
+async fn a_purge_takes_the_page_with_all_its_variants() {
+    for cache in [Cache::new(Memory::new()), Cache::new(Remote::default())] {
+        let counted = Counted::default();
+        let layer = CacheLayer::new(cache);
+        let server = Server::start(layer.clone().layer(counted.router())).await;
+        let path = "/?vary=Accept-Language";
+        let languages = ["accept-language: en", "accept-language: de"];
+        for language in languages {
+            assert!(twice(&server, path, &[language]).await.1.is_hit());
+        }
+        let uri = format!("http://{}{path}", server.host).parse().unwrap();
+        assert!(layer.purge(&uri).await.unwrap());
+        assert!(!layer.purge(&uri).await.unwrap());
+        for language in languages {
+            let (first, second) = twice(&server, path, &[language]).await;
+            assert!(!first.is_hit() && second.is_hit());
+        }
+        assert_eq!(counted.runs(), 4);
+        assert!(layer.purge(&"/relative".parse().unwrap()).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_page_purged_while_it_is_made_is_not_stored() {
+    let layer = CacheLayer::new(Cache::new(Memory::new()));
+    let (purging, runs) = (layer.clone(), Counted::default());
+    let counted = runs.clone();
+    let router = Router::new().fallback(move |request: Request| {
+        let (layer, runs) = (purging.clone(), counted.0.fetch_add(1, Ordering::SeqCst));
+        async move {
+            let host = request.headers()[header::HOST].to_str().unwrap().to_owned();
+            if runs == 0 {
+                layer
+                    .purge(&format!("http://{host}/").parse().unwrap())
+                    .await
+                    .unwrap();
+            }
+            "made"
+        }
+    });
+    let server = Server::start(layer.layer(router)).await;
+    let (_, second) = twice(&server, "/", &[]).await;
+    assert!(!second.is_hit());
+    assert!(server.get("/").await.is_hit());
+}
+
+/// A body of parts that come one after the other, and how it ends.
+fn streamed(parts: Vec<Result<&'static str, std::io::Error>>) -> Body {
+    let (sender, receiver) = tokio::sync::mpsc::channel(1);
+    tokio::spawn(async move {
+        for part in parts {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            let _ = sender.send(part.map(Bytes::from)).await;
+        }
+    });
+    Body::new(Channel(receiver))
+}
+
+struct Channel(tokio::sync::mpsc::Receiver<Result<Bytes, std::io::Error>>);
+
+impl http_body::Body for Channel {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, std::io::Error>>> {
+        self.0
+            .poll_recv(cx)
+            .map(|part| part.map(|part| part.map(http_body::Frame::data)))
+    }
+}
+
+#[tokio::test]
+async fn bodies_that_end_cleanly_are_stored_and_no_others() {
+    let broken = || Err(std::io::Error::other("broke"));
+    let whole: fn(bool) -> Response = |_| streamed(vec![Ok("one"), Ok("two")]).into_response();
+    let cut = move |_| streamed(vec![Ok("one"), broken()]).into_response();
+    let announced = |length: &'static str| {
+        move |_| {
+            let body = streamed(vec![Ok("one"), Ok("two")]);
+            ([(header::CONTENT_LENGTH, length)], body).into_response()
+        }
+    };
+    let large = |_| vec![b'x'; 2000].into_response();
+    type Make = Box<dyn Fn(bool) -> Response + Send + Sync>;
+    let cases: Vec<(Make, bool, &str)> = vec![
+        (Box::new(whole), true, "streaming"),
+        (Box::new(announced("6")), true, "streaming"),
+        (Box::new(cut), false, "streaming"),
+        (Box::new(announced("7")), false, "streaming"),
+        (Box::new(large), false, "body-too-large"),
+    ];
+    for (index, (make, stored, detail)) in cases.into_iter().enumerate() {
+        let make = Arc::new(make);
+        let router = Router::new().fallback(move || {
+            let response = make(true);
+            async move { response }
+        });
+        let layer = CacheLayer::new(Cache::new(Memory::new())).max_body_bytes(1000);
+        let server = Server::start(layer.layer(router)).await;
+        let (first, second) = twice(&server, "/", &[]).await;
+        assert!(
+            first.cache_status().contains(detail),
+            "{index}: {}",
+            first.cache_status()
+        );
+        assert_eq!(second.is_hit(), stored, "{index}");
+        if stored {
+            assert_eq!(second.text(), "onetwo");
+        }
+    }
+}
+
+fn paged(ttl: impl Into<Ttl>, cache_control: &'static str) -> (Router, ManualClock) {
+    let clock = ManualClock::new();
+    let memory = Memory::builder().clock(clock.clone()).build().unwrap();
+    let cache = Cache::builder(memory).clock(clock.clone()).build().unwrap();
+    let handler = move || async move {
+        let mut headers = HeaderMap::new();
+        if !cache_control.is_empty() {
+            headers.insert(header::CACHE_CONTROL, cache_control.parse().unwrap());
+        }
+        (headers, "page")
+    };
+    let route = get(handler).layer(cache_page(ttl, cache, "p"));
+    (Router::new().route("/", route), clock)
+}
+
+/// The row of Django's table: the header that is sent, and how long it is stored.
+async fn p_02(ttl: impl Into<Ttl>, view: &'static str, sent: &str, stored: Option<u64>) {
+    let (router, clock) = paged(ttl, view);
+    let server = Server::start(router).await;
+    let (first, second) = twice(&server, "/", &[]).await;
+    assert_eq!(
+        first.field("cache-control").as_deref(),
+        Some(sent),
+        "{view}"
+    );
+    assert_eq!(second.is_hit(), stored.is_some(), "{view}");
+    if let Some(stored) = stored {
+        clock.advance(Duration::from_secs(stored - 1));
+        let late = server.get("/").await;
+        assert!(late.is_hit());
+        assert_eq!(late.field("age"), Some((stored - 1).to_string()));
+        clock.advance(Duration::from_secs(1));
+        assert!(!server.get("/").await.is_hit());
+    }
+}
+
+#[tokio::test]
+async fn p_02_the_routes_ttl_and_the_views_max_age() {
+    p_02(MINUTE, "max-age=30", "max-age=30", Some(60)).await;
+    p_02(MINUTE, "max-age=120", "max-age=60", Some(60)).await;
+    p_02(MINUTE, "max-age=0", "max-age=0", None).await;
+    p_02(MINUTE, "", "max-age=60", Some(60)).await;
+    p_02(Duration::ZERO, "", "max-age=0", None).await;
+    p_02(Ttl::Default, "", "max-age=600", Some(600)).await;
+    p_02(Ttl::Default, "max-age=7", "max-age=7", Some(7)).await;
+    p_02(
+        Duration::from_millis(60_500),
+        "",
+        "max-age=60",
+        Some(60 + 1),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn p_02_a_page_may_live_for_ever_and_advertises_a_year() {
+    let (router, clock) = paged(Ttl::Never, "");
+    let server = Server::start(router).await;
+    let (first, _) = twice(&server, "/", &[]).await;
+    assert_eq!(
+        first.field("cache-control").as_deref(),
+        Some("max-age=31536000")
+    );
+    clock.advance(Duration::from_secs(40_000_000));
+    assert!(server.get("/").await.is_hit());
+}
+
+#[tokio::test]
+async fn p_04_one_prefix_is_one_entry_and_two_are_two() {
+    let cache = Cache::new(Memory::new());
+    let counted = Counted::default();
+    let handler = |prefix: &str| {
+        let counted = counted.clone();
+        let handler = move |request: Request| {
+            let response = counted.respond(&request);
+            async move { response }
+        };
+        handler.layer(cache_page(MINUTE, cache.clone(), prefix))
+    };
+    let one = Server::start(Router::new().route("/", get(handler("a")))).await;
+    let same = Server::start(Router::new().route("/", get(handler("a")))).await;
+    let other = Server::start(Router::new().route("/", get(handler("b")))).await;
+    let host = ["host: site.test"];
+    assert!(!one.send_raw("GET", "/", &host).await.is_hit());
+    assert!(same.send_raw("GET", "/", &host).await.is_hit());
+    assert!(!other.send_raw("GET", "/", &host).await.is_hit());
+}
+
+#[tokio::test]
+async fn p_07_an_inner_hit_does_not_keep_the_outer_layer_from_storing() {
+    let counted = Counted::default();
+    let cache = Cache::new(Memory::new());
+    let outer = CacheLayer::new(cache.clone()).key_prefix("outer");
+    let inner = CacheLayer::new(cache).key_prefix("inner");
+    let server = Server::start(outer.clone().layer(inner.layer(counted.router()))).await;
+    let cold = server.get("/").await.cache_status();
+    assert_eq!(cold.matches("fwd=uri-miss").count(), 2, "{cold}");
+    let uri = format!("http://{}/", server.host).parse().unwrap();
+    assert!(outer.purge(&uri).await.unwrap());
+    let mixed = server.get("/").await.cache_status();
+    assert!(
+        mixed.contains("hit") && mixed.ends_with("stored"),
+        "{mixed}"
+    );
+    let warm = server.get("/").await.cache_status();
+    assert_eq!(warm.matches("axum-cache").count(), 1, "{warm}");
+    assert_eq!(counted.runs(), 1);
+}
+
+#[tokio::test]
+async fn decorators_inside_the_layer_count() {
+    let cache = Cache::new(Memory::new());
+    let page = |layer| get(|| async { "page" }).layer(layer);
+    let router = Router::new()
+        .route("/never", page(never_cache()))
+        .route("/cookie", page(vary_on_cookie()))
+        .route("/vary", page(vary_on_headers(["X-A"])))
+        .route_layer(cache_page(MINUTE, cache, ""));
+    let server = Server::start(router).await;
+    assert!(!twice(&server, "/never", &[]).await.1.is_hit());
+    assert!(twice(&server, "/cookie", &["cookie: a=1"]).await.1.is_hit());
+    assert!(
+        !server
+            .send("GET", "/cookie", &["cookie: a=2"])
+            .await
+            .is_hit()
+    );
+    assert!(twice(&server, "/vary", &["x-a: 1"]).await.1.is_hit());
+    assert!(!server.send("GET", "/vary", &["x-a: 2"]).await.is_hit());
+}
+
+#[tokio::test]
+async fn a_post_that_edits_deletes_what_it_changed() {
+    let layer = cache_page(MINUTE, Cache::new(Memory::new()), "");
+    let text = Arc::new(std::sync::Mutex::new("old".to_owned()));
+    let (reading, writing, pages) = (Arc::clone(&text), text, layer.clone());
+    let router = Router::new()
+        .route(
+            "/",
+            get(move || async move { reading.lock().unwrap().clone() }).layer(layer),
+        )
+        .route(
+            "/edit",
+            post(move |headers: HeaderMap, new: String| async move {
+                *writing.lock().unwrap() = new;
+                let host = headers[header::HOST].to_str().unwrap();
+                pages
+                    .purge(&format!("http://{host}/").parse().unwrap())
+                    .await
+                    .unwrap();
+            }),
+        );
+    let server = Server::start(router).await;
+    assert_eq!(twice(&server, "/", &[]).await.1.text(), "old");
+    server.send("POST", "/edit", &["content-length: 0"]).await;
+    let (first, second) = twice(&server, "/", &[]).await;
+    assert_eq!(
+        (first.text(), first.is_hit(), second.is_hit()),
+        ("", false, true)
+    );
+}
+
+#[cfg(feature = "django-keys")]
+#[tokio::test]
+async fn with_djangos_keys_a_django_site_can_delete_a_page() {
+    use axum_cache::key::{DjangoKeys, PageKeyFunction, PageTarget};
+
+    let cache = Cache::builder(Memory::new())
+        .key_function(DjangoKeys::new())
+        .build()
+        .unwrap();
+    let counted = Counted::default();
+    let layer = CacheLayer::new(cache.clone()).page_keys(DjangoKeys::new());
+    let server = Server::start(layer.layer(counted.router())).await;
+    let send = || server.send_raw("GET", "/a", &["host: www.example.com"]);
+    send().await;
+    assert!(send().await.is_hit());
+    let target = PageTarget::new("http", Some("www.example.com"), "/a", None);
+    assert!(
+        cache
+            .delete(&DjangoKeys::new().variant(&target, &[], 0))
+            .await
+            .unwrap()
+    );
+    assert!(!send().await.is_hit());
+}
