@@ -19,6 +19,8 @@ pub mod control;
 mod cache;
 pub mod caches;
 
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod layer;
 
 #[cfg(feature = "axum")]

@@ -1,1 +1,74 @@
-fn main() {}
+//! The conformance suite on every store and wrapper: `store::group::case`.
+
+use std::time::Duration;
+
+use axum_cache::backend::{AnyBackend, Dummy, Memory};
+use axum_cache::clock::ManualClock;
+use axum_cache::conformance::{CASES, Case, DUMMY_CASES, Fixture};
+use libtest_mimic::{Arguments, Trial};
+
+#[path = "it/support/backends.rs"]
+#[allow(dead_code, reason = "other tests count its calls")]
+mod backends;
+
+/// A store under test: its name, the cases that it has to pass, and a fresh fixture.
+struct Store {
+    name: &'static str,
+    cases: &'static [Case],
+    fixture: fn() -> Fixture,
+}
+
+const STORES: &[Store] = &[
+    Store {
+        name: "memory",
+        cases: CASES,
+        fixture: || with_clock(AnyBackend::new),
+    },
+    Store {
+        name: "memory-arc",
+        cases: CASES,
+        fixture: || with_clock(|memory| AnyBackend::new(std::sync::Arc::new(memory))),
+    },
+    Store {
+        name: "memory-remote",
+        cases: CASES,
+        fixture: || with_clock(|memory| AnyBackend::new(backends::Remote::over(memory))),
+    },
+    Store {
+        name: "memory-provided",
+        cases: CASES,
+        fixture: || with_clock(|memory| AnyBackend::new(backends::Provided(memory))),
+    },
+    Store {
+        name: "dummy",
+        cases: DUMMY_CASES,
+        fixture: || with_clock(|_| AnyBackend::new(Dummy)),
+    },
+];
+
+fn with_clock(backend: impl FnOnce(Memory) -> AnyBackend) -> Fixture {
+    let clock = ManualClock::new();
+    let memory = Memory::builder().clock(clock.clone()).build();
+    let backend = backend(memory.expect("the options are good"));
+    Fixture::new(backend, move |by: Duration| {
+        clock.advance(by);
+        Box::pin(std::future::ready(()))
+    })
+}
+
+fn main() {
+    let trials = STORES.iter().flat_map(|store| {
+        store.cases.iter().map(|case| {
+            let name = format!("{}::{}", store.name, case.name);
+            Trial::test(name, || {
+                let runtime = tokio::runtime::Builder::new_multi_thread()
+                    .worker_threads(2)
+                    .enable_all()
+                    .build()?;
+                runtime.block_on((case.run)((store.fixture)()))?;
+                Ok(())
+            })
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();
+}

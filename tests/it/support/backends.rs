@@ -20,6 +20,14 @@ pub(crate) struct Remote {
 }
 
 impl Remote {
+    /// Over this store.
+    pub(crate) fn over(inner: Memory) -> Self {
+        Self {
+            inner,
+            ..Self::default()
+        }
+    }
+
     /// The calls since the last time this was asked, by name.
     pub(crate) fn take_calls(&self) -> Vec<(&'static str, usize)> {
         std::mem::take(&mut *self.calls.lock().unwrap())
@@ -136,5 +144,59 @@ impl Backend for Remote {
 
     async fn close(&self) -> Result<()> {
         self.call("close").await
+    }
+}
+
+/// Memory by the required methods alone, so that the provided ones are what answers.
+#[derive(Clone, Debug)]
+pub(crate) struct Provided(pub(crate) Memory);
+
+impl Backend for Provided {
+    fn name(&self) -> &'static str {
+        "provided"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        self.0.get(key).await
+    }
+
+    async fn set(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<()> {
+        self.0.set(key, entry, lifetime).await
+    }
+
+    async fn add(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<bool> {
+        self.0.add(key, entry, lifetime).await
+    }
+
+    async fn touch(&self, key: &Key, lifetime: Lifetime) -> Result<bool> {
+        self.0.touch(key, lifetime).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<bool> {
+        self.0.delete(key).await
+    }
+
+    async fn incr(&self, key: &Key, delta: i64) -> Result<i64> {
+        self.0.incr(key, delta).await
+    }
+
+    async fn rename(&self, from: &Key, to: &Key) -> Result<bool> {
+        self.0.rename(from, to).await
+    }
+
+    async fn ttl(&self, key: &Key) -> Result<Option<Lifetime>> {
+        self.0.ttl(key).await
+    }
+
+    async fn clear(&self, namespace: &str) -> Result<()> {
+        self.0.clear(namespace).await
+    }
+
+    async fn flush_store(&self) -> Result<()> {
+        self.0.flush_store().await
     }
 }
