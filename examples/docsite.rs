@@ -53,7 +53,7 @@ async fn main() -> Result<(), BoxError> {
         page: cache_page(Duration::from_secs(300), caches.default(), "page"),
     };
     let site = Site {
-        files: Arc::new(Files::open(folder.into())?),
+        files: Arc::new(Files::open(FilePath::new(&folder))?),
         caches,
         layers: layers.clone(),
     };
@@ -232,9 +232,9 @@ struct Files {
 }
 
 impl Files {
-    fn open(folder: PathBuf) -> std::io::Result<Self> {
+    fn open(folder: &FilePath) -> std::io::Result<Self> {
         let mut paths = BTreeMap::new();
-        let mut folders = vec![folder.clone()];
+        let mut folders = vec![folder.to_owned()];
         while let Some(inner) = folders.pop() {
             for item in std::fs::read_dir(inner)? {
                 let path = item?.path();
@@ -244,7 +244,7 @@ impl Files {
                 if path.is_dir() && !hidden && !path.ends_with("target") {
                     folders.push(path);
                 } else if path.extension().is_some_and(|extension| extension == "md") {
-                    let name = path.strip_prefix(&folder).unwrap_or(&path);
+                    let name = path.strip_prefix(folder).unwrap_or(&path);
                     paths.insert(name.to_string_lossy().into_owned(), path);
                 }
             }

@@ -1,5 +1,41 @@
-//! The cache framework for Axum and Tower.
+//! The cache framework for Axum and Tower: whole sites, routes, template fragments and values over
+//! one pluggable store.
+//!
+//! ```
+//! # #[cfg(all(feature = "axum", feature = "memory"))]
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> axum_cache::Result<()> {
+//! use std::time::Duration;
+//! use axum::{Router, routing::get};
+//! use axum_cache::{Cache, Caches, cache_page};
+//!
+//! async fn visits(cache: Cache) -> axum_cache::Result<String> {
+//!     cache.add("visits", &0, axum_cache::Ttl::Never).await?;
+//!     Ok(cache.incr("visits", 1).await?.to_string())
+//! }
+//!
+//! let caches = Caches::from_env().await?;
+//! let page = cache_page(Duration::from_secs(60), caches.default(), "blog");
+//! let router: Router = Router::new()
+//!     .route("/", get(|| async { "made once a minute" }).layer(page))
+//!     .route("/visits", get(visits))
+//!     .with_state(caches);
+//! # Ok(()) }
+//! # #[cfg(not(all(feature = "axum", feature = "memory")))] fn main() {}
+//! ```
+//!
+//! | for | look at |
+//! |---|---|
+//! | values | [`Cache`], [`key!`], [`Ttl`] |
+//! | pages | [`CacheLayer`], [`cache_page`], [`control`] |
+//! | fragments | [`fragment`], [`Cache::render`] |
+//! | configuration | [`Caches`], [`Settings`] |
+//! | stores | [`backend`], [`conformance`] |
+//! | the manual | [`docs`]: guide, Django, architecture, changelog |
 #![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(all(doctest, feature = "memory", feature = "axum"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 pub mod clock;
 pub mod codec;

@@ -194,6 +194,7 @@ impl Cache {
     }
 
     /// The caches this handle was got from.
+    #[cfg(feature = "askama")]
     pub(crate) fn siblings(&self) -> Option<&Caches> {
         self.siblings.as_ref()
     }

@@ -1,7 +1,7 @@
 //! Compute if absent.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, Ready, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::cache::Cache;
 use crate::error::{ErrorKind, Result};
 use crate::ttl::Ttl;
 
-async fn value<T>(value: T) -> Result<T, Infallible> {
-    Ok(value)
+fn value<T>(value: T) -> Ready<Result<T, Infallible>> {
+    ready(Ok(value))
 }
 
 /// A computation that has begun and waits for leave to end.

@@ -101,7 +101,7 @@ impl KeyFunction for PrefixedKeys {
 
 /// Joins parts into one key, injectively: different parts never make the same key.
 ///
-/// Parts are anything that is a [`KeyPart`](crate::key::KeyPart): texts, integers, `bool`, `char`,
+/// Parts are anything that is a [`KeyPart`](trait@crate::key::KeyPart): texts, integers, `bool`, `char`,
 /// `Option`s, tuples and slices of them.
 ///
 /// # Example

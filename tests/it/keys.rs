@@ -29,7 +29,9 @@ impl KeyPart for Part {
 
 fn joined(parts: &[Part]) -> String {
     let mut writer = KeyWriter::new();
-    parts.iter().for_each(|part| writer.part(part));
+    for part in parts {
+        writer.part(part);
+    }
     writer.finish()
 }
 

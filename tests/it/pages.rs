@@ -489,6 +489,9 @@ impl http_body::Body for Channel {
     }
 }
 
+/// Makes a response anew for each request.
+type Make = Box<dyn Fn(bool) -> Response + Send + Sync>;
+
 #[tokio::test]
 async fn bodies_that_end_cleanly_are_stored_and_no_others() {
     let broken = || Err(std::io::Error::other("broke"));
@@ -501,7 +504,6 @@ async fn bodies_that_end_cleanly_are_stored_and_no_others() {
         }
     };
     let large = |_| vec![b'x'; 2000].into_response();
-    type Make = Box<dyn Fn(bool) -> Response + Send + Sync>;
     let cases: Vec<(Make, bool, &str)> = vec![
         (Box::new(whole), true, "streaming"),
         (Box::new(announced("6")), true, "streaming"),

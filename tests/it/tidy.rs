@@ -170,8 +170,8 @@ fn each_foreign_crate_has_one_home() {
                 .iter()
                 .any(|form| format!(" {line}").contains(form.as_str()))
             };
-            let named = source.code().find(|line| names(line));
-            assert!(is_home || named.is_none(), "{}: {named:?}", source.path);
+            let line = source.code().find(|line| names(line));
+            assert!(is_home || line.is_none(), "{}: {line:?}", source.path);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum_cache::backend::{Backend, Capabilities, Memory, Peek};
 use axum_cache::entry::Entry;
@@ -30,9 +30,7 @@ impl Remote {
 
     /// The calls since the last time this was asked, by name.
     pub(crate) fn take_calls(&self) -> Vec<(&'static str, usize)> {
-        std::mem::take(&mut *self.calls.lock().unwrap())
-            .into_iter()
-            .collect()
+        std::mem::take(&mut *self.calls()).into_iter().collect()
     }
 
     /// Whether every call fails from now on.
@@ -40,9 +38,13 @@ impl Remote {
         self.broken.store(broken, Ordering::SeqCst);
     }
 
+    fn calls(&self) -> MutexGuard<'_, BTreeMap<&'static str, usize>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn call(&self, name: &'static str) -> Result<()> {
         tokio::task::yield_now().await;
-        *self.calls.lock().unwrap().entry(name).or_default() += 1;
+        *self.calls().entry(name).or_default() += 1;
         if self.broken.load(Ordering::SeqCst) {
             return Err(ErrorKind::Unavailable.into());
         }

@@ -44,7 +44,7 @@ impl Server {
 
     pub(crate) async fn send_raw(&self, method: &str, path: &str, fields: &[&str]) -> Answer {
         let mut stream = TcpStream::connect(&self.host).await.unwrap();
-        let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+        let fields = [fields, &[""]].concat().join("\r\n");
         let request = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\n{fields}\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut bytes = Vec::new();

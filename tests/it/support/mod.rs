@@ -1,5 +1,6 @@
 //! What several tests need: a backend that counts its calls, one that fails, and a real client.
 
+#[allow(dead_code, reason = "the conformance tests use it too")]
 pub(crate) mod backends;
 #[cfg(feature = "axum")]
 pub(crate) mod http;
