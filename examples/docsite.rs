@@ -125,7 +125,7 @@ async fn page(
     Path(path): Path<String>,
     State(files): State<Arc<Files>>,
     headers: HeaderMap,
-) -> Result<Html<String>, Failure> {
+) -> Result<impl IntoResponse, Failure> {
     let text = files.read(&path).await?;
     let mut content = String::new();
     pulldown_cmark::html::push_html(&mut content, pulldown_cmark::Parser::new(&text));
@@ -136,7 +136,9 @@ async fn page(
         files: &files,
         content,
     };
-    Ok(Html(cache.render(&template).await?))
+    // Browsers ask again each time, so that an edit shows; the caches here are told of it.
+    let cache_control = [(header::CACHE_CONTROL, "max-age=0, s-maxage=300")];
+    Ok((cache_control, Html(cache.render(&template).await?)))
 }
 
 #[derive(Deserialize)]

@@ -18,7 +18,14 @@ use tokio::sync::{RwLock, RwLockReadGuard};
 /// The fills in progress on one store, by key.
 #[derive(Debug, Default)]
 pub(crate) struct Fences {
-    gates: Mutex<HashMap<String, Arc<Gate>>>,
+    running: Mutex<HashMap<String, Running>>,
+}
+
+/// The fills of one key that share a gate.
+#[derive(Debug, Default)]
+struct Running {
+    gate: Arc<Gate>,
+    fills: usize,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +46,12 @@ pub(crate) struct Fill {
 impl Fences {
     /// Begins a fill. Call it before anything is read that the value will depend on.
     pub(crate) fn begin(self: &Arc<Self>, key: &str) -> Fill {
-        let gate = Arc::clone(self.gates().entry(key.to_owned()).or_default());
+        let gate = {
+            let mut running = self.running();
+            let running = running.entry(key.to_owned()).or_default();
+            running.fills += 1;
+            Arc::clone(&running.gate)
+        };
         Fill {
             fences: Arc::clone(self),
             key: key.to_owned(),
@@ -49,25 +61,25 @@ impl Fences {
 
     /// Bars the fills of `key` that have begun, and waits for those that are writing.
     pub(crate) async fn invalidate(&self, key: &str) {
-        let gate = self.gates().remove(key);
-        if let Some(gate) = gate {
-            gate.bar().await;
+        let running = self.running().remove(key);
+        if let Some(running) = running {
+            running.gate.bar().await;
         }
     }
 
     /// Bars all fills that have begun, and waits for those that are writing.
     pub(crate) async fn invalidate_all(&self) {
-        let gates: Vec<_> = self.gates().drain().map(|(_, gate)| gate).collect();
-        for gate in &gates {
-            gate.invalidated.store(true, Ordering::Release);
+        let running = std::mem::take(&mut *self.running());
+        for running in running.values() {
+            running.gate.invalidated.store(true, Ordering::Release);
         }
-        for gate in gates {
-            gate.bar().await;
+        for running in running.into_values() {
+            running.gate.bar().await;
         }
     }
 
-    fn gates(&self) -> MutexGuard<'_, HashMap<String, Arc<Gate>>> {
-        self.gates.lock().unwrap_or_else(PoisonError::into_inner)
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -99,14 +111,15 @@ impl Fill {
 
 impl Drop for Fill {
     fn drop(&mut self) {
-        let mut gates = self.fences.gates();
-        // The table's and ours; a later fill of the same key shares the gate and keeps it.
-        if Arc::strong_count(&self.gate) == 2
-            && gates
-                .get(&self.key)
-                .is_some_and(|gate| Arc::ptr_eq(gate, &self.gate))
+        let mut running = self.fences.running();
+        // After an invalidation, the fills under this key are others, behind another gate.
+        if let Some(shared) = running.get_mut(&self.key)
+            && Arc::ptr_eq(&shared.gate, &self.gate)
         {
-            gates.remove(&self.key);
+            shared.fills -= 1;
+            if shared.fills == 0 {
+                running.remove(&self.key);
+            }
         }
     }
 }
@@ -153,8 +166,12 @@ mod tests {
         let fences = Arc::new(Fences::default());
         let (one, two) = (fences.begin("k"), fences.begin("k"));
         drop(one);
-        assert_eq!(fences.gates().len(), 1);
+        assert_eq!(fences.running().len(), 1);
+        fences.invalidate("k").await;
+        let three = fences.begin("k");
         drop(two);
-        assert!(fences.gates().is_empty());
+        assert_eq!(fences.running().len(), 1);
+        drop(three);
+        assert!(fences.running().is_empty());
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! - The computation runs in a task of its own: no caller that goes away cancels it.
 //! - A panic or a dropped runtime releases the waiters with an error and frees the key.
+//! - Who has a result can start anew: the key is free before the result is handed out.
 //! - The table holds only keys with a computation in progress.
 
 use std::collections::HashMap;
@@ -84,8 +85,7 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
         let computation = compute();
         tokio::spawn(async move {
             let value = computation.await;
-            leave.landing.send_replace(Some(value));
-            drop(leave);
+            leave.land(value);
         });
         result
     }
@@ -102,8 +102,13 @@ struct Leave<V: Clone + Send + Sync + 'static> {
     landing: watch::Sender<Option<V>>,
 }
 
-impl<V: Clone + Send + Sync + 'static> Drop for Leave<V> {
-    fn drop(&mut self) {
+impl<V: Clone + Send + Sync + 'static> Leave<V> {
+    fn land(self, value: V) {
+        self.free();
+        self.landing.send_replace(Some(value));
+    }
+
+    fn free(&self) {
         let mut running = self.flights.running();
         if running
             .get(&self.key)
@@ -111,6 +116,13 @@ impl<V: Clone + Send + Sync + 'static> Drop for Leave<V> {
         {
             running.remove(&self.key);
         }
+    }
+}
+
+impl<V: Clone + Send + Sync + 'static> Drop for Leave<V> {
+    fn drop(&mut self) {
+        // Before the sender goes, which tells the waiters that the computation is lost.
+        self.free();
     }
 }
 
@@ -163,6 +175,18 @@ mod tests {
         let lost = flights.join("k", || async { panic!("on purpose") }).await;
         assert_eq!(lost, Err(Lost));
         assert_eq!(flights.join("k", || async { 1 }).await, Ok(1));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_has_a_result_starts_anew() {
+        let flights = Arc::new(Flights::default());
+        for run in 0..5_000 {
+            assert_eq!(flights.join("k", || async move { run }).await, Ok(run));
+            let lost = flights.join("k", || async {
+                std::panic::resume_unwind(Box::new("on purpose"))
+            });
+            assert_eq!(lost.await, Err(Lost));
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -147,3 +147,55 @@ impl Digest {
         key
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn different_targets_and_values_never_meet() {
+        let mut keys = HashSet::new();
+        let mut targets = 0;
+        let texts = ["", "a", "b", "ab", "/a", "a\0b"];
+        for key_prefix in texts {
+            for authority in [None, Some(""), Some("a"), Some("ab")] {
+                for path in texts {
+                    for query in [None, Some(""), Some("a"), Some("b")] {
+                        let target = PageTarget::new("http", authority, path, query);
+                        let target = target.with_key_prefix(key_prefix);
+                        keys.insert(DigestKeys.primary(&target));
+                        keys.insert(DigestKeys.variant(&target, &[], 1));
+                        keys.insert(DigestKeys.variant(&target, &[], 2));
+                        keys.insert(DigestKeys.variant(&target, &[("a", None)], 1));
+                        keys.insert(DigestKeys.variant(&target, &[("a", Some(b""))], 1));
+                        targets += 1;
+                    }
+                }
+            }
+        }
+        assert_eq!(keys.len(), 5 * targets);
+    }
+
+    #[test]
+    fn declared_cookies_do_not_meet() {
+        let cookies = |pairs: &[(&str, Option<&str>)]| {
+            let pairs: Vec<_> = pairs
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned)))
+                .collect();
+            let mut target = PageTarget::new("http", None, "/", None);
+            target.cookies = &pairs;
+            DigestKeys.primary(&target)
+        };
+        let all = [
+            cookies(&[]),
+            cookies(&[("a", None)]),
+            cookies(&[("a", Some(""))]),
+            cookies(&[("a", Some("b")), ("c", None)]),
+            cookies(&[("a", None), ("c", Some("b"))]),
+        ];
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
+    }
+}

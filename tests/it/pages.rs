@@ -621,6 +621,41 @@ async fn p_04_one_prefix_is_one_entry_and_two_are_two() {
 }
 
 #[tokio::test]
+async fn p_05_what_is_added_outside_reaches_the_client_but_not_the_key() {
+    let cache = Cache::new(Memory::new());
+    let handler = || async { "page" };
+    let cached = handler.layer(cache_page(MINUTE, cache, ""));
+    let route = get(cached.layer(vary_on_headers(["X-Outside"])));
+    let server = Server::start(Router::new().route("/", route)).await;
+    let (_, second) = twice(&server, "/", &["x-outside: 1"]).await;
+    assert!(second.is_hit());
+    assert_eq!(second.field("vary").as_deref(), Some("X-Outside"));
+    assert!(server.send("GET", "/", &["x-outside: 2"]).await.is_hit());
+}
+
+#[tokio::test]
+async fn p_06_p_08_layers_of_one_prefix_share_one_entry_and_the_shorter_max_age() {
+    let clock = ManualClock::new();
+    let memory = Memory::builder().clock(clock.clone()).build().unwrap();
+    let cache = Cache::builder(memory.clone())
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let router = Router::new().route(
+        "/",
+        get(|| async { "page" }).layer(cache_page(MINUTE, cache.clone(), "")),
+    );
+    let server = Server::start(CacheLayer::new(cache).layer(router)).await;
+    let (first, second) = twice(&server, "/", &[]).await;
+    assert_eq!(first.field("cache-control").as_deref(), Some("max-age=60"));
+    assert!(second.is_hit());
+    assert_eq!(memory.len(), 1);
+    // The site-wide layer kept it for what the route said, not for its own 600 seconds.
+    clock.advance(MINUTE);
+    assert!(!server.get("/").await.is_hit());
+}
+
+#[tokio::test]
 async fn p_07_an_inner_hit_does_not_keep_the_outer_layer_from_storing() {
     let counted = Counted::default();
     let cache = Cache::new(Memory::new());
