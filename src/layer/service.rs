@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH};
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::header::{AGE, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use http_body::Body;
 use tower_service::Service;
 
@@ -19,6 +19,7 @@ use super::target::original_uri;
 use crate::key::Key;
 use crate::semantics::cache_status::{CacheStatus, Forward};
 use crate::semantics::freshness::current_age;
+use crate::semantics::storable::Refusal;
 
 /// The name of this cache in `Cache-Status`.
 pub(super) const STATUS_NAME: &str = "axum-cache";
@@ -41,7 +42,7 @@ where
     S: Service<Request<RequestBody>, Response = Response<ResponseBody>> + Clone + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Send + 'static,
-    RequestBody: Send + 'static,
+    RequestBody: Body + Send + 'static,
     ResponseBody: Body<Data = Bytes> + Send + 'static,
     ResponseBody::Error: Send,
 {
@@ -57,6 +58,11 @@ where
         let head = request.method() == Method::HEAD;
         if !head && request.method() != Method::GET {
             let status = CacheStatus::forward(STATUS_NAME, Forward::Method);
+            return ResponseFuture::pass(self.inner.call(request), status);
+        }
+        if has_body(&request) {
+            let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
+            let status = status.with_detail(Refusal::RequestBody.as_str());
             return ResponseFuture::pass(self.inner.call(request), status);
         }
         let asked = Asked {
@@ -128,6 +134,16 @@ where
         ..asked
     };
     Ok(filler.respond(&asked, head, response).await)
+}
+
+/// Whether a request has a body: the key knows nothing of it, and a handler may. HTTP/1 announces
+/// it; later versions need not.
+fn has_body<B: Body>(request: &Request<B>) -> bool {
+    let headers = request.headers();
+    let length = headers.get(CONTENT_LENGTH);
+    headers.contains_key(TRANSFER_ENCODING)
+        || length.is_some_and(|length| length != "0")
+        || (request.version() > Version::HTTP_11 && !request.body().is_end_stream())
 }
 
 /// The response of a stored page.

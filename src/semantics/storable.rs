@@ -86,6 +86,8 @@ pub enum Refusal {
     Authorization,
     /// The request has cookies, and the response does not say that it may be shared.
     Cookie,
+    /// The request has a body, which the key knows nothing of.
+    RequestBody,
     /// The cache was told to keep it for no time.
     TtlZero,
     /// A response to HEAD has no body to store.
@@ -112,6 +114,7 @@ impl Refusal {
             Self::Expired => "expired",
             Self::Authorization => "authorization",
             Self::Cookie => "cookie",
+            Self::RequestBody => "request-body",
             Self::TtlZero => "ttl-zero",
             Self::Head => "head",
             Self::BodyTooLarge => "body-too-large",

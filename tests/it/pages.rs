@@ -172,6 +172,24 @@ async fn head_is_answered_from_get_and_never_blanks_it() {
 }
 
 #[tokio::test]
+async fn a_get_with_a_body_neither_fills_nor_reads() {
+    for (server, counted) in sites(|layer| layer).await {
+        for body in [
+            "content-length: 4\r\n\r\nevil",
+            "transfer-encoding: chunked\r\n\r\n0\r\n",
+        ] {
+            let answer = server.send("GET", "/", &[body]).await;
+            assert_eq!(
+                answer.cache_status(),
+                "axum-cache; fwd=bypass; detail=request-body"
+            );
+        }
+        assert!(twice(&server, "/", &["content-length: 0"]).await.1.is_hit());
+        assert_eq!(counted.runs(), 3);
+    }
+}
+
+#[tokio::test]
 async fn other_methods_pass_through() {
     for (server, counted) in sites(|layer| layer).await {
         twice(&server, "/", &[]).await;
@@ -752,4 +770,28 @@ async fn with_djangos_keys_a_django_site_can_delete_a_page() {
             .unwrap()
     );
     assert!(!send().await.is_hit());
+}
+
+#[tokio::test]
+async fn a_body_that_http_2_does_not_announce_counts_too() {
+    use tower::ServiceExt;
+
+    let counted = Counted::default();
+    let site = CacheLayer::new(Cache::new(Memory::new())).layer(counted.router());
+    let send = |body: Body| {
+        let request = Request::get("http://site.test/")
+            .version(axum::http::Version::HTTP_2)
+            .body(body)
+            .unwrap();
+        let answer = site.clone().oneshot(request);
+        async move { answer.await.unwrap().headers()["cache-status"].clone() }
+    };
+    let with_body = send(streamed(vec![Ok("evil")])).await;
+    assert_eq!(with_body, "axum-cache; fwd=bypass; detail=request-body");
+    assert_eq!(
+        send(Body::empty()).await,
+        "axum-cache; fwd=uri-miss; ttl=600; stored"
+    );
+    let again = send(Body::empty()).await;
+    assert!(again.to_str().unwrap().starts_with("axum-cache; hit"));
 }
