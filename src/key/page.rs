@@ -80,8 +80,7 @@ pub(crate) struct DigestKeys;
 
 impl PageKeyFunction for DigestKeys {
     fn primary(&self, target: &PageTarget<'_>) -> String {
-        let mut digest = Digest::new(target);
-        digest.finish("page:")
+        Digest::new(target).finish("page:")
     }
 
     fn variant(
@@ -100,15 +99,16 @@ impl PageKeyFunction for DigestKeys {
     }
 }
 
-/// Length-prefixed fields into BLAKE3: no two different sequences of fields make the same input.
+/// Length-prefixed fields for BLAKE3: no two different sequences of fields make the same input.
 struct Digest {
-    hasher: blake3::Hasher,
+    // Gathered, since one call on a short input costs less than a hasher and its updates.
+    material: Vec<u8>,
 }
 
 impl Digest {
     fn new(target: &PageTarget<'_>) -> Self {
         let mut digest = Self {
-            hasher: blake3::Hasher::new(),
+            material: Vec::with_capacity(192),
         };
         digest.field(target.key_prefix.as_bytes());
         digest.field(target.scheme.as_bytes());
@@ -124,26 +124,27 @@ impl Digest {
     }
 
     fn length(&mut self, length: usize) {
-        self.hasher.update(&(length as u64).to_be_bytes());
+        self.material
+            .extend_from_slice(&(length as u64).to_be_bytes());
     }
 
     fn field(&mut self, bytes: &[u8]) {
         self.length(bytes.len());
-        self.hasher.update(bytes);
+        self.material.extend_from_slice(bytes);
     }
 
     /// Absent and empty differ.
     fn optional(&mut self, bytes: Option<&[u8]>) {
-        self.hasher.update(&[u8::from(bytes.is_some())]);
+        self.material.push(u8::from(bytes.is_some()));
         if let Some(bytes) = bytes {
             self.field(bytes);
         }
     }
 
-    fn finish(&mut self, kind: &str) -> String {
+    fn finish(&self, kind: &str) -> String {
         let mut key = String::with_capacity(kind.len() + 2 * blake3::OUT_LEN);
         key.push_str(kind);
-        key.push_str(&self.hasher.finalize().to_hex());
+        key.push_str(&blake3::hash(&self.material).to_hex());
         key
     }
 }
