@@ -124,7 +124,10 @@ impl CachesBuilder {
             .ok_or_else(|| alias_settings.bad("backend", "is missing"))?;
         let factory = known(&self.backends, &backend)
             .map_err(|reason| alias_settings.bad("backend", &reason))?;
-        let options = alias_settings.take("options")?.unwrap_or_default();
+        let options = alias_settings
+            .take::<Option<Map<_, _>>>("options")?
+            .flatten()
+            .unwrap_or_default();
         let options = Arc::new(Taken::new(alias, options));
         let backend = factory(BackendSettings {
             location: alias_settings.take("location")?,

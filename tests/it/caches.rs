@@ -175,6 +175,12 @@ async fn bc_02_a_fraction_of_a_second_is_a_timeout_and_null_is_never() {
 }
 
 #[tokio::test]
+async fn bc_03_options_may_be_null() {
+    let json = r#"{"default": {"backend": "memory", "options": null}}"#;
+    assert!(build(json).await.is_ok());
+}
+
+#[tokio::test]
 async fn urls_say_what_settings_say() {
     let url = "memory://here?timeout=never&key_prefix=a%3Ab&version=3&max_entries=7";
     let settings = Settings::new().with_url("default", url).unwrap();

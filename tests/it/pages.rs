@@ -190,6 +190,26 @@ async fn a_get_with_a_body_neither_fills_nor_reads() {
 }
 
 #[tokio::test]
+async fn s_06_a_site_that_keeps_pages_for_no_time_says_so_and_stores_nothing() {
+    for (server, counted) in sites(|layer| layer.ttl(Duration::ZERO)).await {
+        let (first, second) = twice(&server, "/", &[]).await;
+        assert_eq!(first.field("cache-control").as_deref(), Some("max-age=0"));
+        assert_eq!(
+            second.cache_status(),
+            "axum-cache; fwd=uri-miss; detail=ttl-zero"
+        );
+        assert_eq!(counted.runs(), 2);
+        // What a response says of itself counts before that.
+        assert!(
+            twice(&server, "/?cache-control=max-age=9", &[])
+                .await
+                .1
+                .is_hit()
+        );
+    }
+}
+
+#[tokio::test]
 async fn other_methods_pass_through() {
     for (server, counted) in sites(|layer| layer).await {
         twice(&server, "/", &[]).await;
