@@ -7,6 +7,14 @@
 //! - An expired entry is never returned, counted, touched, or in the way of `add`.
 //! - A failed `set` leaves no older value behind.
 
+#[cfg(any(
+    feature = "redis",
+    feature = "memcached",
+    feature = "sqlite",
+    feature = "postgres",
+    feature = "mysql"
+))]
+mod deadline;
 mod dummy;
 mod erased;
 #[cfg(feature = "memory")]

@@ -10,9 +10,9 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::settings::Settings;
-use super::{Caches, DEFAULT_ALIAS};
-use crate::backend::{AnyBackend, Dummy};
+use super::settings::{Settings, URL};
+use super::{Caches, DEFAULT_ALIAS, stores};
+use crate::backend::AnyBackend;
 use crate::cache::Cache;
 use crate::codec::Codec;
 use crate::error::{Error, Result};
@@ -57,11 +57,7 @@ impl CachesBuilder {
             key_functions: BTreeMap::new(),
             codecs: BTreeMap::new(),
         };
-        let builder = builder
-            .backend("dummy", |_| async { Ok(AnyBackend::new(Dummy)) })
-            .key_function("default", PrefixedKeys);
-        #[cfg(feature = "memory")]
-        let builder = builder.backend("memory", |settings| async move { memory(&settings) });
+        let builder = stores::register(builder).key_function("default", PrefixedKeys);
         #[cfg(feature = "django-keys")]
         let builder = builder.key_function("django", crate::key::DjangoKeys::new());
         builder
@@ -130,7 +126,9 @@ impl CachesBuilder {
             .unwrap_or_default();
         let options = Arc::new(Taken::new(alias, options));
         let backend = factory(BackendSettings {
+            name: backend.clone(),
             location: alias_settings.take("location")?,
+            url: alias_settings.take(URL)?,
             options: Arc::clone(&options),
         });
         let mut builder = Cache::builder(backend.await?).name(alias);
@@ -187,7 +185,9 @@ impl fmt::Debug for CachesBuilder {
 /// refused.
 #[derive(Clone)]
 pub struct BackendSettings {
+    name: String,
     location: Option<Value>,
+    url: Option<String>,
     options: Arc<Taken>,
 }
 
@@ -197,7 +197,13 @@ impl BackendSettings {
         &self.options.alias
     }
 
-    /// Where the store is: of a URL, what stands between scheme and query. One or several.
+    /// The name that the settings give the backend: of a URL, the scheme.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Where the store is: of a URL, what stands between scheme and query, percent-decoded. One
+    /// or several.
     ///
     /// # Errors
     ///
@@ -211,6 +217,48 @@ impl BackendSettings {
                     .bad("location", "is neither a text nor a list of them")
             }),
         }
+    }
+
+    /// Where the servers of the store are, as URLs without a query: what the settings hold, with
+    /// `scheme` before each that has none. Percent-escapes are left as they are. A text may name
+    /// several, between commas or semicolons, as in Django.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](crate::ErrorKind::Config) if the location is neither a text nor a list of texts.
+    pub fn servers(&self, scheme: &str) -> Result<Vec<String>> {
+        let texts = match &self.url {
+            Some(url) => {
+                let (_, location) = url.split_once("://").unwrap_or(("", url));
+                vec![location.to_owned()]
+            }
+            None => self.locations()?,
+        };
+        let servers = texts.iter().flat_map(|text| text.split([',', ';']));
+        let with_scheme = servers
+            .map(str::trim)
+            .filter(|server| !server.is_empty())
+            .map(|server| match server.contains("://") {
+                true => server.to_owned(),
+                false => format!("{scheme}://{server}"),
+            });
+        Ok(with_scheme.collect())
+    }
+
+    /// An option that is a number of seconds, fractions too, and more than zero.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](crate::ErrorKind::Config) if it is anything else.
+    pub fn seconds(&self, name: &str) -> Result<Option<Duration>> {
+        let Some(seconds) = self.option(name)? else {
+            return Ok(None);
+        };
+        Duration::try_from_secs_f64(seconds)
+            .ok()
+            .filter(|duration| !duration.is_zero())
+            .map(Some)
+            .ok_or_else(|| self.bad(name, "is not a number of seconds above zero"))
     }
 
     /// An option of the backend, if it is set.
@@ -303,24 +351,4 @@ fn parse_timeout(timeout: &Value) -> Result<Ttl, &'static str> {
     };
     let duration = Duration::try_from_secs_f64(seconds).map_err(|_| REASON)?;
     Ok(Ttl::After(duration))
-}
-
-#[cfg(feature = "memory")]
-fn memory(settings: &BackendSettings) -> Result<AnyBackend> {
-    let mut builder = crate::backend::Memory::builder();
-    match settings.locations()?.as_slice() {
-        [] => {}
-        [location] => builder = builder.location(location),
-        _ => return Err(settings.bad("location", "is a list; memory has one name")),
-    }
-    if let Some(bytes) = settings.option("max_bytes")? {
-        builder = builder.max_bytes(bytes);
-    }
-    if let Some(entries) = settings.option("max_entries")? {
-        builder = builder.max_entries(entries);
-    }
-    let memory = builder
-        .build()
-        .map_err(|error| Error::config(format!("cache {:?}: {error}", settings.alias())))?;
-    Ok(memory.into())
 }

@@ -3,6 +3,7 @@
 mod builder;
 mod env;
 mod settings;
+mod stores;
 
 pub use self::builder::{BackendSettings, CachesBuilder};
 pub use self::settings::Settings;

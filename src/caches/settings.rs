@@ -122,6 +122,9 @@ const COMMON: [&str; 7] = [
     "location",
 ];
 
+/// Where a URL is kept as it was written, but for its query; no name that a file would use.
+pub(super) const URL: &str = "://";
+
 fn parse_url(url: &str) -> Result<Map<String, Value>, &'static str> {
     let (scheme, rest) = url.split_once("://").ok_or("has no `scheme://`")?;
     let (location, query) = rest.split_once('?').unwrap_or((rest, ""));
@@ -142,6 +145,7 @@ fn parse_url(url: &str) -> Result<Map<String, Value>, &'static str> {
     settings.insert("backend".to_owned(), scheme.into());
     if !location.is_empty() {
         settings.insert("location".to_owned(), decode(location)?.into());
+        settings.insert(URL.to_owned(), format!("{scheme}://{location}").into());
     }
     settings.insert("options".to_owned(), options.into());
     Ok(settings)

@@ -32,11 +32,16 @@ const LEVELS: &[(&str, u8)] = &[
 const HOMES: &[(&str, &[&str])] = &[
     ("askama", &["fragment"]),
     ("axum", &["extract", "page", "layer/target.rs"]),
+    ("bb8_redis", &["backend/redis"]),
     ("blake3", &["key", "layer/stored.rs"]),
+    ("ketama", &["backend/memcached"]),
     ("md5", &["key"]),
     ("metrics", &["observe"]),
     ("postcard", &["entry"]),
-    ("quick_cache", &["backend"]),
+    ("quick_cache", &["backend/memory"]),
+    ("redis", &["backend/redis"]),
+    ("sqlx", &["backend/sql"]),
+    ("tempfile", &["backend/file"]),
     ("toml", &["caches"]),
     ("tracing", &["observe"]),
     ("xxhash_rust", &["entry"]),
@@ -158,9 +163,10 @@ fn each_foreign_crate_has_one_home() {
             continue;
         }
         for (krate, homes) in HOMES {
-            let is_home = homes
-                .iter()
-                .any(|home| source.path == *home || source.module() == *home);
+            let is_home = homes.iter().any(|home| {
+                let rest = source.path.strip_prefix(home);
+                rest.is_some_and(|rest| rest.is_empty() || rest == ".rs" || rest.starts_with('/'))
+            });
             let names = |line: &str| {
                 [
                     format!("use {krate}::"),
