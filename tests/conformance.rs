@@ -1,20 +1,29 @@
 //! The conformance suite on every store and wrapper: `store::group::case`.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use axum_cache::backend::{AnyBackend, Dummy, Memory};
+use axum_cache::backend::{self, AnyBackend, Backend, Dummy, Memory, bb8_redis};
 use axum_cache::clock::ManualClock;
 use axum_cache::conformance::{CASES, Case, DUMMY_CASES, Fixture};
 use libtest_mimic::{Arguments, Trial};
+
+#[path = "support/mod.rs"]
+mod support;
 
 #[path = "it/support/backends.rs"]
 #[allow(dead_code, reason = "other tests count its calls")]
 mod backends;
 
-/// A store under test: its name, the cases that it has to pass, and a fresh fixture.
+use support::servers;
+use support::servers::redis::{Cluster, Redis, Replicated, Sentinel};
+
+/// A store under test: its name, the cases that it has to pass, the programs without which it is
+/// ignored, and a fresh fixture.
 struct Store {
     name: &'static str,
     cases: &'static [Case],
+    needs: &'static [&'static str],
     fixture: fn() -> Fixture,
 }
 
@@ -22,29 +31,99 @@ const STORES: &[Store] = &[
     Store {
         name: "memory",
         cases: CASES,
+        needs: &[],
         fixture: || with_clock(AnyBackend::new),
     },
     Store {
         name: "memory-arc",
         cases: CASES,
+        needs: &[],
         fixture: || with_clock(|memory| AnyBackend::new(std::sync::Arc::new(memory))),
     },
     Store {
         name: "memory-remote",
         cases: CASES,
+        needs: &[],
         fixture: || with_clock(|memory| AnyBackend::new(backends::Remote::over(memory))),
     },
     Store {
         name: "memory-provided",
         cases: CASES,
+        needs: &[],
         fixture: || with_clock(|memory| AnyBackend::new(backends::Provided(memory))),
     },
     Store {
         name: "dummy",
         cases: DUMMY_CASES,
+        needs: &[],
         fixture: || with_clock(|_| AnyBackend::new(Dummy)),
     },
+    #[cfg(feature = "redis")]
+    Store {
+        name: "redis",
+        cases: CASES,
+        needs: &["redis-server"],
+        fixture: || {
+            static SERVER: LazyLock<Redis> = LazyLock::new(|| Redis::start(&[]).expect(FOUND));
+            let redis = backend::Redis::builder([SERVER.url()]).max_value_bytes(1 << 20);
+            with_server(redis.build())
+        },
+    },
+    #[cfg(feature = "redis")]
+    Store {
+        name: "redis-pool",
+        cases: CASES,
+        needs: &["redis-server"],
+        fixture: || {
+            static SERVER: LazyLock<Redis> = LazyLock::new(|| Redis::start(&[]).expect(FOUND));
+            let manager = bb8_redis::RedisConnectionManager::new(SERVER.url()).expect("a URL");
+            let pool = bb8_redis::bb8::Pool::builder().build_unchecked(manager);
+            with_server(Ok(backend::Redis::from_pool(pool)))
+        },
+    },
+    #[cfg(feature = "redis")]
+    Store {
+        name: "redis-replicas",
+        cases: CASES,
+        needs: &["redis-server"],
+        fixture: || {
+            static SERVERS: LazyLock<Replicated> =
+                LazyLock::new(|| Replicated::start().expect(FOUND));
+            with_server(backend::Redis::builder(SERVERS.urls()).build())
+        },
+    },
+    #[cfg(feature = "redis")]
+    Store {
+        name: "redis-cluster",
+        cases: CASES,
+        needs: &["redis-server"],
+        fixture: || {
+            static SERVERS: LazyLock<Cluster> = LazyLock::new(|| Cluster::start().expect(FOUND));
+            let nodes = SERVERS.urls().into_iter();
+            let nodes = nodes.map(|url| url.replace("redis://", "redis+cluster://"));
+            with_server(backend::Redis::builder(nodes).build())
+        },
+    },
+    #[cfg(feature = "redis")]
+    Store {
+        name: "redis-sentinel",
+        cases: CASES,
+        needs: &["redis-server"],
+        fixture: || {
+            static SERVERS: LazyLock<Sentinel> = LazyLock::new(|| Sentinel::start().expect(FOUND));
+            let redis = backend::Redis::builder([SERVERS.url()]).read_from_replicas(true);
+            with_server(redis.build())
+        },
+    },
 ];
+
+const FOUND: &str = "the program was found, or the case would be ignored";
+
+/// A store on a server, whose clock nobody moves: cases wait.
+fn with_server(store: axum_cache::Result<impl Backend>) -> Fixture {
+    let backend = AnyBackend::new(store.expect("the options are good"));
+    Fixture::new(backend, |by| Box::pin(tokio::time::sleep(by)))
+}
 
 fn with_clock(backend: impl FnOnce(Memory) -> AnyBackend) -> Fixture {
     let clock = ManualClock::new();
@@ -60,15 +139,23 @@ fn main() {
     let trials = STORES.iter().flat_map(|store| {
         store.cases.iter().map(|case| {
             let name = format!("{}::{}", store.name, case.name);
-            Trial::test(name, || {
+            let ignored = !store
+                .needs
+                .iter()
+                .all(|program| servers::is_installed(program));
+            let trial = Trial::test(name, || {
                 let runtime = tokio::runtime::Builder::new_multi_thread()
                     .worker_threads(2)
                     .enable_all()
                     .build()?;
-                runtime.block_on((case.run)((store.fixture)()))?;
+                runtime.block_on(async { (case.run)((store.fixture)()).await })?;
                 Ok(())
-            })
+            });
+            trial.with_ignored_flag(ignored)
         })
     });
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();
+    let mut arguments = Arguments::from_args();
+    // Cases mostly wait for lifetimes to end.
+    arguments.test_threads.get_or_insert(16);
+    libtest_mimic::run(&arguments, trials.collect()).exit();
 }

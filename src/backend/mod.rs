@@ -8,7 +8,6 @@
 //! - A failed `set` leaves no older value behind.
 
 #[cfg(any(
-    feature = "redis",
     feature = "memcached",
     feature = "sqlite",
     feature = "postgres",
@@ -19,12 +18,20 @@ mod dummy;
 mod erased;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 pub use self::dummy::Dummy;
 pub use self::erased::AnyBackend;
 pub(crate) use self::erased::DynBackend;
 #[cfg(feature = "memory")]
 pub use self::memory::{Memory, MemoryBuilder};
+#[cfg(feature = "redis")]
+pub use self::redis::{KeyScan, Redis, RedisBuilder, RedisLock};
+/// The pool of [`Redis::from_pool`], in the version that it takes.
+#[cfg(feature = "redis")]
+#[doc(no_inline)]
+pub use bb8_redis;
 
 use std::fmt;
 use std::future::Future;

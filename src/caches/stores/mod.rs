@@ -2,6 +2,8 @@
 
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 
 use super::builder::CachesBuilder;
 use crate::backend::{AnyBackend, Dummy};
@@ -13,6 +15,22 @@ pub(super) fn register(builder: CachesBuilder) -> CachesBuilder {
     let builder = builder.backend("memory", |settings| async move { memory::make(&settings) });
     #[cfg(not(feature = "memory"))]
     let builder = absent(builder, &["memory"], "memory");
+    #[cfg(feature = "redis")]
+    let builder = redis::NAMES.iter().fold(builder, |builder, name| {
+        builder.backend(*name, |settings| async move { redis::make(&settings) })
+    });
+    #[cfg(not(feature = "redis"))]
+    let builder = absent(
+        builder,
+        &[
+            "redis",
+            "rediss",
+            "redis+unix",
+            "redis+cluster",
+            "redis+sentinel",
+        ],
+        "redis",
+    );
     builder
 }
 

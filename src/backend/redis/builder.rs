@@ -1,0 +1,377 @@
+//! Which servers there are, and how they are reached.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use redis::cluster::ClusterClientBuilder;
+use redis::cluster_read_routing::RandomReplicaStrategy;
+use redis::io::tcp::TcpSettings;
+use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::{
+    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, TlsMode,
+};
+use tokio::sync::Mutex;
+
+use super::lane::{Lane, Source};
+use super::recent::Recent;
+use super::{Inner, Redis};
+use crate::error::{Error, Result};
+
+/// Redis takes no larger value.
+const MAX_VALUE_BYTES: usize = 512 << 20;
+
+/// Options of a [`Redis`] store.
+///
+/// | URL | means |
+/// |---|---|
+/// | `redis://user:password@host:6379/0` | a server, with database number; of several, the first is the leader and the others are its replicas |
+/// | `rediss://…` | the same by TLS, with the feature `tls` |
+/// | `redis+unix:///path/to/socket` | a server by its socket |
+/// | `redis+cluster://host:6379`, `rediss+cluster://…` | a cluster, of which one or more nodes are named |
+/// | `redis+sentinel://host:26379`, `rediss+sentinel://…` | whatever the sentinels named here say leads the [`service`](Self::service); user, password and database are the server's |
+///
+/// Percent-encode what is special in user and password.
+#[derive(Clone)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct RedisBuilder {
+    servers: Vec<String>,
+    username: Option<String>,
+    password: Option<String>,
+    db: Option<i64>,
+    service: String,
+    sentinel_username: Option<String>,
+    sentinel_password: Option<String>,
+    connections: usize,
+    connect_timeout: Duration,
+    operation_timeout: Duration,
+    read_from_replicas: bool,
+    read_your_writes: Duration,
+    max_value_bytes: usize,
+    #[cfg(feature = "tls")]
+    certificates: Option<redis::TlsCertificates>,
+}
+
+/// How the servers belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Topology {
+    Servers,
+    Cluster,
+    Sentinel,
+}
+
+impl RedisBuilder {
+    pub(super) fn new(servers: Vec<String>) -> Self {
+        Self {
+            servers,
+            username: None,
+            password: None,
+            db: None,
+            service: "mymaster".to_owned(),
+            sentinel_username: None,
+            sentinel_password: None,
+            connections: 1,
+            connect_timeout: Duration::from_secs(1),
+            operation_timeout: Duration::from_millis(500),
+            read_from_replicas: false,
+            read_your_writes: Duration::from_secs(1),
+            max_value_bytes: MAX_VALUE_BYTES,
+            #[cfg(feature = "tls")]
+            certificates: None,
+        }
+    }
+
+    /// The user, in the place of the URLs'.
+    pub fn username(mut self, username: impl Into<String>) -> Self {
+        self.username = Some(username.into());
+        self
+    }
+
+    /// The password, in the place of the URLs'.
+    pub fn password(mut self, password: impl Into<String>) -> Self {
+        self.password = Some(password.into());
+        self
+    }
+
+    /// The number of the database, in the place of the URLs'; 0 if nobody says.
+    pub fn db(mut self, db: i64) -> Self {
+        self.db = Some(db);
+        self
+    }
+
+    /// The name by which sentinels know the servers; `mymaster` unless set.
+    pub fn service(mut self, service: impl Into<String>) -> Self {
+        self.service = service.into();
+        self
+    }
+
+    /// User and password of the sentinels themselves; none unless set.
+    pub fn sentinel_credentials(
+        mut self,
+        username: Option<String>,
+        password: Option<String>,
+    ) -> Self {
+        self.sentinel_username = username;
+        self.sentinel_password = password;
+        self
+    }
+
+    /// How many connections the commands to one server share; 1 unless set. Two to four move
+    /// values of 16 KiB and more somewhat faster.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// The longest that connecting may take; 1 second unless set.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// The longest that an operation may take, connecting and falling back included; 500 ms
+    /// unless set.
+    pub fn operation_timeout(mut self, timeout: Duration) -> Self {
+        self.operation_timeout = timeout;
+        self
+    }
+
+    /// Whether a cluster, or the servers behind sentinels, answer reads from replicas; not unless
+    /// set. Named replicas are always read from.
+    pub fn read_from_replicas(mut self, read: bool) -> Self {
+        self.read_from_replicas = read;
+        self
+    }
+
+    /// How long after a write this process reads that key from the leader, while replicas may
+    /// lag; 1 second unless set. Clusters have no such window.
+    pub fn read_your_writes(mut self, window: Duration) -> Self {
+        self.read_your_writes = window;
+        self
+    }
+
+    /// The largest value; 512 MiB, as Redis has it, unless set.
+    pub fn max_value_bytes(mut self, bytes: usize) -> Self {
+        self.max_value_bytes = bytes.min(MAX_VALUE_BYTES);
+        self
+    }
+
+    /// The authority to trust, as PEM; the system's unless set.
+    #[cfg(feature = "tls")]
+    pub fn root_certificate(mut self, pem: Vec<u8>) -> Self {
+        self.certificates = Some(redis::TlsCertificates {
+            client_tls: None,
+            root_cert: Some(pem),
+        });
+        self
+    }
+
+    /// Makes the store. Nothing is sent yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Config`](crate::ErrorKind::Config) if no server is named, a URL makes no sense, or an
+    /// option is zero.
+    pub fn build(self) -> Result<Redis> {
+        if self.connections == 0 {
+            return Err(Error::config("connections: must be more than zero"));
+        }
+        let mut infos = Vec::with_capacity(self.servers.len());
+        let mut topology = None;
+        for server in &self.servers {
+            let (this, url) = split(server);
+            if *topology.get_or_insert(this) != this {
+                return Err(Error::config(
+                    "location: mixes servers, clusters and sentinels",
+                ));
+            }
+            infos.push(self.info(&url)?);
+        }
+        match topology {
+            None => Err(Error::config("location: names no server")),
+            Some(Topology::Servers) => self.servers(infos),
+            Some(Topology::Cluster) => self.cluster(infos),
+            Some(Topology::Sentinel) => self.sentinel(&infos),
+        }
+    }
+
+    /// A store over one source of connections that are all to leaders.
+    pub(super) fn over(self, source: Source) -> Redis {
+        let is_cluster = matches!(source, Source::Cluster(_));
+        let lane = Lane::new(source, self.connect_timeout);
+        self.finish(vec![lane], Vec::new(), is_cluster)
+    }
+
+    fn finish(
+        self,
+        leader: Vec<Arc<Lane>>,
+        replicas: Vec<Vec<Arc<Lane>>>,
+        is_cluster: bool,
+    ) -> Redis {
+        Redis {
+            inner: Arc::new(Inner {
+                leader,
+                replicas,
+                is_cluster,
+                recent: Recent::new(self.read_your_writes),
+                operation_timeout: self.operation_timeout,
+                max_value_bytes: self.max_value_bytes,
+                turn: AtomicUsize::new(0),
+            }),
+        }
+    }
+
+    fn servers(self, infos: Vec<ConnectionInfo>) -> Result<Redis> {
+        let mut servers = Vec::with_capacity(infos.len());
+        for info in infos {
+            let client = self.client(info)?;
+            servers.push(self.lanes(|| Ok(Source::Server(client.clone())))?);
+        }
+        let leader = servers.remove(0);
+        Ok(self.finish(leader, servers, false))
+    }
+
+    fn cluster(self, infos: Vec<ConnectionInfo>) -> Result<Redis> {
+        let builder = ClusterClientBuilder::new(infos)
+            .connection_timeout(self.connect_timeout)
+            .response_timeout(self.operation_timeout)
+            .tcp_settings(tcp_settings());
+        #[cfg(feature = "tls")]
+        let builder = match self.certificates.clone() {
+            Some(certificates) => builder.certs(certificates),
+            None => builder,
+        };
+        let builder = match self.read_from_replicas {
+            true => builder.read_routing_strategy(RandomReplicaStrategy),
+            false => builder,
+        };
+        let client = builder.build().map_err(bad_servers)?;
+        Ok(self.over(Source::Cluster(Box::new(client))))
+    }
+
+    fn sentinel(self, infos: &[ConnectionInfo]) -> Result<Redis> {
+        let leader = self.lanes(|| self.sentinel_source(infos, SentinelServerType::Master))?;
+        let replicas = match self.read_from_replicas {
+            true => vec![self.lanes(|| self.sentinel_source(infos, SentinelServerType::Replica))?],
+            false => Vec::new(),
+        };
+        Ok(self.finish(leader, replicas, false))
+    }
+
+    fn sentinel_source(&self, infos: &[ConnectionInfo], of: SentinelServerType) -> Result<Source> {
+        let sentinels = infos.iter().map(|info| info.addr().clone());
+        let builder = SentinelClientBuilder::new(sentinels, &self.service, of);
+        let mut builder = builder
+            .map_err(bad_servers)?
+            .set_client_to_redis_tcp_settings(tcp_settings());
+        if let Some(info) = infos.first() {
+            let server = info.redis_settings();
+            builder = builder.set_client_to_redis_db(server.db());
+            if let Some(username) = server.username() {
+                builder = builder.set_client_to_redis_username(username);
+            }
+            if let Some(password) = server.password() {
+                builder = builder.set_client_to_redis_password(password);
+            }
+            if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+                builder = builder
+                    .set_client_to_redis_tls_mode(TlsMode::Secure)
+                    .set_client_to_sentinel_tls_mode(TlsMode::Secure);
+            }
+        }
+        if let Some(username) = &self.sentinel_username {
+            builder = builder.set_client_to_sentinel_username(username);
+        }
+        if let Some(password) = &self.sentinel_password {
+            builder = builder.set_client_to_sentinel_password(password);
+        }
+        #[cfg(feature = "tls")]
+        if let Some(certificates) = &self.certificates {
+            builder = builder
+                .set_client_to_redis_certificates(certificates.clone())
+                .set_client_to_sentinel_certificates(certificates.clone());
+        }
+        let client = builder.build().map_err(bad_servers)?;
+        Ok(Source::Sentinel(Box::new(Mutex::new(client))))
+    }
+
+    fn lanes(&self, source: impl Fn() -> Result<Source>) -> Result<Vec<Arc<Lane>>> {
+        let lane = |_| Ok(Lane::new(source()?, self.connect_timeout));
+        (0..self.connections).map(lane).collect()
+    }
+
+    fn info(&self, url: &str) -> Result<ConnectionInfo> {
+        let info = url.into_connection_info().map_err(bad_servers)?;
+        if !info.addr().is_supported() {
+            return Err(Error::config(
+                "location: needs the feature `tls` of axum-cache",
+            ));
+        }
+        let server = self.credentials(info.redis_settings().clone());
+        Ok(info
+            .set_redis_settings(server)
+            .set_tcp_settings(tcp_settings()))
+    }
+
+    fn credentials(&self, server: RedisConnectionInfo) -> RedisConnectionInfo {
+        let mut server = server.set_lib_name("axum-cache", env!("CARGO_PKG_VERSION"));
+        if let Some(username) = &self.username {
+            server = server.set_username(username);
+        }
+        if let Some(password) = &self.password {
+            server = server.set_password(password);
+        }
+        if let Some(db) = self.db {
+            server = server.set_db(db);
+        }
+        server
+    }
+
+    fn client(&self, info: ConnectionInfo) -> Result<Client> {
+        #[cfg(feature = "tls")]
+        if let Some(certificates) = &self.certificates
+            && matches!(info.addr(), ConnectionAddr::TcpTls { .. })
+        {
+            return Client::build_with_tls(info, certificates.clone()).map_err(bad_servers);
+        }
+        Client::open(info).map_err(bad_servers)
+    }
+}
+
+/// The topology that the scheme asks for, and a URL that the client understands.
+fn split(server: &str) -> (Topology, String) {
+    for (mark, topology) in [
+        ("+cluster://", Topology::Cluster),
+        ("+sentinel://", Topology::Sentinel),
+    ] {
+        if let Some((scheme, rest)) = server.split_once(mark) {
+            return (topology, format!("{scheme}://{rest}"));
+        }
+    }
+    (Topology::Servers, server.to_owned())
+}
+
+fn tcp_settings() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
+}
+
+/// The client's error is left out: it may hold the URL, and that a password.
+fn bad_servers(error: redis::RedisError) -> Error {
+    Error::config(format!(
+        "location: no Redis can be there: {}",
+        error.category()
+    ))
+}
+
+/// Shows neither servers nor credentials: URLs may hold secrets.
+impl fmt::Debug for RedisBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisBuilder")
+            .field("servers", &self.servers.len())
+            .field("connections", &self.connections)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("operation_timeout", &self.operation_timeout)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,3 @@
+//! What more than one test binary needs.
+
+pub(crate) mod servers;

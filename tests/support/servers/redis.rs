@@ -1,0 +1,178 @@
+//! Redis: one server, a leader with replicas, a cluster, a sentinel.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::{Server, find, folder, port, soon};
+
+/// One Redis server.
+#[derive(Debug)]
+pub(crate) struct Redis {
+    pub(crate) server: Server,
+    pub(crate) port: u16,
+}
+
+impl Redis {
+    /// A server without persistence, or `None` if there is no Redis on this machine.
+    pub(crate) fn start(options: &[&str]) -> Option<Self> {
+        Self::start_on("127.0.0.1", port(), options)
+    }
+
+    /// The same on this address.
+    pub(crate) fn start_on(address: &str, port: u16, options: &[&str]) -> Option<Self> {
+        let program = find("redis-server")?;
+        let dir = folder("redis");
+        let text = port.to_string();
+        let mut args: Vec<&str> = vec!["--port", &text, "--bind", address];
+        args.extend(["--save", "", "--appendonly", "no", "--dir"]);
+        args.push(dir.to_str().expect("UTF-8"));
+        args.extend(["--repl-diskless-sync-delay", "0"]);
+        args.extend(options);
+        let server = Server::start(&program, args, &dir, false);
+        let redis = Self { server, port };
+        if address == "127.0.0.1" && !options.contains(&"--tls-port") {
+            redis.wait();
+        }
+        Some(redis)
+    }
+
+    /// Waits until it answers.
+    pub(crate) fn wait(&self) {
+        self.server.wait_until(|| {
+            command(self.port, &["PING"]).is_some_and(|answer| answer.contains("PONG"))
+        });
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+}
+
+/// A leader and two replicas that are in step with it.
+#[derive(Debug)]
+pub(crate) struct Replicated {
+    pub(crate) leader: Redis,
+    pub(crate) replicas: Vec<Redis>,
+}
+
+impl Replicated {
+    pub(crate) fn start() -> Option<Self> {
+        let leader = Redis::start(&[])?;
+        let of = leader.port.to_string();
+        let replicas: Option<Vec<_>> = (0..2)
+            .map(|_| Redis::start(&["--replicaof", "127.0.0.1", &of]))
+            .collect();
+        let replicas = replicas?;
+        for replica in &replicas {
+            replica.server.wait_until(|| in_step(replica.port));
+        }
+        Some(Self { leader, replicas })
+    }
+
+    /// The leader's URL, then the replicas'.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        let all = std::iter::once(&self.leader).chain(&self.replicas);
+        all.map(Redis::url).collect()
+    }
+}
+
+fn in_step(port: u16) -> bool {
+    command(port, &["INFO", "replication"]).is_some_and(|info| info.contains("link_status:up"))
+}
+
+/// Three leaders that share the slots.
+#[derive(Debug)]
+pub(crate) struct Cluster {
+    pub(crate) nodes: Vec<Redis>,
+}
+
+impl Cluster {
+    pub(crate) fn start() -> Option<Self> {
+        let options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"];
+        let nodes: Option<Vec<_>> = (0..3).map(|_| Redis::start(&options)).collect();
+        let nodes = nodes?;
+        for (node, slots) in nodes.iter().zip([(0, 5460), (5461, 10922), (10923, 16383)]) {
+            let (from, to) = (slots.0.to_string(), slots.1.to_string());
+            command(node.port, &["CLUSTER", "ADDSLOTSRANGE", &from, &to]);
+            let first = nodes[0].port.to_string();
+            command(node.port, &["CLUSTER", "MEET", "127.0.0.1", &first]);
+        }
+        let knows_all = |node: &Redis| {
+            let info = command(node.port, &["CLUSTER", "INFO"]).unwrap_or_default();
+            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+        };
+        for node in &nodes {
+            node.server.wait_until(|| knows_all(node));
+        }
+        Some(Self { nodes })
+    }
+
+    pub(crate) fn urls(&self) -> Vec<String> {
+        self.nodes.iter().map(Redis::url).collect()
+    }
+}
+
+/// A leader named `mymaster`, one replica, and one sentinel who watches them.
+#[derive(Debug)]
+pub(crate) struct Sentinel {
+    pub(crate) sentinel: Server,
+    pub(crate) port: u16,
+    pub(crate) leader: Redis,
+    pub(crate) replica: Redis,
+}
+
+impl Sentinel {
+    pub(crate) fn start() -> Option<Self> {
+        let leader = Redis::start(&[])?;
+        let of = leader.port.to_string();
+        let replica = Redis::start(&["--replicaof", "127.0.0.1", &of])?;
+        replica.server.wait_until(|| in_step(replica.port));
+        let (dir, port) = (folder("sentinel"), port());
+        let file: PathBuf = dir.join("sentinel.conf");
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor mymaster 127.0.0.1 {of} 1\n\
+             sentinel down-after-milliseconds mymaster 300\nsentinel failover-timeout mymaster 2000\n",
+            dir.display()
+        );
+        std::fs::write(&file, text).expect("the folder is ours");
+        let args = [file.into_os_string(), "--sentinel".into()];
+        let sentinel = Server::start(&find("redis-server")?, args, &dir, false);
+        sentinel.wait_until(|| {
+            command(port, &["SENTINEL", "replicas", "mymaster"])
+                .is_some_and(|replicas| replicas.contains(&replica.port.to_string()))
+        });
+        Some(Self {
+            sentinel,
+            port,
+            leader,
+            replica,
+        })
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis+sentinel://127.0.0.1:{}", self.port)
+    }
+}
+
+/// Sends one command and reads one packet of its answer: enough for a test to steer a server.
+pub(crate) fn command(port: u16, words: &[&str]) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+    let mut request = format!("*{}\r\n", words.len());
+    for word in words {
+        request += &format!("${}\r\n{word}\r\n", word.len());
+    }
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = vec![0; 1 << 16];
+    let read = stream.read(&mut answer).ok()?;
+    Some(String::from_utf8_lossy(&answer[..read]).into_owned())
+}
+
+/// Waits until the server of this port answers again.
+pub(crate) fn wait_for(port: u16) {
+    assert!(soon(
+        || command(port, &["PING"]).is_some_and(|answer| answer.contains("PONG"))
+    ));
+}
