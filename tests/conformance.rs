@@ -16,6 +16,7 @@ mod support;
 mod backends;
 
 use support::servers;
+use support::servers::memcached::Memcached;
 use support::servers::redis::{Cluster, Redis, Replicated, Sentinel};
 
 /// A store under test: its name, the cases that it has to pass, the programs without which it is
@@ -113,6 +114,30 @@ const STORES: &[Store] = &[
             static SERVERS: LazyLock<Sentinel> = LazyLock::new(|| Sentinel::start().expect(FOUND));
             let redis = backend::Redis::builder([SERVERS.url()]).read_from_replicas(true);
             with_server(redis.build())
+        },
+    },
+    #[cfg(feature = "memcached")]
+    Store {
+        name: "memcached",
+        cases: CASES,
+        needs: &["memcached"],
+        fixture: || {
+            static SERVER: LazyLock<Memcached> =
+                LazyLock::new(|| Memcached::start(&[]).expect(FOUND));
+            with_server(backend::Memcached::connect([SERVER.url()]))
+        },
+    },
+    #[cfg(feature = "memcached")]
+    Store {
+        name: "memcached-two",
+        cases: CASES,
+        needs: &["memcached"],
+        fixture: || {
+            static SERVERS: LazyLock<[Memcached; 2]> =
+                LazyLock::new(|| [(); 2].map(|()| Memcached::start(&[]).expect(FOUND)));
+            with_server(backend::Memcached::connect(
+                SERVERS.iter().map(Memcached::url),
+            ))
         },
     },
 ];

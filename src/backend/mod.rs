@@ -7,23 +7,24 @@
 //! - An expired entry is never returned, counted, touched, or in the way of `add`.
 //! - A failed `set` leaves no older value behind.
 
-#[cfg(any(
-    feature = "memcached",
-    feature = "sqlite",
-    feature = "postgres",
-    feature = "mysql"
-))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod deadline;
 mod dummy;
 mod erased;
+#[cfg(feature = "memcached")]
+mod memcached;
 #[cfg(feature = "memory")]
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(any(feature = "redis", feature = "memcached"))]
+mod shared;
 
 pub use self::dummy::Dummy;
 pub use self::erased::AnyBackend;
 pub(crate) use self::erased::DynBackend;
+#[cfg(feature = "memcached")]
+pub use self::memcached::{Memcached, MemcachedBuilder};
 #[cfg(feature = "memory")]
 pub use self::memory::{Memory, MemoryBuilder};
 #[cfg(feature = "redis")]
@@ -185,7 +186,8 @@ pub enum Peek {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// The unit to which the store rounds lifetimes up; 1 ms unless said otherwise.
+    /// The unit to which the store rounds lifetimes up; 1 ms unless said otherwise. An entry ends
+    /// at most two units after its lifetime, and never before.
     pub ttl_unit: Duration,
     /// The largest value it takes, in bytes, if it has a limit of its own.
     pub max_value_bytes: Option<usize>,

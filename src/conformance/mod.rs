@@ -162,6 +162,6 @@ impl Fixture {
     /// Waits until what was to live for `ttl` is gone.
     async fn outlive(&self, ttl: Duration) {
         let unit = self.capabilities().ttl_unit;
-        (self.advance)(ttl + unit + Duration::from_millis(20)).await;
+        (self.advance)(ttl + 2 * unit + Duration::from_millis(20)).await;
     }
 }

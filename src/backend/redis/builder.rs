@@ -196,17 +196,10 @@ impl RedisBuilder {
         }
     }
 
-    /// A store over one source of connections that are all to leaders.
-    pub(super) fn over(self, source: Source) -> Redis {
-        let is_cluster = matches!(source, Source::Cluster(_));
-        let lane = Lane::new(source, self.connect_timeout);
-        self.finish(vec![lane], Vec::new(), is_cluster)
-    }
-
-    fn finish(
+    pub(super) fn finish(
         self,
-        leader: Vec<Arc<Lane>>,
-        replicas: Vec<Vec<Arc<Lane>>>,
+        leader: Vec<Lane>,
+        replicas: Vec<Vec<Lane>>,
         is_cluster: bool,
     ) -> Redis {
         Redis {
@@ -247,7 +240,8 @@ impl RedisBuilder {
             false => builder,
         };
         let client = builder.build().map_err(bad_servers)?;
-        Ok(self.over(Source::Cluster(Box::new(client))))
+        let lane = Lane::new(Source::Cluster(Box::new(client)), self.connect_timeout);
+        Ok(self.finish(vec![lane], Vec::new(), true))
     }
 
     fn sentinel(self, infos: &[ConnectionInfo]) -> Result<Redis> {
@@ -293,10 +287,10 @@ impl RedisBuilder {
                 .set_client_to_sentinel_certificates(certificates.clone());
         }
         let client = builder.build().map_err(bad_servers)?;
-        Ok(Source::Sentinel(Box::new(Mutex::new(client))))
+        Ok(Source::Sentinel(Arc::new(Mutex::new(client))))
     }
 
-    fn lanes(&self, source: impl Fn() -> Result<Source>) -> Result<Vec<Arc<Lane>>> {
+    fn lanes(&self, source: impl Fn() -> Result<Source>) -> Result<Vec<Lane>> {
         let lane = |_| Ok(Lane::new(source()?, self.connect_timeout));
         (0..self.connections).map(lane).collect()
     }

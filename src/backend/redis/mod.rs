@@ -72,8 +72,8 @@ pub struct Redis {
 
 #[derive(Debug)]
 struct Inner {
-    leader: Vec<Arc<Lane>>,
-    replicas: Vec<Vec<Arc<Lane>>>,
+    leader: Vec<Lane>,
+    replicas: Vec<Vec<Lane>>,
     is_cluster: bool,
     recent: Recent,
     operation_timeout: Duration,
@@ -101,7 +101,7 @@ impl Redis {
     /// Uses the pool of a `bb8-redis` that the application has already; its own settings say how
     /// connections are made and checked. Connections are cloned out and given back at once.
     pub fn from_pool(pool: bb8::Pool<RedisConnectionManager>) -> Self {
-        RedisBuilder::new(Vec::new()).over(lane::Source::Pool(pool))
+        RedisBuilder::new(Vec::new()).finish(vec![Lane::Pool(pool)], Vec::new(), false)
     }
 
     /// Sends a command that changes `key`.
@@ -164,12 +164,12 @@ impl Redis {
 
     /// The connection to the leader that all commands on one key share, so that they stay in
     /// order.
-    fn leader(&self, hash: u64) -> &Arc<Lane> {
+    fn leader(&self, hash: u64) -> &Lane {
         &self.inner.leader[pick(hash, self.inner.leader.len())]
     }
 
     /// A connection to the next replica that is not known to be down.
-    fn replica(&self, hash: u64) -> Option<&Arc<Lane>> {
+    fn replica(&self, hash: u64) -> Option<&Lane> {
         let replicas = &self.inner.replicas;
         if replicas.is_empty() {
             return None;

@@ -1,5 +1,7 @@
 //! The stores that settings know by name, and what of the settings each takes.
 
+#[cfg(feature = "memcached")]
+mod memcached;
 #[cfg(feature = "memory")]
 mod memory;
 #[cfg(feature = "redis")]
@@ -15,6 +17,12 @@ pub(super) fn register(builder: CachesBuilder) -> CachesBuilder {
     let builder = builder.backend("memory", |settings| async move { memory::make(&settings) });
     #[cfg(not(feature = "memory"))]
     let builder = absent(builder, &["memory"], "memory");
+    #[cfg(feature = "memcached")]
+    let builder = memcached::NAMES.iter().fold(builder, |builder, name| {
+        builder.backend(*name, |settings| async move { memcached::make(&settings) })
+    });
+    #[cfg(not(feature = "memcached"))]
+    let builder = absent(builder, &["memcached", "memcached+unix"], "memcached");
     #[cfg(feature = "redis")]
     let builder = redis::NAMES.iter().fold(builder, |builder, name| {
         builder.backend(*name, |settings| async move { redis::make(&settings) })

@@ -1,0 +1,577 @@
+//! Memcached: one server or several, by the meta protocol.
+//!
+//! # Invariants
+//!
+//! - A key finds the same server as long as the servers are the same; one server more moves about
+//!   its share of the keys, and no others.
+//! - No key and no value can inject a command: keys are checked or digested, and values are
+//!   counted.
+//! - A `set` that failed leaves no older value on a server that can be reached.
+//! - A counter changes by the server's arithmetic on the very value that was looked at, so neither
+//!   an update nor its lifetime is lost.
+//!
+//! The client is our own: the crates there are lose step with the server when a call is cancelled
+//! or a value refused, or let keys inject commands, and are two to four times slower.
+
+mod builder;
+mod connection;
+mod node;
+mod protocol;
+
+pub use self::builder::MemcachedBuilder;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use ketama::Ring;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
+
+use self::node::{Node, refused, unexpected};
+use self::protocol::{Batch, Flags, Reply, wire_key};
+use super::{Backend, Capabilities, parse_counter};
+use crate::entry::Entry;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::observe;
+use crate::ttl::Lifetime;
+
+/// Memcached takes longer lifetimes for points in time.
+const MAX_RELATIVE_SECONDS: u64 = 30 * 86_400;
+
+/// The last point in time that fits where Memcached keeps it.
+const MAX_UNIX_SECONDS: u64 = i32::MAX as u64;
+
+/// The client flag of counters: their value is kept as [`biased`], for a server that knows no sign.
+const COUNTER: u32 = 1;
+
+/// Entries in Memcached, on one server or several.
+///
+/// Lifetimes count in whole seconds, and end up to two later than asked, never earlier. Values
+/// are limited to 1 MiB unless the servers and [`max_value_bytes`](MemcachedBuilder::max_value_bytes)
+/// say otherwise. The requests of all tasks are pipelined over one connection a server. It is made
+/// when it is first needed and again when it was lost.
+///
+/// Several servers share the keys by consistent hashing (ketama). While one of them is down, its
+/// share misses, and writes to it fail; with one server, reads fail, too. `clear` works by
+/// generations of the key prefix, on every server. Needs Memcached 1.6 or later.
+///
+/// Cloning shares the connections.
+///
+/// # Django
+///
+/// `PyMemcacheCache`. `clear` spares other prefixes; a dead server's keys do not move to others,
+/// where stale copies of them may be; counters may be negative.
+///
+/// # Example
+///
+/// ```
+/// use axum_cache::{Cache, backend::Memcached};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> axum_cache::Result<()> {
+/// let cache = Cache::new(Memcached::connect(["10.0.0.1:11211", "10.0.0.2:11211"])?);
+/// # let _ = cache;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Memcached {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    nodes: Vec<Node>,
+    ring: Ring,
+    operation_timeout: Duration,
+    max_value_bytes: usize,
+    /// One change of a counter at a time in this process, so that only processes compete.
+    counters: Box<[Mutex<()>]>,
+}
+
+impl Memcached {
+    /// The servers, with the defaults; see [`MemcachedBuilder`] for the forms. Nothing is sent
+    /// yet.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Config`] for servers that make no sense.
+    pub fn connect<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> Result<Self> {
+        Self::builder(servers).build()
+    }
+
+    /// Sets options first.
+    pub fn builder<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> MemcachedBuilder {
+        MemcachedBuilder::new(servers.into_iter().map(Into::into).collect())
+    }
+
+    fn until(&self) -> Instant {
+        Instant::now() + self.inner.operation_timeout
+    }
+
+    fn route(&self, key: &Key) -> usize {
+        self.inner.ring.route(key.as_str().as_bytes())
+    }
+
+    /// Sends commands on `key` and returns the reply to the last of them.
+    async fn send(
+        &self,
+        key: &Key,
+        until: Instant,
+        commands: impl Fn(&mut Batch, &str),
+    ) -> Result<Reply> {
+        let node = &self.inner.nodes[self.route(key)];
+        let lane = key.as_str().len();
+        let replies = node.in_generation(key.namespace(), lane, until, |batch, generation| {
+            commands(batch, &wire_key(key, generation));
+        });
+        match replies.await?.pop() {
+            Some(Reply::Error(line)) => Err(refused(&line)),
+            Some(reply) => Ok(reply),
+            None => Err(unexpected()),
+        }
+    }
+
+    /// Sends a command that only reads `key`, and once more if the connection turned out lost.
+    async fn read(&self, key: &Key, commands: impl Fn(&mut Batch, &str)) -> Result<Reply> {
+        let until = self.until();
+        match self.send(key, until, &commands).await {
+            Err(error) if error.kind() == ErrorKind::Unavailable => {
+                self.send(key, until, &commands).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// One server of several that is down is a miss for its share.
+    fn or_miss<T>(&self, outcome: Result<T>, operation: &'static str, miss: T) -> Result<T> {
+        match outcome {
+            Err(error) if error.is_transient() && self.inner.nodes.len() > 1 => {
+                observe::failed("memcached", operation, &error.at("memcached", operation));
+                Ok(miss)
+            }
+            outcome => outcome.map_err(|error| error.at("memcached", operation)),
+        }
+    }
+
+    async fn set_one(&self, key: &Key, entry: &Entry, lifetime: Lifetime) -> Result<()> {
+        let stored = match self.refuse_if_too_large(entry) {
+            Ok(()) => {
+                let sent = self.send(key, self.until(), |batch, wire| {
+                    set(batch, wire, entry, seconds(lifetime), "");
+                });
+                sent.await.and_then(|reply| done(&reply))
+            }
+            refused => refused.map(|()| true),
+        };
+        if stored.is_err() {
+            // Best effort: the server may be gone.
+            let _ = self.delete(key).await;
+        }
+        stored.map(drop)
+    }
+
+    fn refuse_if_too_large(&self, entry: &Entry) -> Result<()> {
+        let limit = self.inner.max_value_bytes;
+        if entry.bytes().len() <= limit {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::TooLarge)
+            .with_message(format!("value is larger than {limit} bytes")))
+    }
+
+    async fn change_counter(&self, key: &Key, delta: i64) -> Result<i64> {
+        let until = self.until();
+        loop {
+            let reply = self.send(key, until, |batch, wire| {
+                batch.push(format_args!("mg {wire} v f c"), None);
+            });
+            let (value, cas) = match reply.await? {
+                Reply::Value(
+                    value,
+                    Flags {
+                        client: COUNTER,
+                        cas: Some(cas),
+                        ..
+                    },
+                ) => (value, cas),
+                Reply::Value(..) => return Err(ErrorKind::NotAnInteger.into()),
+                Reply::Missing => return Err(ErrorKind::KeyMissing.into()),
+                _ => return Err(unexpected()),
+            };
+            let value = unbiased(&value).ok_or(ErrorKind::NotAnInteger)?;
+            let sum = value.checked_add(delta).ok_or(ErrorKind::OutOfRange)?;
+            let (mode, by) = (if delta < 0 { "MD" } else { "MI" }, delta.unsigned_abs());
+            let reply = self.send(key, until, |batch, wire| {
+                batch.push(format_args!("ma {wire} {mode} D{by} C{cas}"), None);
+            });
+            match reply.await? {
+                Reply::Done(_) => return Ok(sum),
+                Reply::Missing => return Err(ErrorKind::KeyMissing.into()),
+                // Another process was faster.
+                Reply::Changed => {}
+                _ => return Err(unexpected()),
+            }
+        }
+    }
+
+    async fn move_entry(&self, from: &Key, to: &Key) -> Result<bool> {
+        let reply = self.read(from, |batch, wire| {
+            batch.push(format_args!("mg {wire} v f t"), None);
+        });
+        let Some((entry, flags)) = entry(reply.await?)? else {
+            return Ok(false);
+        };
+        if from == to {
+            return Ok(true);
+        }
+        // What is left, as the server counts it.
+        let seconds = match flags.ttl {
+            Some(left @ 0..) => on_wire(left.unsigned_abs().max(1)),
+            _ => None,
+        };
+        let sent = self.send(to, self.until(), |batch, wire| {
+            set(batch, wire, &entry, seconds, "");
+        });
+        done(&sent.await?)?;
+        self.delete(from).await?;
+        Ok(true)
+    }
+
+    /// Sends one command for each of `items`, one batch to each server; what became of each, in
+    /// their order.
+    async fn send_many<T>(
+        &self,
+        items: &[T],
+        key: impl Fn(&T) -> &Key,
+        command: impl Fn(&mut Batch, &str, &T),
+    ) -> Vec<Result<Reply>> {
+        let mut shares: BTreeMap<(usize, &str), Vec<usize>> = BTreeMap::new();
+        for (index, item) in items.iter().enumerate() {
+            let key = key(item);
+            let share = (self.route(key), key.namespace());
+            shares.entry(share).or_default().push(index);
+        }
+        let until = self.until();
+        let sent = shares
+            .into_iter()
+            .map(async |((node, namespace), indexes)| {
+                let node = &self.inner.nodes[node];
+                let replies = node.in_generation(namespace, 0, until, |batch, generation| {
+                    for index in &indexes {
+                        let item = &items[*index];
+                        command(batch, &wire_key(key(item), generation), item);
+                    }
+                });
+                (replies.await, indexes)
+            });
+        let mut outcomes: Vec<Result<Reply>> = Vec::new();
+        outcomes.resize_with(items.len(), || Err(unexpected()));
+        for (replies, indexes) in join_all(sent).await {
+            match replies {
+                Ok(replies) => {
+                    for (index, reply) in indexes.into_iter().zip(replies) {
+                        outcomes[index] = match reply {
+                            Reply::Error(line) => Err(refused(&line)),
+                            reply => Ok(reply),
+                        };
+                    }
+                }
+                Err(error) => {
+                    for index in indexes {
+                        outcomes[index] = Err(error.clone());
+                    }
+                }
+            }
+        }
+        outcomes
+    }
+}
+
+impl Backend for Memcached {
+    fn name(&self) -> &'static str {
+        "memcached"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new()
+            .with_ttl_unit(Duration::from_secs(1))
+            .with_max_value_bytes(self.inner.max_value_bytes)
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        let reply = self.read(key, |batch, wire| {
+            batch.push(format_args!("mg {wire} v f"), None);
+        });
+        let found = reply.await.and_then(entry);
+        self.or_miss(
+            found.map(|found| found.map(|(entry, _)| entry)),
+            "get",
+            None,
+        )
+    }
+
+    async fn set(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<()> {
+        let outcome = self.set_one(key, &entry, lifetime).await;
+        outcome.map_err(|error| error.at("memcached", "set"))
+    }
+
+    async fn add(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<bool> {
+        let outcome = async {
+            if let Err(error) = self.refuse_if_too_large(&entry) {
+                return match self.contains(key).await? {
+                    true => Ok(false),
+                    false => Err(error),
+                };
+            }
+            let reply = self.send(key, self.until(), |batch, wire| {
+                set(batch, wire, &entry, seconds(lifetime), " ME");
+            });
+            done(&reply.await?)
+        };
+        outcome.await.map_err(|error| error.at("memcached", "add"))
+    }
+
+    async fn touch(&self, key: &Key, lifetime: Lifetime) -> Result<bool> {
+        let seconds = seconds(lifetime).unwrap_or(0);
+        let reply = self.send(key, self.until(), |batch, wire| {
+            batch.push(format_args!("mg {wire} T{seconds}"), None);
+        });
+        let touched = reply.await.and_then(|reply| done(&reply));
+        touched.map_err(|error| error.at("memcached", "touch"))
+    }
+
+    async fn delete(&self, key: &Key) -> Result<bool> {
+        let reply = self.send(key, self.until(), |batch, wire| {
+            batch.push(format_args!("md {wire}"), None);
+        });
+        let deleted = reply.await.and_then(|reply| done(&reply));
+        deleted.map_err(|error| error.at("memcached", "delete"))
+    }
+
+    async fn incr(&self, key: &Key, delta: i64) -> Result<i64> {
+        let until = self.until();
+        let stripe = key.as_str().bytes().fold(0_usize, |hash, byte| {
+            hash.wrapping_mul(31).wrapping_add(usize::from(byte))
+        });
+        let stripe = &self.inner.counters[stripe % self.inner.counters.len()];
+        let outcome = async {
+            let _turn = stripe.lock().await;
+            self.change_counter(key, delta).await
+        };
+        let outcome = timeout_at(until, outcome).await;
+        outcome
+            .unwrap_or_else(|_| Err(ErrorKind::Timeout.into()))
+            .map_err(|error| error.at("memcached", "incr"))
+    }
+
+    async fn rename(&self, from: &Key, to: &Key) -> Result<bool> {
+        let outcome = self.move_entry(from, to).await;
+        outcome.map_err(|error| error.at("memcached", "rename"))
+    }
+
+    async fn ttl(&self, key: &Key) -> Result<Option<Lifetime>> {
+        let reply = self.read(key, |batch, wire| {
+            batch.push(format_args!("mg {wire} t"), None);
+        });
+        let lifetime = reply.await.and_then(|reply| match reply {
+            Reply::Done(Flags {
+                ttl: Some(..=-1), ..
+            }) => Ok(Some(Lifetime::Forever)),
+            // A second was added to what was asked for.
+            Reply::Done(Flags {
+                ttl: Some(left), ..
+            }) => {
+                let left = u64::try_from(left - 1).unwrap_or(0);
+                let left = Duration::from_secs(left).max(Duration::from_millis(1));
+                Ok(Some(Lifetime::For(left)))
+            }
+            Reply::Missing => Ok(None),
+            _ => Err(unexpected()),
+        });
+        self.or_miss(lifetime, "ttl", None)
+    }
+
+    async fn clear(&self, namespace: &str) -> Result<()> {
+        let until = self.until();
+        let cleared = self
+            .inner
+            .nodes
+            .iter()
+            .map(|node| node.clear(namespace, until));
+        let cleared: Result<()> = join_all(cleared).await.into_iter().collect();
+        cleared.map_err(|error| error.at("memcached", "clear"))
+    }
+
+    /// `flush_all` on every server.
+    async fn flush_store(&self) -> Result<()> {
+        let until = self.until();
+        let flushed = self.inner.nodes.iter().map(async |node| {
+            let mut batch = Batch::default();
+            batch.push(format_args!("flush_all"), None);
+            match node.call(batch, 0, until).await?.pop() {
+                Some(Reply::Done(_)) => Ok(()),
+                Some(Reply::Error(line)) => Err(refused(&line)),
+                _ => Err(unexpected()),
+            }
+        });
+        let flushed: Result<()> = join_all(flushed).await.into_iter().collect();
+        flushed.map_err(|error| error.at("memcached", "flush_store"))
+    }
+
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        let get = |batch: &mut Batch, wire: &str, _: &Key| {
+            batch.push(format_args!("mg {wire} v f"), None);
+        };
+        let mut outcomes = self.send_many(keys, |key| key, get).await;
+        if outcomes.iter().any(is_lost) {
+            outcomes = self.send_many(keys, |key| key, get).await;
+        }
+        let entries = outcomes.into_iter().map(|outcome| {
+            let entry = outcome.and_then(entry);
+            self.or_miss(
+                entry.map(|found| found.map(|(entry, _)| entry)),
+                "get_many",
+                None,
+            )
+        });
+        entries.collect()
+    }
+
+    async fn set_many(&self, items: Vec<(Key, Entry, Lifetime)>) -> Result<Vec<Result<()>>> {
+        let replies = self.send_many(
+            &items,
+            |(key, ..)| key,
+            |batch, wire, (_, entry, lifetime)| {
+                // Too large for a server to read, so what is there goes instead.
+                match self.refuse_if_too_large(entry) {
+                    Ok(()) => set(batch, wire, entry, seconds(*lifetime), ""),
+                    Err(_) => batch.push(format_args!("md {wire}"), None),
+                }
+            },
+        );
+        let mut outcomes = Vec::with_capacity(items.len());
+        for ((key, entry, _), reply) in items.iter().zip(replies.await) {
+            let stored = self
+                .refuse_if_too_large(entry)
+                .and_then(|()| done(&reply?))
+                .map(drop);
+            if stored.is_err() {
+                let _ = self.delete(key).await;
+            }
+            outcomes.push(stored.map_err(|error| error.at("memcached", "set_many")));
+        }
+        Ok(outcomes)
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Result<u64> {
+        let delete = |batch: &mut Batch, wire: &str, _: &Key| {
+            batch.push(format_args!("md {wire}"), None);
+        };
+        let mut deleted = 0;
+        for outcome in self.send_many(keys, |key| key, delete).await {
+            let outcome = outcome.and_then(|reply| done(&reply));
+            deleted += u64::from(outcome.map_err(|error| error.at("memcached", "delete_many"))?);
+        }
+        Ok(deleted)
+    }
+
+    async fn contains(&self, key: &Key) -> Result<bool> {
+        let reply = self.read(key, |batch, wire| {
+            batch.push(format_args!("mg {wire}"), None)
+        });
+        let found = reply.await.and_then(|reply| done(&reply));
+        self.or_miss(found, "contains", false)
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.inner.nodes.iter().for_each(Node::close);
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Memcached {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memcached")
+            .field("servers", &self.inner.nodes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn is_lost(outcome: &Result<Reply>) -> bool {
+    outcome
+        .as_ref()
+        .is_err_and(|error| error.kind() == ErrorKind::Unavailable)
+}
+
+/// A command that stores `entry` for so many seconds, or for ever.
+fn set(batch: &mut Batch, wire: &str, entry: &Entry, seconds: Option<u64>, mode: &str) {
+    let seconds = seconds.unwrap_or(0);
+    let mut set = |flags: u32, value: &[u8]| {
+        let length = value.len();
+        batch.push(
+            format_args!("ms {wire} {length} T{seconds} F{flags}{mode}"),
+            Some(value),
+        );
+    };
+    match parse_counter(entry.bytes()) {
+        Ok(counter) => set(COUNTER, biased(counter).to_string().as_bytes()),
+        Err(_) => set(0, entry.bytes()),
+    }
+}
+
+/// The entry that a reply holds, and the flags beside it.
+fn entry(reply: Reply) -> Result<Option<(Entry, Flags)>> {
+    match reply {
+        Reply::Value(value, flags) if flags.client == COUNTER => {
+            let counter = unbiased(&value).ok_or_else(unexpected)?;
+            Ok(Some((Entry::new(Bytes::from(counter.to_string())), flags)))
+        }
+        Reply::Value(value, flags) => Ok(Some((Entry::new(value), flags))),
+        Reply::Missing => Ok(None),
+        _ => Err(unexpected()),
+    }
+}
+
+/// Whether it was done.
+fn done(reply: &Reply) -> Result<bool> {
+    match reply {
+        Reply::Done(_) => Ok(true),
+        Reply::Missing | Reply::NotStored => Ok(false),
+        _ => Err(unexpected()),
+    }
+}
+
+/// A counter as a number without a sign, in the same order.
+fn biased(counter: i64) -> u64 {
+    counter.cast_unsigned() ^ (1 << 63)
+}
+
+/// Decrements leave spaces behind a number that became shorter.
+fn unbiased(value: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(value).ok()?.trim_end();
+    let biased: u64 = text.parse().ok()?;
+    Some((biased ^ (1 << 63)).cast_signed())
+}
+
+/// The lifetime as Memcached takes it; `None` for ever.
+///
+/// A second more than asked: the server's clock ticks once a second, and the first tick may be
+/// near.
+fn seconds(lifetime: Lifetime) -> Option<u64> {
+    let seconds = lifetime.in_units(Duration::from_secs(1))?;
+    on_wire(seconds.saturating_add(1))
+}
+
+/// So many seconds from now, as Memcached takes them; `None` for ever, which is what it does not
+/// reach.
+fn on_wire(seconds: u64) -> Option<u64> {
+    if seconds <= MAX_RELATIVE_SECONDS {
+        return Some(seconds);
+    }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let at = now.unwrap_or_default().as_secs().saturating_add(seconds);
+    (at <= MAX_UNIX_SECONDS).then_some(at)
+}
