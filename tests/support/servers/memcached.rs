@@ -31,9 +31,8 @@ impl Memcached {
         args.extend(options);
         let server = Server::start(&program, args, &dir, false);
         let memcached = Self { server, port };
-        if address == "127.0.0.1" {
-            memcached.wait();
-        }
+        let up = || TcpStream::connect((address, port)).is_ok();
+        memcached.server.wait_until(up);
         Some(memcached)
     }
 
@@ -49,12 +48,6 @@ impl Memcached {
         let server = Server::start(&program, args, &dir, false);
         server.wait_until(|| socket.exists());
         Some((server, socket))
-    }
-
-    /// Waits until it takes connections.
-    pub(crate) fn wait(&self) {
-        self.server
-            .wait_until(|| TcpStream::connect(("127.0.0.1", self.port)).is_ok());
     }
 
     pub(crate) fn url(&self) -> String {

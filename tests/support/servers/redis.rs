@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Server, find, folder, port, soon};
+use super::{Server, find, folder, port};
 
 /// One Redis server.
 #[derive(Debug)]
@@ -32,16 +32,15 @@ impl Redis {
         args.extend(options);
         let server = Server::start(&program, args, &dir, false);
         let redis = Self { server, port };
-        if address == "127.0.0.1" && !options.contains(&"--tls-port") {
-            redis.wait();
-        }
+        redis.wait_at(address);
         Some(redis)
     }
 
-    /// Waits until it answers.
-    pub(crate) fn wait(&self) {
+    fn wait_at(&self, address: &str) {
         self.server.wait_until(|| {
-            command(self.port, &["PING"]).is_some_and(|answer| answer.contains("PONG"))
+            let answer = command_at(address, self.port, &["PING"]).unwrap_or_default();
+            // One that wants a password is up, too.
+            answer.contains("PONG") || answer.contains("NOAUTH")
         });
     }
 
@@ -65,9 +64,7 @@ impl Replicated {
             .map(|_| Redis::start(&["--replicaof", "127.0.0.1", &of]))
             .collect();
         let replicas = replicas?;
-        for replica in &replicas {
-            replica.server.wait_until(|| in_step(replica.port));
-        }
+        leader.server.wait_until(|| feeds(leader.port, 2));
         Some(Self { leader, replicas })
     }
 
@@ -78,8 +75,10 @@ impl Replicated {
     }
 }
 
-fn in_step(port: u16) -> bool {
-    command(port, &["INFO", "replication"]).is_some_and(|info| info.contains("link_status:up"))
+/// Whether so many replicas get each write of the leader at once.
+fn feeds(leader: u16, replicas: usize) -> bool {
+    let info = command(leader, &["INFO", "replication"]).unwrap_or_default();
+    info.matches("state=online").count() == replicas
 }
 
 /// Three leaders that share the slots.
@@ -128,7 +127,7 @@ impl Sentinel {
         let leader = Redis::start(&[])?;
         let of = leader.port.to_string();
         let replica = Redis::start(&["--replicaof", "127.0.0.1", &of])?;
-        replica.server.wait_until(|| in_step(replica.port));
+        leader.server.wait_until(|| feeds(leader.port, 1));
         let (dir, port) = (folder("sentinel"), port());
         let file: PathBuf = dir.join("sentinel.conf");
         let text = format!(
@@ -158,7 +157,11 @@ impl Sentinel {
 
 /// Sends one command and reads one packet of its answer: enough for a test to steer a server.
 pub(crate) fn command(port: u16, words: &[&str]) -> Option<String> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    command_at("127.0.0.1", port, words)
+}
+
+fn command_at(address: &str, port: u16, words: &[&str]) -> Option<String> {
+    let mut stream = TcpStream::connect((address, port)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     let mut request = format!("*{}\r\n", words.len());
     for word in words {
@@ -168,11 +171,4 @@ pub(crate) fn command(port: u16, words: &[&str]) -> Option<String> {
     let mut answer = vec![0; 1 << 16];
     let read = stream.read(&mut answer).ok()?;
     Some(String::from_utf8_lossy(&answer[..read]).into_owned())
-}
-
-/// Waits until the server of this port answers again.
-pub(crate) fn wait_for(port: u16) {
-    assert!(soon(
-        || command(port, &["PING"]).is_some_and(|answer| answer.contains("PONG"))
-    ));
 }

@@ -1,0 +1,98 @@
+//! Four processes on one store.
+
+use axum_cache::Caches;
+use axum_cache::ttl::Lifetime;
+
+use crate::child::{Client, TTL};
+use crate::services::Store;
+
+const PROCESSES: usize = 4;
+
+fn clients(url: &str, workload: &str, count: usize) -> Vec<Client> {
+    (0..count).map(|_| Client::start(url, workload)).collect()
+}
+
+/// Gives all the same order and returns what each answers.
+fn all(clients: &mut [Client], order: &str) -> Vec<String> {
+    clients.iter_mut().for_each(|client| client.order(order));
+    clients.iter_mut().map(Client::answer).collect()
+}
+
+/// Four times 16 racers on each of 1,000 keys.
+pub(crate) async fn adds(store: &'static Store) {
+    let service = (store.start)();
+    let mut clients = clients(&service.url(), "add", PROCESSES);
+    for batch in 0..20 {
+        let order = format!("{} {}", batch * 50, (batch + 1) * 50);
+        let answers = all(&mut clients, &order);
+        let wins: Vec<Vec<usize>> = answers
+            .iter()
+            .map(|answer| {
+                answer
+                    .split(' ')
+                    .map(|wins| wins.parse().unwrap())
+                    .collect()
+            })
+            .collect();
+        for round in 0..50 {
+            let winners: usize = wins.iter().map(|wins| wins[round]).sum();
+            assert_eq!(winners, 1, "key {} of {answers:?}", batch * 50 + round);
+        }
+    }
+    for client in clients {
+        client.finish();
+    }
+}
+
+/// Four times 5,000 increments of one counter.
+pub(crate) async fn counts(store: &'static Store) {
+    let service = (store.start)();
+    let cache = cache(&service.url()).await;
+    cache.set("count", &-7, TTL).await.unwrap();
+    let set_at = std::time::Instant::now();
+    let mut clients = clients(&service.url(), "count", PROCESSES);
+    for answer in all(&mut clients, "5000") {
+        assert_eq!(answer, "done");
+    }
+    for client in clients {
+        client.finish();
+    }
+    assert_eq!(cache.get("count").await.unwrap(), Some(19_993));
+    let Some(Lifetime::For(left)) = cache.ttl_of("count").await.unwrap() else {
+        panic!("the lifetime is gone");
+    };
+    // Two units, as the store may round, and what the question took.
+    let slack = 2 * cache.capabilities().ttl_unit + std::time::Duration::from_millis(500);
+    let (should, elapsed) = (TTL.checked_sub(set_at.elapsed()).unwrap(), set_at.elapsed());
+    assert!(
+        left.abs_diff(should) <= slack,
+        "{left:?} are left after {elapsed:?}"
+    );
+}
+
+/// 100,000 reads from three processes while a fourth sets and touches.
+pub(crate) async fn reads(store: &'static Store) {
+    let service = (store.start)();
+    let mut writer = Client::start(&service.url(), "write");
+    // Replicas have seen the first writes.
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let mut readers = clients(&service.url(), "read", PROCESSES - 1);
+    for answer in all(&mut readers, "33336") {
+        assert!(answer.starts_with("0 ") || answer == "0", "{answer}");
+    }
+    for reader in readers {
+        reader.finish();
+    }
+    writer.order("end");
+    let writes: usize = writer.answer().parse().unwrap();
+    assert!(writes > 100, "only {writes} writes meanwhile");
+    writer.finish();
+}
+
+pub(crate) async fn cache(url: &str) -> axum_cache::Cache {
+    let settings = axum_cache::Settings::new()
+        .with_url("default", url)
+        .unwrap();
+    let caches = Caches::builder().settings(settings).build().await.unwrap();
+    caches.default()
+}

@@ -1,0 +1,148 @@
+//! The stores that processes share, started for a test.
+
+use crate::support::servers::memcached::Memcached;
+use crate::support::servers::redis::{Cluster, Redis, Replicated, Sentinel, command};
+
+/// A store that processes share.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) name: &'static str,
+    /// The programs without which its tests are ignored.
+    pub(crate) needs: &'static [&'static str],
+    /// Whether it has one server that can be stopped.
+    pub(crate) has_server: bool,
+    pub(crate) start: fn() -> Box<dyn Service>,
+}
+
+/// A store that runs.
+pub(crate) trait Service {
+    /// Its `CACHE_URL`.
+    fn url(&self) -> String;
+
+    /// Breaks the connections that clients have.
+    fn kill_clients(&mut self) {
+        unimplemented!("it has no server")
+    }
+
+    /// Ends the server without a warning.
+    fn stop(&mut self) {
+        unimplemented!("it has no server")
+    }
+
+    /// Starts it again on this address, and returns when it answers.
+    fn start_again(&mut self, _address: &str) {
+        unimplemented!("it has no server")
+    }
+}
+
+pub(crate) const STORES: &[Store] = &[
+    Store {
+        name: "redis",
+        needs: &["redis-server"],
+        has_server: true,
+        start: || Box::new(Some(Redis::start(&[]).unwrap())),
+    },
+    Store {
+        name: "redis-replicas",
+        needs: &["redis-server"],
+        has_server: false,
+        start: || Box::new(Replicated::start().unwrap()),
+    },
+    Store {
+        name: "redis-cluster",
+        needs: &["redis-server"],
+        has_server: false,
+        start: || Box::new(Cluster::start().unwrap()),
+    },
+    Store {
+        name: "redis-sentinel",
+        needs: &["redis-server"],
+        has_server: false,
+        start: || Box::new(Sentinel::start().unwrap()),
+    },
+    Store {
+        name: "memcached",
+        needs: &["memcached"],
+        has_server: true,
+        start: || Box::new(Some(Memcached::start(&[]).unwrap())),
+    },
+    Store {
+        name: "memcached-two",
+        needs: &["memcached"],
+        has_server: false,
+        start: || Box::new([(); 2].map(|()| Memcached::start(&[]).unwrap())),
+    },
+];
+
+/// The only server is `None` only while it is moved.
+impl Service for Option<Redis> {
+    fn url(&self) -> String {
+        self.as_ref().unwrap().url()
+    }
+
+    fn kill_clients(&mut self) {
+        let port = self.as_ref().unwrap().port;
+        let killed = command(port, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        assert!(killed.unwrap().starts_with(':'));
+    }
+
+    fn stop(&mut self) {
+        self.as_mut().unwrap().server.stop("KILL");
+    }
+
+    fn start_again(&mut self, address: &str) {
+        let port = self.take().unwrap().port;
+        *self = Redis::start_on(address, port, &[]);
+    }
+}
+
+impl Service for Replicated {
+    fn url(&self) -> String {
+        self.urls().join(",")
+    }
+}
+
+impl Service for Cluster {
+    fn url(&self) -> String {
+        self.urls()
+            .join(",")
+            .replace("redis://", "redis+cluster://")
+    }
+}
+
+impl Service for Sentinel {
+    fn url(&self) -> String {
+        format!("{}?read_from_replicas=true", self.url())
+    }
+}
+
+impl Service for Option<Memcached> {
+    fn url(&self) -> String {
+        self.as_ref().unwrap().url()
+    }
+
+    /// Memcached cannot break connections; with a server that is stopped for a moment they break,
+    /// too, but that is the next test. Here its limit of idle time does it.
+    fn kill_clients(&mut self) {
+        let port = self.as_ref().unwrap().port;
+        self.stop();
+        drop(self.take());
+        *self = Memcached::start_on("127.0.0.1", port, &[]);
+    }
+
+    fn stop(&mut self) {
+        self.as_mut().unwrap().server.stop("KILL");
+    }
+
+    fn start_again(&mut self, address: &str) {
+        let port = self.take().unwrap().port;
+        *self = Memcached::start_on(address, port, &[]);
+    }
+}
+
+impl Service for [Memcached; 2] {
+    fn url(&self) -> String {
+        let urls: Vec<_> = self.iter().map(Memcached::url).collect();
+        urls.join(",")
+    }
+}
