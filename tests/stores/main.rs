@@ -5,8 +5,10 @@
 #![allow(clippy::print_stdout, reason = "a child answers its parent there")]
 
 mod child;
+mod memcached;
 mod outages;
 mod races;
+mod redis;
 mod services;
 
 #[path = "../support/mod.rs"]
@@ -61,11 +63,46 @@ fn main() {
             |store| Box::pin(outages::new_address(store)),
         );
     }
+    for (name, needs, test) in PECULIAR {
+        let ignored = !needs.iter().all(|program| is_installed(program));
+        let trial = Trial::test(*name, || Ok(block_on(test())));
+        trials.push(trial.with_ignored_flag(ignored));
+    }
     let mut arguments = Arguments::from_args();
     // Each starts servers and processes of its own; more at once would only share two cores.
     arguments.test_threads.get_or_insert(2);
     libtest_mimic::run(&arguments, trials).exit();
 }
+
+/// A test, and the programs without which it is ignored.
+type Peculiar = (&'static str, &'static [&'static str], fn() -> Running);
+
+macro_rules! peculiar {
+    ($($group:ident needs $needs:expr => $($test:ident),+ $(,)?;)+) => {
+        &[$($((
+            concat!(stringify!($group), "::", stringify!($test)),
+            $needs,
+            || Box::pin($group::$test()),
+        ),)+)+]
+    };
+}
+
+/// What is peculiar to one store.
+const PECULIAR: &[Peculiar] = peculiar! {
+    redis needs &["redis-server", "openssl"] =>
+        user_password_and_database_open_what_is_locked, a_socket_does_too,
+        tls_is_spoken_to_whom_the_authority_vouches_for, a_process_reads_its_own_writes,
+        reads_are_spread_and_fall_back_to_the_leader, a_failover_is_followed,
+        a_lock_has_one_holder_until_its_lease_ends, keys_of_a_prefix_are_found_and_removed,
+        batches_and_counters_take_one_command, refusals_of_the_server_are_typed,
+        no_call_waits_longer_than_its_deadline;
+    memcached needs &["memcached"] =>
+        too_large_is_refused_by_client_and_by_server, no_key_or_value_injects_a_command,
+        forty_days_are_forty_days, cancelled_calls_leave_the_connection_in_step,
+        one_server_more_moves_its_share, a_dead_server_is_a_miss_for_its_share,
+        what_was_cleared_stays_away, a_socket_does_too, user_and_password_open_what_is_locked,
+        many_calls_share_one_connection;
+};
 
 fn block_on(test: Running) {
     let runtime = tokio::runtime::Builder::new_current_thread()

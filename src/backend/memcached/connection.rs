@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 
-use super::protocol::{Batch, Reply, take};
+use super::protocol::{Batch, Reply, refused, take};
 use crate::backend::shared::Failure;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -98,7 +98,13 @@ impl Connection {
         let order = Order { batch, answer };
         let sent = self.orders.send(order).await;
         sent.map_err(|_| Failure::Lost(closed()))?;
-        answered.await.map_err(|_| Failure::Lost(closed()))
+        let replies = answered.await.map_err(|_| Failure::Lost(closed()))?;
+        match replies.last() {
+            Some(Reply::Error(line)) if replies.last().is_some_and(Reply::is_confusion) => {
+                Err(Failure::Lost(refused(line)))
+            }
+            _ => Ok(replies),
+        }
     }
 
     /// The text protocol takes user and password as the value of a `set`.
@@ -155,6 +161,11 @@ async fn read_replies(
         let mut taken = Vec::with_capacity(replies);
         while taken.len() < replies {
             match take(&mut input) {
+                Ok(Some(reply)) if reply.is_confusion() => {
+                    taken.push(reply);
+                    let _ = answer.send(taken);
+                    return;
+                }
                 Ok(Some(reply)) => taken.push(reply),
                 Ok(None) => {
                     input.reserve(READ_BYTES);

@@ -31,8 +31,8 @@ use ketama::Ring;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-use self::node::{Node, refused, unexpected};
-use self::protocol::{Batch, Flags, Reply, wire_key};
+use self::node::Node;
+use self::protocol::{Batch, Flags, Reply, refused, unexpected, wire_key};
 use super::{Backend, Capabilities, parse_counter};
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};

@@ -19,7 +19,7 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 use super::connection::{Address, Connection, Credentials};
-use super::protocol::{Batch, Reply, generation_key};
+use super::protocol::{Batch, Reply, generation_key, refused, unexpected};
 use crate::backend::shared::Shared;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -163,18 +163,4 @@ fn random() -> u64 {
     static PROCESS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     PROCESS.hash_one((now.unwrap_or_default(), std::process::id())) >> 1
-}
-
-/// A server's `SERVER_ERROR` and the like.
-pub(super) fn refused(line: &str) -> Error {
-    let kind = if line.contains("too large") {
-        ErrorKind::TooLarge
-    } else {
-        ErrorKind::Unavailable
-    };
-    Error::new(kind).with_message(format!("the server answered: {line}"))
-}
-
-pub(super) fn unexpected() -> Error {
-    Error::new(ErrorKind::Unavailable).with_message("the server answered something else")
 }

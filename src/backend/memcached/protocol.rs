@@ -10,6 +10,7 @@ use std::fmt::Write as _;
 
 use bytes::{Bytes, BytesMut};
 
+use crate::error::{Error, ErrorKind};
 use crate::key::{Key, MAX_KEY_BYTES};
 
 /// Below this, values are copied out, so that a small one does not hold on to a large buffer.
@@ -57,6 +58,14 @@ pub(super) enum Reply {
     Changed,
     /// `SERVER_ERROR`, `CLIENT_ERROR` and `ERROR`, with what follows them.
     Error(String),
+}
+
+impl Reply {
+    /// Whether the server did not understand what it was sent, so that nobody knows what of it is
+    /// answered yet.
+    pub(super) fn is_confusion(&self) -> bool {
+        matches!(self, Self::Error(line) if !line.starts_with("SERVER_ERROR"))
+    }
 }
 
 /// The flags of a reply that are asked for.
@@ -168,4 +177,18 @@ pub(super) fn generation_key(namespace: &str) -> String {
     } else {
         format!("G:{}", blake3::hash(namespace.as_bytes()).to_hex())
     }
+}
+
+/// A server's `SERVER_ERROR` and the like.
+pub(super) fn refused(line: &str) -> Error {
+    let kind = if line.contains("too large") {
+        ErrorKind::TooLarge
+    } else {
+        ErrorKind::Unavailable
+    };
+    Error::new(kind).with_message(format!("the server answered: {line}"))
+}
+
+pub(super) fn unexpected() -> Error {
+    Error::new(ErrorKind::Unavailable).with_message("the server answered something else")
 }

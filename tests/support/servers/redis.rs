@@ -75,10 +75,17 @@ impl Replicated {
     }
 }
 
-/// Whether so many replicas get each write of the leader at once.
+/// Whether so many replicas have got what the leader writes now.
 fn feeds(leader: u16, replicas: usize) -> bool {
-    let info = command(leader, &["INFO", "replication"]).unwrap_or_default();
-    info.matches("state=online").count() == replicas
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", leader)) else {
+        return false;
+    };
+    // `WAIT` asks for what was written on its own connection.
+    let wait = format!("SET in-step 1\r\nWAIT {replicas} 3000\r\nQUIT\r\n");
+    let mut answer = String::new();
+    stream.write_all(wait.as_bytes()).is_ok()
+        && stream.read_to_string(&mut answer).is_ok()
+        && answer.contains(&format!("\r\n:{replicas}\r\n"))
 }
 
 /// Three leaders that share the slots.

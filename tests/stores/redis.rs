@@ -1,0 +1,336 @@
+//! What is peculiar to Redis.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use axum_cache::backend::{Backend, Redis as Store};
+use axum_cache::{Cache, ErrorKind, Ttl};
+
+use crate::support::servers::folder;
+use crate::support::servers::redis::{Cluster, Redis, Replicated, Sentinel, command};
+
+fn start(options: &[&str]) -> Redis {
+    Redis::start(options).unwrap()
+}
+
+/// Sets, reads, and removes by batch.
+async fn assert_works(cache: &Cache) {
+    cache.set("k", &1, Ttl::Default).await.unwrap();
+    assert_eq!(cache.get("k").await.unwrap(), Some(1));
+    assert_eq!(cache.incr("k", 1).await.unwrap(), 2);
+    assert_eq!(cache.delete_many(["k", "x"]).await.unwrap(), 1);
+}
+
+pub(crate) async fn user_password_and_database_open_what_is_locked() {
+    let server = start(&["--requirepass", "p@ss/word"]);
+    let port = server.port;
+    for url in [
+        format!("redis://:p%40ss%2Fword@127.0.0.1:{port}/3"),
+        format!("redis://default:p%40ss%2Fword@127.0.0.1:{port}/3"),
+    ] {
+        assert_works(&Cache::new(Store::connect(&url).unwrap())).await;
+    }
+    let builder = Store::builder([server.url()]).username("default");
+    let store = builder.password("p@ss/word").db(3).build().unwrap();
+    let cache = Cache::new(store);
+    cache.set("in-three", &1, Ttl::Default).await.unwrap();
+    for url in [server.url(), format!("redis://:wrong@127.0.0.1:{port}")] {
+        let store = Store::connect(&url).unwrap();
+        let shown = format!("{store:?}");
+        let error = Cache::new(store).get::<i32>("k").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        let shown = format!("{error:?} {error} {shown}");
+        assert!(
+            !shown.contains("wrong") && !shown.contains("p@ss"),
+            "{shown}"
+        );
+    }
+    let other = Store::builder([server.url()]).password("p@ss/word").build();
+    let other = Cache::new(other.unwrap());
+    assert_eq!(other.get::<i32>("in-three").await.unwrap(), None);
+}
+
+pub(crate) async fn a_socket_does_too() {
+    let dir = folder("socket");
+    let path = dir.join("redis.sock");
+    let _server = start(&["--unixsocket", path.to_str().unwrap()]);
+    let url = format!("redis+unix://{}", path.display());
+    assert_works(&Cache::new(Store::connect(&url).unwrap())).await;
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// Makes an authority and a certificate of it for 127.0.0.1.
+fn certificates(dir: &std::path::Path) {
+    let script = "
+        openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.crt -days 2 -subj /CN=ca
+        openssl req -newkey rsa:2048 -nodes -keyout server.key -out server.csr -subj /CN=cache
+        printf 'subjectAltName=IP:127.0.0.1' >names
+        openssl x509 -req -in server.csr -CA ca.crt -CAkey ca.key -CAcreateserial \
+            -out server.crt -days 2 -extfile names";
+    let mut shell = Command::new("sh");
+    let made = shell
+        .args(["-ec", script])
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+}
+
+pub(crate) async fn tls_is_spoken_to_whom_the_authority_vouches_for() {
+    let dir = folder("tls");
+    certificates(&dir);
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let tls_port = crate::support::servers::port().to_string();
+    let (cert, key, ca) = (path("server.crt"), path("server.key"), path("ca.crt"));
+    let _server = start(&[
+        "--tls-port",
+        &tls_port,
+        "--tls-cert-file",
+        &cert,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &ca,
+        "--tls-auth-clients",
+        "no",
+    ]);
+    let url = format!("rediss://127.0.0.1:{tls_port}");
+    let settings = format!("{url}?root_certificate={ca}");
+    assert_works(&crate::races::cache(&settings).await).await;
+    let stranger = Cache::new(Store::connect(&url).unwrap());
+    let error = stranger.get::<i32>("k").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// RD-02: while replicas lag, a process reads what it wrote; later from replicas.
+pub(crate) async fn a_process_reads_its_own_writes() {
+    let servers = Replicated::start().unwrap();
+    let builder = Store::builder(servers.urls());
+    let cache = Cache::new(
+        builder
+            .read_your_writes(Duration::from_millis(400))
+            .build()
+            .unwrap(),
+    );
+    for replica in &servers.replicas {
+        // From now on they hear nothing of the leader.
+        command(replica.port, &["REPLICAOF", "127.0.0.1", "1"]);
+    }
+    for number in 0..100 {
+        let key = format!("k:{number}");
+        cache.set(&key, &number, Ttl::Default).await.unwrap();
+        assert_eq!(cache.get(&key).await.unwrap(), Some(number));
+    }
+    let keys: Vec<_> = (0..100).map(|number| format!("k:{number}")).collect();
+    assert_eq!(cache.get_many::<_, i32>(&keys).await.unwrap().len(), 100);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(
+        cache.get::<i32>("k:1").await.unwrap(),
+        None,
+        "it was not read from a replica"
+    );
+    cache.touch("k:1", Ttl::Never).await.unwrap();
+    assert_eq!(cache.get("k:1").await.unwrap(), Some(1));
+}
+
+/// RD-02: reads are spread, and fall back.
+pub(crate) async fn reads_are_spread_and_fall_back_to_the_leader() {
+    let mut servers = Replicated::start().unwrap();
+    let builder = Store::builder(servers.urls());
+    let cache = Cache::new(
+        builder
+            .read_your_writes(Duration::from_millis(1))
+            .build()
+            .unwrap(),
+    );
+    cache.set("k", &1, Ttl::Default).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let reads = |port| {
+        let info = command(port, &["INFO", "commandstats"]).unwrap();
+        let calls = info.split("cmdstat_get:calls=").nth(1);
+        calls.map_or(0, |rest| {
+            rest.split(',').next().unwrap().parse::<u32>().unwrap()
+        })
+    };
+    for _ in 0..100 {
+        assert_eq!(cache.get("k").await.unwrap(), Some(1));
+    }
+    assert_eq!(reads(servers.leader.port), 0);
+    for replica in &servers.replicas {
+        assert_eq!(reads(replica.port), 50);
+    }
+    servers.replicas[0].server.stop("KILL");
+    for _ in 0..100 {
+        assert_eq!(cache.get("k").await.unwrap(), Some(1));
+    }
+    // One that hangs is worse than one that is gone: half the time is left for the leader.
+    servers.replicas[1].server.signal("STOP");
+    let start = Instant::now();
+    assert_eq!(cache.get("k").await.unwrap(), Some(1));
+    assert!(
+        start.elapsed() < Duration::from_millis(600),
+        "{:?}",
+        start.elapsed()
+    );
+    servers.replicas[1].server.signal("CONT");
+}
+
+/// The leader dies, the sentinel names another, and writes go there.
+pub(crate) async fn a_failover_is_followed() {
+    let mut servers = Sentinel::start().unwrap();
+    let cache = Cache::new(Store::connect(&servers.url()).unwrap());
+    cache.set("k", &1, Ttl::Default).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    servers.leader.server.stop("KILL");
+    let start = Instant::now();
+    while cache.set("k", &2, Ttl::Default).await.is_err() {
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "{}",
+            servers.sentinel.log()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(cache.get("k").await.unwrap(), Some(2));
+    let role = command(servers.replica.port, &["ROLE"]).unwrap();
+    assert!(role.contains("master"), "{role}");
+}
+
+pub(crate) async fn a_lock_has_one_holder_until_its_lease_ends() {
+    let server = start(&[]);
+    let store = Store::connect(&server.url()).unwrap();
+    let key = Cache::new(store.clone()).final_key("job").unwrap();
+    let lease = Duration::from_millis(200);
+    let lock = store.try_lock(&key, lease).await.unwrap().unwrap();
+    assert!(store.try_lock(&key, lease).await.unwrap().is_none());
+    assert!(lock.extend(Duration::from_millis(600)).await.unwrap());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(store.try_lock(&key, lease).await.unwrap().is_none());
+    assert!(lock.release().await.unwrap());
+    let lock = store.try_lock(&key, lease).await.unwrap().unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let next = store.try_lock(&key, lease).await.unwrap().unwrap();
+    // The first came too late, and takes nothing from the next.
+    assert!(!lock.extend(lease).await.unwrap());
+    assert!(!lock.release().await.unwrap());
+    assert!(next.release().await.unwrap());
+}
+
+/// X-01, and D10: thousands of keys of a prefix, on one server and on a cluster.
+pub(crate) async fn keys_of_a_prefix_are_found_and_removed() {
+    let (server, cluster) = (start(&[]), Cluster::start().unwrap());
+    let nodes = cluster
+        .urls()
+        .join(",")
+        .replace("redis://", "redis+cluster://");
+    let cluster = Store::builder(nodes.split(',')).build().unwrap();
+    for store in [Store::connect(&server.url()).unwrap(), cluster] {
+        let cache = Cache::new(store.clone());
+        let items = |prefix: &str| -> Vec<_> {
+            (0..2500)
+                .map(|number| (format!("{prefix}:{number}"), number))
+                .collect()
+        };
+        for prefix in ["a", "a*", "b"] {
+            let failed = cache.set_many(items(prefix), Ttl::Default).await.unwrap();
+            assert!(failed.is_empty(), "{failed:?}");
+        }
+        let prefix = cache.final_key("a*:").unwrap();
+        let mut keys = store.keys(prefix.as_str());
+        let (mut found, mut pages) = (std::collections::BTreeSet::new(), 0);
+        while let Some(page) = keys.next_page().await.unwrap() {
+            assert!(
+                page.iter()
+                    .all(|key| key.starts_with(prefix.as_str().as_bytes()))
+            );
+            found.extend(page);
+            pages += 1;
+        }
+        assert_eq!(found.len(), 2500);
+        assert!(pages > 3);
+        assert_eq!(store.delete_prefix(prefix.as_str()).await.unwrap(), 2500);
+        assert_eq!(cache.get("a:1").await.unwrap(), Some(1));
+        assert_eq!(cache.get::<i32>("a*:1").await.unwrap(), None);
+        let all: Vec<_> = items("b").into_iter().map(|(key, _)| key).collect();
+        assert_eq!(cache.get_many::<_, i32>(&all).await.unwrap().len(), 2500);
+        cache.clear().await.unwrap();
+        assert_eq!(cache.get_many::<_, i32>(&all).await.unwrap().len(), 0);
+        store.flush_store().await.unwrap();
+    }
+}
+
+/// RD-05: batches take one round trip, and counters one step.
+pub(crate) async fn batches_and_counters_take_one_command() {
+    let server = start(&[]);
+    let cache = Cache::new(Store::connect(&server.url()).unwrap());
+    let items = (0..100).map(|number| (format!("k:{number}"), number));
+    cache.set_many(items.clone(), Ttl::Never).await.unwrap();
+    cache.incr("k:1", 1).await.unwrap();
+    command(server.port, &["CONFIG", "RESETSTAT"]);
+    let keys: Vec<_> = items.clone().map(|(key, _)| key).collect();
+    cache.get_many::<_, i32>(&keys).await.unwrap();
+    cache.incr("k:1", 1).await.unwrap();
+    let stats = command(server.port, &["INFO", "commandstats"]).unwrap();
+    for once in ["cmdstat_mget:calls=1,", "cmdstat_evalsha:calls=1,"] {
+        assert!(stats.contains(once), "{stats}");
+    }
+    assert!(!stats.contains("cmdstat_get:"), "{stats}");
+}
+
+/// A5: errors of the server are typed, and an old value is not left behind by a `set` that failed.
+pub(crate) async fn refusals_of_the_server_are_typed() {
+    let server = start(&[]);
+    let cache = Cache::new(Store::connect(&server.url()).unwrap());
+    cache.set("k", &1, Ttl::Default).await.unwrap();
+    command(server.port, &["CONFIG", "SET", "maxmemory", "1"]);
+    let error = cache.set("k", &2, Ttl::Default).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(!cache.contains("k").await.unwrap(), "an old value is left");
+    command(server.port, &["CONFIG", "SET", "maxmemory", "0"]);
+    // Another program's list under our key.
+    command(server.port, &["RPUSH", ":1:list", "x"]);
+    assert_eq!(cache.get::<i32>("list").await.unwrap(), None);
+    let error = cache.incr("list", 1).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotAnInteger);
+    cache.set("list", &1, Ttl::Default).await.unwrap();
+    assert_eq!(cache.get("list").await.unwrap(), Some(1));
+    command(
+        server.port,
+        &["CONFIG", "SET", "min-replicas-to-write", "1"],
+    );
+    let error = cache.set("k", &2, Ttl::Default).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+/// A1, A3: without a server, and with one that hangs, calls end in time.
+pub(crate) async fn no_call_waits_longer_than_its_deadline() {
+    let gone = Store::connect("redis://127.0.0.1:1").unwrap();
+    let start_of = Instant::now();
+    let error = Cache::new(gone).get::<i32>("k").await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(start_of.elapsed() < Duration::from_millis(200));
+    let server = start(&[]);
+    let builder = Store::builder([server.url()]);
+    let store = builder
+        .operation_timeout(Duration::from_millis(100))
+        .build();
+    let cache = Cache::new(store.unwrap());
+    cache.set("k", &1, Ttl::Default).await.unwrap();
+    server.server.signal("STOP");
+    for _ in 0..5 {
+        let start = Instant::now();
+        let error = cache.get::<i32>("k").await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(
+            start.elapsed() < Duration::from_millis(200),
+            "{:?}",
+            start.elapsed()
+        );
+    }
+    server.server.signal("CONT");
+    let start = Instant::now();
+    while cache.get::<i32>("k").await.is_err() {
+        assert!(start.elapsed() < Duration::from_secs(2));
+    }
+}
