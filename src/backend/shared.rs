@@ -27,7 +27,6 @@ pub(super) struct Shared<C> {
     connect_timeout: Duration,
     state: RwLock<State<C>>,
     connecting: Arc<Mutex<()>>,
-    start: Instant,
 }
 
 #[derive(Debug)]
@@ -40,8 +39,8 @@ struct State<C> {
 #[derive(Debug)]
 struct Link<C> {
     connection: C,
-    /// When it last answered, in milliseconds since the start.
-    answered: AtomicU64,
+    /// How often it answered.
+    answers: AtomicU64,
 }
 
 /// How a call over a connection failed.
@@ -62,7 +61,6 @@ impl<C: Clone + Send + Sync + 'static> Shared<C> {
                 failure: None,
             }),
             connecting: Arc::default(),
-            start: Instant::now(),
         })
     }
 
@@ -83,14 +81,14 @@ impl<C: Clone + Send + Sync + 'static> Shared<C> {
                 .await
                 .unwrap_or_else(|_| Err(late()))?,
         };
-        let asked = self.millis();
+        let before = link.answers.load(Ordering::Relaxed);
         match timeout_at(until, call(link.connection.clone())).await {
             Ok(Ok(answer)) => {
-                link.answered.store(self.millis(), Ordering::Relaxed);
+                link.answers.fetch_add(1, Ordering::Relaxed);
                 Ok(answer)
             }
             Ok(Err(Failure::Refused(error))) => {
-                link.answered.store(self.millis(), Ordering::Relaxed);
+                link.answers.fetch_add(1, Ordering::Relaxed);
                 Err(error)
             }
             Ok(Err(Failure::Lost(error))) => {
@@ -98,7 +96,7 @@ impl<C: Clone + Send + Sync + 'static> Shared<C> {
                 Err(error)
             }
             Err(_) => {
-                if link.answered.load(Ordering::Relaxed) < asked {
+                if link.answers.load(Ordering::Relaxed) == before {
                     self.retire(&link);
                 }
                 Err(late())
@@ -166,7 +164,7 @@ impl<C: Clone + Send + Sync + 'static> Shared<C> {
             Ok(connection) => {
                 let link = Arc::new(Link {
                     connection,
-                    answered: AtomicU64::new(self.millis()),
+                    answers: AtomicU64::new(0),
                 });
                 state.link = Some(Arc::clone(&link));
                 state.failure = None;
@@ -185,10 +183,6 @@ impl<C: Clone + Send + Sync + 'static> Shared<C> {
         if state.link.as_ref().is_some_and(is_current) {
             state.link = None;
         }
-    }
-
-    fn millis(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 

@@ -17,6 +17,8 @@ mod builder;
 mod connection;
 mod node;
 mod protocol;
+#[cfg(test)]
+mod tests;
 
 pub use self::builder::MemcachedBuilder;
 

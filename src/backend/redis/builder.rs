@@ -205,9 +205,9 @@ impl RedisBuilder {
         Redis {
             inner: Arc::new(Inner {
                 leader,
-                replicas,
                 is_cluster,
-                recent: Recent::new(self.read_your_writes),
+                recent: (!replicas.is_empty()).then(|| Recent::new(self.read_your_writes)),
+                replicas,
                 operation_timeout: self.operation_timeout,
                 max_value_bytes: self.max_value_bytes,
                 turn: AtomicUsize::new(0),

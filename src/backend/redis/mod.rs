@@ -30,7 +30,7 @@ use redis::{Cmd, Pipeline, Script, ToRedisArgs, Value, cmd};
 use tokio::time::Instant;
 
 use self::lane::{Lane, Request};
-use self::recent::{Recent, hash};
+use self::recent::Recent;
 use super::{Backend, Capabilities};
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
@@ -75,7 +75,8 @@ struct Inner {
     leader: Vec<Lane>,
     replicas: Vec<Vec<Lane>>,
     is_cluster: bool,
-    recent: Recent,
+    /// Only needed where there are replicas.
+    recent: Option<Recent>,
     operation_timeout: Duration,
     max_value_bytes: usize,
     turn: AtomicUsize,
@@ -106,13 +107,14 @@ impl Redis {
 
     /// Sends a command that changes `key`.
     async fn write(&self, key: &Key, command: &Cmd) -> Result<Value> {
-        self.write_at(hash(key), Request::Command(command)).await
+        self.write_at(self.hash(key), Request::Command(command))
+            .await
     }
 
     async fn write_at(&self, hash: u64, request: Request<'_>) -> Result<Value> {
-        self.inner.recent.note(hash);
+        self.note(hash);
         let outcome = self.leader(hash).call(request, self.until()).await;
-        self.inner.recent.note(hash);
+        self.note(hash);
         outcome
     }
 
@@ -139,8 +141,8 @@ impl Redis {
 
     /// Sends a command that only reads `key`.
     async fn read(&self, key: &Key, command: &Cmd) -> Result<Value> {
-        let hash = hash(key);
-        let may_lag = !self.inner.recent.contains(hash);
+        let hash = self.hash(key);
+        let may_lag = !self.is_recent(hash);
         self.read_at(hash, may_lag, Request::Command(command)).await
     }
 
@@ -181,6 +183,33 @@ impl Redis {
             .find(|lane| !lane.is_down())
     }
 
+    /// By which a key finds its connection, and is known as written.
+    fn hash(&self, key: &Key) -> u64 {
+        // One connection and no replica: there is nothing to choose.
+        if self.inner.leader.len() == 1 && self.inner.recent.is_none() {
+            return 0;
+        }
+        recent::hash(key)
+    }
+
+    /// Notes that a key is being written, or was just now.
+    fn note(&self, hash: u64) {
+        if let Some(recent) = &self.inner.recent {
+            recent.note(hash);
+        }
+    }
+
+    fn note_all(&self) {
+        if let Some(recent) = &self.inner.recent {
+            recent.note_all();
+        }
+    }
+
+    fn is_recent(&self, hash: u64) -> bool {
+        let recent = self.inner.recent.as_ref();
+        recent.is_some_and(|recent| recent.contains(hash))
+    }
+
     fn until(&self) -> Instant {
         Instant::now() + self.inner.operation_timeout
     }
@@ -192,7 +221,7 @@ impl Redis {
         unlink.arg(key.as_str());
         if error.kind() == ErrorKind::Timeout {
             // It goes the way the `set` went, and arrives after it.
-            let (redis, hash) = (self.clone(), hash(key));
+            let (redis, hash) = (self.clone(), self.hash(key));
             tokio::spawn(async move { redis.write_at(hash, Request::Command(&unlink)).await });
         } else if reply::is_refusal(error) {
             let _ = self.write(key, &unlink).await;
@@ -224,7 +253,7 @@ impl Redis {
     async fn set_pipelined(&self, items: &[(Key, Entry, Lifetime)]) -> Result<Vec<Result<()>>> {
         let mut pipeline = Pipeline::with_capacity(items.len());
         for (key, entry, lifetime) in items {
-            self.inner.recent.note(hash(key));
+            self.note(self.hash(key));
             let fits = self.refuse_if_too_large(entry).is_ok();
             pipeline.add_command(match fits {
                 true => set(key, entry, *lifetime),
@@ -243,7 +272,7 @@ impl Redis {
         };
         let mut outcomes = Vec::with_capacity(items.len());
         for ((key, entry, _), answer) in items.iter().zip(answers) {
-            self.inner.recent.note(hash(key));
+            self.note(self.hash(key));
             let answer = reply::one(answer);
             if let Err(error) = &answer {
                 self.drop_old(key, error).await;
@@ -282,7 +311,8 @@ impl Backend for Redis {
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
-        let answer = self.read(key, cmd("GET").arg(key.as_str())).await;
+        let mut get = Cmd::with_capacity(2, key.as_str().len() + 3);
+        let answer = self.read(key, get.arg("GET").arg(key.as_str())).await;
         reply::entry(answer).map_err(|error| error.at("redis", "get"))
     }
 
@@ -316,7 +346,9 @@ impl Backend for Redis {
                 let mut pipeline = Pipeline::new();
                 pipeline.cmd("PERSIST").arg(key.as_str());
                 pipeline.cmd("EXISTS").arg(key.as_str());
-                let answers = self.write_at(hash(key), Request::Commands(&pipeline)).await;
+                let answers = self
+                    .write_at(self.hash(key), Request::Commands(&pipeline))
+                    .await;
                 reply::array(answers).and_then(|mut answers| {
                     let exists = answers.pop().unwrap_or(Value::Nil);
                     reply::is_some(reply::one(exists))
@@ -353,13 +385,13 @@ impl Backend for Redis {
         } else {
             let mut rename = cmd("RENAME");
             rename.arg(from.as_str()).arg(to.as_str());
-            self.inner.recent.note(hash(to));
+            self.note(self.hash(to));
             match reply::done(self.write(from, &rename).await) {
                 Err(error) if reply::says(&error, "no such key") => Ok(false),
                 outcome => outcome,
             }
         };
-        self.inner.recent.note(hash(to));
+        self.note(self.hash(to));
         outcome.map_err(|error| error.at("redis", "rename"))
     }
 
@@ -378,9 +410,9 @@ impl Backend for Redis {
 
     /// `FLUSHDB`: of this database, on every node.
     async fn flush_store(&self) -> Result<()> {
-        self.inner.recent.note_all();
+        self.note_all();
         let outcome = self.write_at(0, Request::Command(&cmd("FLUSHDB"))).await;
-        self.inner.recent.note_all();
+        self.note_all();
         outcome
             .map(drop)
             .map_err(|error| error.at("redis", "flush_store"))
@@ -394,7 +426,7 @@ impl Backend for Redis {
         for key in keys {
             get.arg(key.as_str());
         }
-        let may_lag = !keys.iter().any(|key| self.inner.recent.contains(hash(key)));
+        let may_lag = !keys.iter().any(|key| self.is_recent(self.hash(key)));
         let answer = self.read_at(0, may_lag, Request::Command(&get)).await;
         let entries = reply::array(answer).and_then(|values| {
             let entries = values.into_iter().map(|value| reply::entry(Ok(value)));
@@ -424,11 +456,11 @@ impl Backend for Redis {
         let mut unlink = cmd("UNLINK");
         for key in keys {
             unlink.arg(key.as_str());
-            self.inner.recent.note(hash(key));
+            self.note(self.hash(key));
         }
         let answer = self.write_at(0, Request::Command(&unlink)).await;
         for key in keys {
-            self.inner.recent.note(hash(key));
+            self.note(self.hash(key));
         }
         let deleted = reply::int(answer).map_err(|error| error.at("redis", "delete_many"))?;
         Ok(u64::try_from(deleted).unwrap_or(0))

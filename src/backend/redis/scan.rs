@@ -85,7 +85,7 @@ impl Redis {
             let answer = self.write_at(0, Request::Command(&unlink)).await;
             deleted += u64::try_from(reply::int(answer)?).unwrap_or(0);
         }
-        self.inner.recent.note_all();
+        self.note_all();
         Ok(deleted)
     }
 }
