@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "a child answers its parent there")]
 
 mod child;
+mod docsite;
 mod memcached;
 mod outages;
 mod races;
@@ -49,6 +50,9 @@ fn main() {
         });
         add("no_read_is_torn_or_missed", true, |store| {
             Box::pin(races::reads(store))
+        });
+        add("the_site_answers_the_same_bytes", true, |store| {
+            Box::pin(docsite::same_bytes(store))
         });
         let has_server = store.has_server;
         add("killed_clients_come_back", has_server, |store| {
