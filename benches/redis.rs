@@ -17,8 +17,8 @@ use redis::aio::MultiplexedConnection;
 use tokio::task::JoinSet;
 
 const KEYS: usize = 64;
-const ROUNDS: usize = 7;
-const ROUND: Duration = Duration::from_millis(400);
+const ROUNDS: usize = 25;
+const ROUND: Duration = Duration::from_millis(120);
 
 fn key(number: usize) -> String {
     format!("page:{}", number % KEYS)
@@ -121,21 +121,15 @@ async fn main() {
             rounds[3].push(measure(tasks, Cache::new(two.clone()), cache_get).await);
             rounds[4].push(measure(tasks, pooled.clone(), cache_get).await);
         }
-        for (row, rounds) in table.iter_mut().zip(rounds) {
-            row.push(median(rounds));
+        for (row, ops) in table.iter_mut().zip(&rounds) {
+            // Rounds next to each other share the noise of the machine.
+            let ratios = ops.iter().zip(&rounds[0]).map(|(ops, bare)| ops / bare);
+            row.push((median(ops.clone()), median(ratios.collect())));
         }
     }
     for (name, row) in names.iter().zip(&table) {
-        let ratios = row
-            .iter()
-            .zip(&table[0])
-            .map(|(ops, bare)| format!("{:.2}", ops / bare));
-        println!(
-            "{name:<34}{:>9.0}{:>9.0}{:>9.0}   {}",
-            row[0],
-            row[1],
-            row[2],
-            ratios.collect::<Vec<_>>().join("  ")
-        );
+        let ops: String = row.iter().map(|(ops, _)| format!("{ops:>9.0}")).collect();
+        let ratios = row.iter().map(|(_, ratio)| format!("{ratio:>6.2}"));
+        println!("{name:<34}{ops}   {}", ratios.collect::<String>());
     }
 }

@@ -5,14 +5,15 @@
 //! - At most one attempt to connect is under way; it serves all who wait, and a caller that gives
 //!   up does not stop it.
 //! - After an attempt that failed, calls fail at once for [`PAUSE`].
-//! - A connection that answered nothing during the whole of a call that ran out of time counts as
-//!   lost: its peer may be gone without a word.
+//! - A connection counts as lost, too, when a call runs out of time that began after another had,
+//!   and nothing was answered in between: its peer may be gone without a word.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -25,22 +26,19 @@ const PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Shared<C> {
     connect_timeout: Duration,
-    state: RwLock<State<C>>,
-    connecting: Arc<Mutex<()>>,
+    /// Loaded without a write to memory that other threads read: all calls come this way.
+    connection: ArcSwapOption<Numbered<C>>,
+    /// How many calls in a row ran out of time.
+    late: AtomicU64,
+    connecting: Arc<Mutex<u64>>,
+    failure: RwLock<Option<(Instant, Error)>>,
 }
 
-#[derive(Debug)]
-struct State<C> {
-    link: Option<Arc<Link<C>>>,
-    failure: Option<(Instant, Error)>,
-}
-
-/// One connection, until it is lost.
-#[derive(Debug)]
-struct Link<C> {
+/// A connection, and which one since the start it is.
+#[derive(Clone, Debug)]
+struct Numbered<C> {
+    number: u64,
     connection: C,
-    /// How often it answered.
-    answers: AtomicU64,
 }
 
 /// How a call over a connection failed.
@@ -56,11 +54,10 @@ impl<C: Clone + Send + Sync + 'static> Shared<C> {
     pub(super) fn new(connect_timeout: Duration) -> Arc<Self> {
         Arc::new(Self {
             connect_timeout,
-            state: RwLock::new(State {
-                link: None,
-                failure: None,
-            }),
+            connection: ArcSwapOption::empty(),
+            late: AtomicU64::new(0),
             connecting: Arc::default(),
+            failure: RwLock::default(),
         })
     }
 
@@ -75,120 +72,109 @@ impl<C: Clone + Send + Sync + 'static> Shared<C> {
         Calling: Future<Output = Result<T, Failure>>,
         Connecting: Future<Output = Result<C>> + Send + 'static,
     {
-        let link = match self.link() {
-            Some(link) => link,
+        let Numbered { number, connection } = match self.current() {
+            Some(current) => current,
             None => timeout_at(until, self.connect(connect))
                 .await
                 .unwrap_or_else(|_| Err(late()))?,
         };
-        let before = link.answers.load(Ordering::Relaxed);
-        match timeout_at(until, call(link.connection.clone())).await {
-            Ok(Ok(answer)) => {
-                link.answers.fetch_add(1, Ordering::Relaxed);
-                Ok(answer)
-            }
-            Ok(Err(Failure::Refused(error))) => {
-                link.answers.fetch_add(1, Ordering::Relaxed);
-                Err(error)
-            }
+        let was_late = self.late.load(Ordering::Relaxed) > 0;
+        let outcome = match timeout_at(until, call(connection)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(Failure::Refused(error))) => Err(error),
             Ok(Err(Failure::Lost(error))) => {
-                self.retire(&link);
-                Err(error)
+                self.retire(number);
+                return Err(error);
             }
             Err(_) => {
-                if link.answers.load(Ordering::Relaxed) == before {
-                    self.retire(&link);
+                let is_late = self.late.fetch_add(1, Ordering::Relaxed) > 0;
+                if was_late && is_late {
+                    self.retire(number);
                 }
-                Err(late())
+                return Err(late());
             }
+        };
+        if self.late.load(Ordering::Relaxed) > 0 {
+            self.late.store(0, Ordering::Relaxed);
         }
+        outcome
     }
 
     /// Whether there is a connection.
     pub(super) fn is_up(&self) -> bool {
-        self.link().is_some()
+        self.connection.load().is_some()
     }
 
     /// Whether a call would fail at once, because connecting just did.
     pub(super) fn is_down(&self) -> bool {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        state.link.is_none() && state.recent_failure().is_some()
+        !self.is_up() && self.recent_failure().is_some()
     }
 
     /// Lets go of the connection; the next call makes another.
     pub(super) fn close(&self) {
-        self.write_state().link = None;
+        self.connection.store(None);
     }
 
-    fn link(&self) -> Option<Arc<Link<C>>> {
-        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-        state.link.clone()
-    }
-
-    fn write_state(&self) -> RwLockWriteGuard<'_, State<C>> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    fn current(&self) -> Option<Numbered<C>> {
+        self.connection.load().as_deref().cloned()
     }
 
     async fn connect<Connecting>(
         self: &Arc<Self>,
         connect: impl FnOnce() -> Connecting,
-    ) -> Result<Arc<Link<C>>>
+    ) -> Result<Numbered<C>>
     where
         Connecting: Future<Output = Result<C>> + Send + 'static,
     {
-        let turn = Arc::clone(&self.connecting).lock_owned().await;
-        {
-            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(link) = &state.link {
-                return Ok(Arc::clone(link));
-            }
-            if let Some(failure) = state.recent_failure() {
-                return Err(failure);
-            }
+        let mut turn = Arc::clone(&self.connecting).lock_owned().await;
+        if let Some(current) = self.current() {
+            return Ok(current);
+        }
+        if let Some(failure) = self.recent_failure() {
+            return Err(failure);
         }
         let (shared, connecting) = (Arc::clone(self), connect());
         let task = tokio::spawn(async move {
             let outcome = timeout(shared.connect_timeout, connecting).await;
-            let outcome = outcome.unwrap_or_else(|_| Err(late()));
-            let linked = shared.settle(outcome);
+            *turn += 1;
+            let connected = outcome
+                .unwrap_or_else(|_| Err(late()))
+                .map(|connection| Numbered {
+                    number: *turn,
+                    connection,
+                });
+            shared.settle(&connected);
             drop(turn);
-            linked
+            connected
         });
         task.await
             .unwrap_or_else(|error| Err(Error::new(ErrorKind::Unavailable).with_source(error)))
     }
 
-    fn settle(&self, outcome: Result<C>) -> Result<Arc<Link<C>>> {
-        let mut state = self.write_state();
-        match outcome {
-            Ok(connection) => {
-                let link = Arc::new(Link {
-                    connection,
-                    answers: AtomicU64::new(0),
-                });
-                state.link = Some(Arc::clone(&link));
-                state.failure = None;
-                Ok(link)
+    fn settle(&self, connected: &Result<Numbered<C>>) {
+        match connected {
+            Ok(connected) => {
+                self.late.store(0, Ordering::Relaxed);
+                self.connection.store(Some(Arc::new(connected.clone())));
             }
             Err(error) => {
-                state.failure = Some((Instant::now(), error.clone()));
-                Err(error)
+                let failure = Some((Instant::now(), error.clone()));
+                *self.failure.write().unwrap_or_else(PoisonError::into_inner) = failure;
             }
         }
     }
 
-    fn retire(&self, lost: &Arc<Link<C>>) {
-        let mut state = self.write_state();
-        let is_current = |link: &Arc<Link<C>>| Arc::ptr_eq(link, lost);
-        if state.link.as_ref().is_some_and(is_current) {
-            state.link = None;
-        }
+    /// Lets go of this connection, unless another has taken its place.
+    fn retire(&self, number: u64) {
+        self.connection.rcu(|current| {
+            let current = current.clone();
+            current.filter(|current| current.number != number)
+        });
     }
-}
 
-impl<C> State<C> {
     fn recent_failure(&self) -> Option<Error> {
-        let (at, error) = self.failure.as_ref()?;
+        let failure = self.failure.read().unwrap_or_else(PoisonError::into_inner);
+        let (at, error) = failure.as_ref()?;
         (at.elapsed() < PAUSE).then(|| error.clone())
     }
 }
