@@ -19,12 +19,16 @@ mod dummy;
 mod erased;
 #[cfg(feature = "memory")]
 mod memory;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+mod sql;
 
 pub use self::dummy::Dummy;
 pub use self::erased::AnyBackend;
 pub(crate) use self::erased::DynBackend;
 #[cfg(feature = "memory")]
 pub use self::memory::{Memory, MemoryBuilder};
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub use self::sql::{Sql, SqlBuilder};
 
 use std::fmt;
 use std::future::Future;
