@@ -36,7 +36,7 @@ pub(super) const DIALECT: Dialect = Dialect {
           value = IF(expires <= {now}, VALUES(value), value), \
           num = IF(expires <= {now}, VALUES(num), num), \
           expires = IF(expires <= {now}, VALUES(expires), IF(LAST_INSERT_ID(1) > 0, expires, expires))",
-    incr: "UPDATE {table} SET num = LAST_INSERT_ID(num + :delta) \
+    incr: "UPDATE {table} SET num = CAST(LAST_INSERT_ID(num + :delta) AS SIGNED) \
            WHERE cache_key = :key AND {live} AND num BETWEEN :low AND :high",
     rename: &[
         "INSERT INTO {table} (cache_key, value, num, expires) \
