@@ -29,6 +29,9 @@ pub(super) struct Dialect {
     pub(super) incr: &'static str,
     /// One transaction; the first changes no row if there is no live entry.
     pub(super) rename: &'static [&'static str],
+    /// Removes the rows that `{rows}` selects, in the order of their keys: what locks several rows
+    /// in another order than others do waits for them in a circle, until the database notices.
+    pub(super) delete: &'static str,
     /// Removes up to `:limit` rows that expire by `:due`, soonest first.
     pub(super) remove_due: &'static str,
     /// Removes up to `:limit` rows that never expire.
@@ -59,6 +62,7 @@ pub(super) struct Statements {
     pub(super) remove_permanent: Statement,
     pub(super) count: Statement,
     set_many: String,
+    delete_many: String,
 }
 
 /// `upsert`, `add` and `incr` of the databases that have `ON CONFLICT` and `RETURNING`.
@@ -77,7 +81,7 @@ const INSERT: &str = "INSERT INTO {table} (cache_key, value, num, expires) \
                       VALUES [(:key, :value, :num, {expiry})]";
 const GET_MANY: &str = "SELECT num, value, cache_key FROM {table} \
                         WHERE cache_key IN ([:key]) AND {live}";
-const DELETE_MANY: &str = "DELETE FROM {table} WHERE cache_key IN ([:key]) AND {live}";
+const THESE: &str = "WHERE cache_key IN ([:key]) AND {live}";
 const IN_RANGE: &str = "WHERE cache_key >= :low AND cache_key < :high";
 const TO_END: &str = "WHERE cache_key >= :low";
 
@@ -96,7 +100,7 @@ impl Statements {
                  ORDER BY cache_key LIMIT 1 OFFSET :limit"
             ))
         };
-        let delete = |range: &str| one(&format!("DELETE FROM {{table}} {range}"));
+        let delete = |range: &str| one(&dialect.delete.replace("{rows}", range));
         let set_many = format!("{INSERT} {}", dialect.upsert);
         let unlogged = if unlogged { "UNLOGGED " } else { "" };
         Self {
@@ -126,6 +130,7 @@ impl Statements {
             remove_permanent: one(dialect.remove_permanent),
             count: one("SELECT COUNT(*) FROM {table}"),
             set_many,
+            delete_many: dialect.delete.replace("{rows}", THESE),
             filling,
         }
     }
@@ -138,7 +143,7 @@ impl Statements {
 
     /// Removes `keys` entries; see [`get_many`](Self::get_many).
     pub(super) fn delete_many(&self, keys: usize) -> Statement {
-        self.filling.repeated(DELETE_MANY, keys)
+        self.filling.repeated(&self.delete_many, keys)
     }
 
     /// Stores `rows` entries. There are as many texts as sizes of batches: too many to keep.

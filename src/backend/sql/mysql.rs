@@ -46,6 +46,7 @@ pub(super) const DIALECT: Dialect = Dialect {
          value = VALUES(value), num = VALUES(num), expires = VALUES(expires)",
         "DELETE FROM {table} WHERE cache_key = :key",
     ],
+    delete: "DELETE FROM {table} {rows}",
     remove_due: "DELETE FROM {table} WHERE expires <= :due ORDER BY expires LIMIT :limit",
     remove_permanent: "DELETE FROM {table} WHERE expires IS NULL LIMIT :limit",
 };

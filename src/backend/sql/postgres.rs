@@ -38,6 +38,8 @@ pub(super) const DIALECT: Dialect = Dialect {
          SELECT :to, value, num, expires FROM moved ON CONFLICT (cache_key) DO UPDATE \
          SET value = excluded.value, num = excluded.num, expires = excluded.expires",
     ],
+    delete: "DELETE FROM {table} WHERE cache_key IN (SELECT cache_key FROM {table} {rows} \
+             ORDER BY cache_key FOR UPDATE)",
     remove_due: "DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} \
                  WHERE expires <= :due ORDER BY expires LIMIT :limit FOR UPDATE SKIP LOCKED))",
     remove_permanent: "DELETE FROM {table} WHERE ctid = ANY(ARRAY(SELECT ctid FROM {table} \
@@ -101,8 +103,10 @@ fn read(error: &dyn DatabaseError) -> (Class, ErrorKind) {
     let code = error.code().unwrap_or_default();
     match &*code {
         // Serialization failure, deadlock, lock not available; and of two who make the table at
-        // once, one fails by a unique violation.
-        "40001" | "40P01" | "55P03" | "23505" => (Class::Busy, ErrorKind::Unavailable),
+        // once, one fails: by a unique violation, a duplicate object, a duplicate table.
+        "40001" | "40P01" | "55P03" | "23505" | "42710" | "42P07" => {
+            (Class::Busy, ErrorKind::Unavailable)
+        }
         "42P01" => (Class::NoTable, ErrorKind::Unavailable),
         "57P01" | "57P02" | "57P03" => (Class::Broken, ErrorKind::Unavailable),
         "54000" | "53200" => (Class::Final, ErrorKind::TooLarge),

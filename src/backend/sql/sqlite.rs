@@ -38,6 +38,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     add: on_conflict::ADD,
     incr: on_conflict::INCR,
     rename: &["UPDATE OR REPLACE {table} SET cache_key = :to WHERE cache_key = :key AND {live}"],
+    delete: "DELETE FROM {table} {rows}",
     remove_due: "DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} \
                  WHERE expires <= :due ORDER BY expires LIMIT :limit)",
     remove_permanent: "DELETE FROM {table} WHERE rowid IN (SELECT rowid FROM {table} \

@@ -4,7 +4,7 @@
 //! server outlives its test by no more than a moment, whichever way the test ends.
 #![allow(dead_code, reason = "no test binary uses everything")]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
@@ -153,7 +153,13 @@ impl Server {
         let pid_file = self.dir.join("data").join("postmaster.pid");
         let is_postgres = self.url.starts_with("postgres");
         loop {
-            let answers = TcpStream::connect(("127.0.0.1", self.port)).is_ok();
+            let answers = TcpStream::connect(("127.0.0.1", self.port))
+                .and_then(|mut stream| match is_postgres {
+                    true => Ok(()),
+                    // MariaDB listens before it answers.
+                    false => stream.read_exact(&mut [0]),
+                })
+                .is_ok();
             let text = std::fs::read_to_string(&pid_file).unwrap_or_default();
             if answers && (!is_postgres || text.contains("ready")) {
                 return;
@@ -164,14 +170,19 @@ impl Server {
         }
     }
 
-    /// Ends the process by this signal and waits for its end; its folder stays.
-    pub(crate) fn stop(&mut self, signal: &str) {
+    /// Ends the process in good order and waits for its end; its folder stays.
+    pub(crate) fn stop(&mut self) {
+        // PostgreSQL waits for its clients to leave if asked by SIGTERM; MariaDB ignores SIGINT.
+        let is_postgres = self.url.starts_with("postgres");
+        let signal = if is_postgres { "INT" } else { "TERM" };
         self.order(&format!("stop {signal}"), "stopped");
     }
 
     /// Sends the process and its children a signal.
     pub(crate) fn signal(&mut self, signal: &str) {
         self.order(&format!("send {signal}"), "sent");
+        // Its threads notice one after another.
+        std::thread::sleep(Duration::from_millis(50));
     }
 
     /// Starts it again, as it was.
