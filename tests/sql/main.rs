@@ -3,6 +3,10 @@
 //!
 //! `AXUM_CACHE_FULL=1` runs the long cases at their full length.
 #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+#![allow(
+    clippy::doc_markdown,
+    reason = "databases are written as their makers write them"
+)]
 
 mod batches;
 mod faults;

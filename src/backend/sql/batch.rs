@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::Sql;
+use super::row::{Stored, entry};
 use super::statement::{Bind, Slot};
-use super::{Sql, Stored, entry};
 use crate::entry::Entry;
 use crate::error::{ErrorKind, Result};
 use crate::key::Key;

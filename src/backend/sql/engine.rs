@@ -155,13 +155,13 @@ impl<D: Driver> Pooled<D> {
         let (lease, idle) = self.pool.lease().await;
         let mut connection = match idle {
             Some((connection, false)) => connection,
-            Some((mut connection, true)) => match connection.ping().await {
-                Ok(()) => connection,
-                Err(_) => {
+            Some((mut connection, true)) => {
+                if connection.ping().await.is_err() {
                     self.pool.renew();
-                    self.connect().await?
+                    connection = self.connect().await?;
                 }
-            },
+                connection
+            }
             None => self.connect().await?,
         };
         match self.send(&mut connection, work).await {

@@ -57,6 +57,10 @@ const SLOTS: [(&str, Slot); 11] = [
 
 /// A statement, ready to be bound and sent.
 #[derive(Clone, Debug)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "four answers that do not hang together"
+)]
 pub(super) struct Statement {
     pub(super) text: Arc<str>,
     /// What goes where; with the number of the repetition.

@@ -1,6 +1,11 @@
 //! What needs no database.
 
+use std::time::Duration;
+
+use super::operations::after;
+use super::row::{MAX_TTL, milliseconds};
 use super::*;
+use crate::ttl::Lifetime;
 
 #[test]
 fn what_comes_after_a_prefix_begins_otherwise() {

@@ -3,6 +3,10 @@
 //! A shell stands between the test and each server and ends it when its standard input does, so a
 //! server outlives its test by no more than a moment, whichever way the test ends.
 #![allow(dead_code, reason = "no test binary uses everything")]
+#![allow(
+    clippy::doc_markdown,
+    reason = "databases are written as their makers write them"
+)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -154,10 +158,13 @@ impl Server {
         let is_postgres = self.url.starts_with("postgres");
         loop {
             let answers = TcpStream::connect(("127.0.0.1", self.port))
-                .and_then(|mut stream| match is_postgres {
-                    true => Ok(()),
-                    // MariaDB listens before it answers.
-                    false => stream.read_exact(&mut [0]),
+                // MariaDB listens before it answers.
+                .and_then(|mut stream| {
+                    if is_postgres {
+                        Ok(())
+                    } else {
+                        stream.read_exact(&mut [0])
+                    }
                 })
                 .is_ok();
             let text = std::fs::read_to_string(&pid_file).unwrap_or_default();
