@@ -22,7 +22,10 @@ const KNOWN: [&str; 5] = ["sqlite", "postgres", "postgresql", "mysql", "mariadb"
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct SqlBuilder {
-    place: Place,
+    url: String,
+    /// Instead of the URL.
+    #[cfg(feature = "sqlite")]
+    path: Option<PathBuf>,
     table: Option<String>,
     max_connections: usize,
     connect_timeout: Duration,
@@ -35,26 +38,12 @@ pub struct SqlBuilder {
     clock: Option<Arc<dyn Clock>>,
 }
 
-#[derive(Clone)]
-enum Place {
-    Url(String),
-    #[cfg(feature = "sqlite")]
-    Path(PathBuf),
-}
-
 impl SqlBuilder {
     pub(super) fn at_url(url: String) -> Self {
-        Self::at(Place::Url(url))
-    }
-
-    #[cfg(feature = "sqlite")]
-    pub(super) fn at_path(path: PathBuf) -> Self {
-        Self::at(Place::Path(path))
-    }
-
-    fn at(place: Place) -> Self {
         Self {
-            place,
+            url,
+            #[cfg(feature = "sqlite")]
+            path: None,
             table: None,
             max_connections: 8,
             connect_timeout: Duration::from_secs(1),
@@ -66,6 +55,13 @@ impl SqlBuilder {
             max_entries: None,
             clock: None,
         }
+    }
+
+    #[cfg(feature = "sqlite")]
+    pub(super) fn at_path(path: PathBuf) -> Self {
+        let mut builder = Self::at_url(String::new());
+        builder.path = Some(path);
+        builder
     }
 
     /// The table: `axum_cache` by default. Letters, digits and underscores; but for SQLite,
@@ -185,14 +181,12 @@ impl SqlBuilder {
     }
 
     fn engine(&self) -> Result<(&'static Dialect, Box<dyn Engine>)> {
-        let url = match &self.place {
-            Place::Url(url) => url,
-            #[cfg(feature = "sqlite")]
-            Place::Path(path) => {
-                let driver = super::sqlite::SqliteDriver::at_path(path);
-                return Ok((&super::sqlite::DIALECT, self.pooled(driver, true)));
-            }
-        };
+        #[cfg(feature = "sqlite")]
+        if let Some(path) = &self.path {
+            let driver = super::sqlite::SqliteDriver::at_path(path);
+            return Ok((&super::sqlite::DIALECT, self.pooled(driver, true)));
+        }
+        let url = &self.url;
         match url.split_once(':').map_or("", |(scheme, _)| scheme) {
             #[cfg(feature = "sqlite")]
             "sqlite" => {
