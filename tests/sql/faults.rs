@@ -89,6 +89,39 @@ pub(crate) async fn a_restart_is_over_when_it_is_over(target: Target) {
         .for_each(|(outcome, _)| outcome.unwrap());
 }
 
+pub(crate) async fn a_restart_under_load_is_typed_errors_and_short(target: Target) {
+    let (mut server, cache) = started(&target, Duration::from_secs(1)).await;
+    let load = tokio::spawn(async move {
+        let (start, mut failures) = (Instant::now(), Vec::new());
+        while start.elapsed() < Duration::from_secs(2) {
+            for (outcome, took) in together(&cache, 32).await {
+                assert!(took < Duration::from_secs(1) + SLACK, "{took:?}");
+                if let Err(kind) = outcome {
+                    assert!(matches!(kind, ErrorKind::Unavailable | ErrorKind::Timeout));
+                    failures.push(Instant::now());
+                }
+            }
+        }
+        failures
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let returned = tokio::task::spawn_blocking(move || {
+        server.stop();
+        server.start_again();
+        server.wait();
+        (Instant::now(), server)
+    });
+    let (returned, _server) = returned.await.unwrap();
+    let failures = load.await.unwrap();
+    let last = failures
+        .last()
+        .map(|last| last.saturating_duration_since(returned));
+    let last = last.unwrap_or_default();
+    assert!(last < Duration::from_millis(200), "{last:?}");
+    let (engine, failed) = (target.engine, failures.len());
+    eprintln!("{engine}: {failed} typed errors, the last {last:?} after the return");
+}
+
 pub(crate) async fn nothing_waits_longer_than_its_deadline(target: Target) {
     let deadline = Duration::from_millis(300);
     let (mut server, cache) = started(&target, deadline).await;

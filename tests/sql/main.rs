@@ -48,7 +48,7 @@ const CASES: &[Case] = cases! {
 const SERVER_CASES: &[Case] = cases! {
     tables: a_table_may_have_a_schema;
     batches: keys_that_do_not_fit_are_refused;
-    faults: a_restart_is_over_when_it_is_over, nothing_waits_longer_than_its_deadline,
+    faults: a_restart_is_over_when_it_is_over, a_restart_under_load_is_typed_errors_and_short, nothing_waits_longer_than_its_deadline,
         a_server_that_is_away_says_so_at_once;
 };
 

@@ -17,6 +17,9 @@ use crate::error::ErrorKind;
 /// The longest pause before a statement that met another transaction is tried again.
 const MAX_PAUSE: Duration = Duration::from_millis(16);
 
+/// How often a table is tried to be made while others make it.
+const MAX_MAKING: u32 = 20;
+
 /// What a statement answered.
 #[derive(Debug, Default)]
 pub(super) struct Reply {
@@ -144,6 +147,10 @@ impl<D: Driver> Pooled<D> {
                 Err(fault) => fault,
             };
             match fault.class {
+                // What makes tables may be in the way of something that stays.
+                Class::Busy if attempts > MAX_MAKING && matches!(work, Work::Texts(_)) => {
+                    return Err(fault);
+                }
                 Class::Busy => pause(&mut attempts).await,
                 Class::Broken if work.is_repeatable() && !broken => broken = true,
                 _ => return Err(fault),

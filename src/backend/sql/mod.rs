@@ -70,7 +70,12 @@ use crate::key::Key;
 /// keys that the [policy](crate::key::KeyPolicy) hashes fit everywhere.
 ///
 /// A SQLite file has one writer at a time, on one machine: it suits many reads and some thousand
-/// writes a second. Cloning shares the store.
+/// writes a second. It reuses the room of what was removed, but does not shrink. Cloning shares the
+/// store.
+///
+/// An `incr` or `add` whose connection breaks is an error, and may have happened; reads and the
+/// other writes are sent once more. A `set` that runs into its deadline may happen
+/// later, or leave what it was to replace.
 ///
 /// To speak TLS, turn on one of the `tls-*` features of `sqlx` 0.9 in the application.
 ///

@@ -69,7 +69,8 @@ impl MySqlDriver {
 
     async fn open(&self) -> sqlx::Result<MySqlConnection> {
         let mut connection = self.options.connect().await?;
-        // Without locks on the gaps between rows, upserts of different keys do not deadlock.
+        // Without locks on the gaps between rows, upserts of different keys do not deadlock. A
+        // server with `binlog_format=STATEMENT`, which is no default, does not take this.
         sqlx::raw_sql("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             .execute(&mut connection)
             .await?;
