@@ -128,8 +128,14 @@ async fn main() {
         }
     }
     for (name, row) in names.iter().zip(&table) {
-        let ops: String = row.iter().map(|(ops, _)| format!("{ops:>9.0}")).collect();
-        let ratios = row.iter().map(|(_, ratio)| format!("{ratio:>6.2}"));
-        println!("{name:<34}{ops}   {}", ratios.collect::<String>());
+        print!("{name:<34}");
+        for (ops, _) in row {
+            print!("{ops:>9.0}");
+        }
+        print!("   ");
+        for (_, ratio) in row {
+            print!("{ratio:>6.2}");
+        }
+        println!();
     }
 }

@@ -16,6 +16,7 @@ mod support;
 mod backends;
 
 use support::servers;
+use support::servers::database::Database;
 use support::servers::memcached::Memcached;
 use support::servers::redis::{Cluster, Redis, Replicated, Sentinel};
 
@@ -140,6 +141,42 @@ const STORES: &[Store] = &[
             ))
         },
     },
+    #[cfg(feature = "sqlite")]
+    Store {
+        name: "sqlite",
+        cases: CASES,
+        needs: &[],
+        fixture: sqlite,
+    },
+    #[cfg(feature = "postgres")]
+    Store {
+        name: "postgres",
+        cases: CASES,
+        needs: &["postgres"],
+        fixture: || {
+            static SERVER: LazyLock<Database> =
+                LazyLock::new(|| Database::postgres().expect(FOUND));
+            with_server(
+                backend::Sql::builder(&SERVER.url)
+                    .create_table(true)
+                    .build(),
+            )
+        },
+    },
+    #[cfg(feature = "mysql")]
+    Store {
+        name: "mysql",
+        cases: CASES,
+        needs: &["mariadbd"],
+        fixture: || {
+            static SERVER: LazyLock<Database> = LazyLock::new(|| Database::mysql().expect(FOUND));
+            with_server(
+                backend::Sql::builder(&SERVER.url)
+                    .create_table(true)
+                    .build(),
+            )
+        },
+    },
 ];
 
 const FOUND: &str = "the program was found, or the case would be ignored";
@@ -155,6 +192,24 @@ fn with_clock(backend: impl FnOnce(Memory) -> AnyBackend) -> Fixture {
     let memory = Memory::builder().clock(clock.clone()).build();
     let backend = backend(memory.expect("the options are good"));
     Fixture::new(backend, move |by: Duration| {
+        clock.advance(by);
+        Box::pin(std::future::ready(()))
+    })
+}
+
+/// A file of its own, with a clock of its own.
+#[cfg(feature = "sqlite")]
+fn sqlite() -> Fixture {
+    let folder = tempfile::tempdir().expect("there is room");
+    let clock = ManualClock::new();
+    let store = backend::Sql::sqlite(folder.path().join("cache.db"))
+        .create_table(true)
+        .clock(clock.clone())
+        .build();
+    let store = AnyBackend::new(store.expect("the options are good"));
+    Fixture::new(store, move |by: Duration| {
+        // The folder lives as long as the fixture.
+        let _ = &folder;
         clock.advance(by);
         Box::pin(std::future::ready(()))
     })

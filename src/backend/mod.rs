@@ -19,6 +19,8 @@ mod memory;
 mod redis;
 #[cfg(any(feature = "redis", feature = "memcached"))]
 mod shared;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+mod sql;
 
 pub use self::dummy::Dummy;
 pub use self::erased::AnyBackend;
@@ -29,6 +31,8 @@ pub use self::memcached::{Memcached, MemcachedBuilder};
 pub use self::memory::{Memory, MemoryBuilder};
 #[cfg(feature = "redis")]
 pub use self::redis::{KeyScan, Redis, RedisBuilder, RedisLock};
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub use self::sql::{Sql, SqlBuilder};
 /// The pool of [`Redis::from_pool`], in the version that it takes.
 #[cfg(feature = "redis")]
 #[doc(no_inline)]

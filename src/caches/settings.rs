@@ -27,6 +27,12 @@ use crate::error::{Error, Result};
 /// | `codec` | `json`, or a name given to the builder | `json` |
 /// | `options` | options of the backend; memory: `max_bytes`, `max_entries` | |
 ///
+/// Databases are `sqlite` with the path of a file, and `postgres` (or `postgresql`) and `mysql`
+/// (or `mariadb`) with one `user:password@host/database`. Their options are those of
+/// `SqlBuilder`: `table`, `max_connections`, `connect_timeout` and
+/// `operation_timeout` in seconds, `create_table`, `unlogged`, `cull_interval`, `cull_limit`,
+/// `max_entries`; and of servers what their URLs may say, such as `sslmode`.
+///
 /// # Example
 ///
 /// ```

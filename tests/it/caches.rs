@@ -327,3 +327,62 @@ mod extractors {
         assert_eq!((answer.0, answer.1.as_str()), expected);
     }
 }
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_database_file_is_known_by_its_url() {
+    let name = format!("settings {}%2C.db", std::process::id());
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(&name);
+    let escaped = path.display().to_string().replace('%', "%25");
+    let url = format!("sqlite://{escaped}?create_table=true&table=entries&operation_timeout=1.5");
+    let settings = Settings::new().with_url("default", &url).unwrap();
+    let caches = Caches::builder().settings(settings).build().await.unwrap();
+    caches.default().set("k", &1, Ttl::Never).await.unwrap();
+    assert_eq!(caches.default().get("k").await.unwrap(), Some(1));
+    caches.close().await.unwrap();
+    assert!(path.exists());
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", path.display()));
+    }
+}
+
+#[cfg(all(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+#[tokio::test]
+async fn bad_settings_of_databases_are_refused() {
+    for (settings, option) in [
+        (r#"{"backend": "sqlite"}"#, "location: is not one path"),
+        (
+            r#"{"backend": "sqlite", "location": ":memory:"}"#,
+            "location: is not one path",
+        ),
+        (r#"{"backend": "postgres"}"#, "location: is not one server"),
+        (
+            r#"{"backend": "mysql", "location": ["a", "b"]}"#,
+            "location: is not one server",
+        ),
+        (
+            r#"{"backend": "mariadb", "location": "postgres://secret@h/db"}"#,
+            "location: is a URL of another",
+        ),
+        (
+            r#"{"backend": "postgresql", "location": "h/db", "options": {"table": "a b"}}"#,
+            "table: is not",
+        ),
+        (
+            r#"{"backend": "mysql", "location": "h/db", "options": {"max_connections": 0}}"#,
+            "max_connections: is zero",
+        ),
+        (
+            r#"{"backend": "mysql", "location": "h/db", "options": {"rot": 0}}"#,
+            "rot: is not a setting",
+        ),
+    ] {
+        let message = refusal(&format!(r#"{{"default": {settings}}}"#)).await;
+        assert!(message.contains(option), "{message}");
+        assert!(!message.contains("secret"), "{message}");
+    }
+    let good = r#"{"default": {"backend": "postgres", "location": "u:p@h/db",
+                   "options": {"sslmode": "disable", "application_name": "a b"}}}"#;
+    let shown = format!("{:?}", build(good).await.unwrap());
+    assert!(!shown.contains("u:p"), "{shown}");
+}

@@ -82,11 +82,6 @@ impl Client {
         assert!(self.child.wait().unwrap().success());
         lines
     }
-
-    pub(crate) fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
 }
 
 /// Does the workload, and ends with the input.

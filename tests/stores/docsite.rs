@@ -47,7 +47,7 @@ impl Site {
         let (mut fields, mut body) = (String::new(), String::new());
         for word in words {
             match word.split_once(':') {
-                Some(_) => fields += &format!("{word}\r\n"),
+                Some(_) => fields.extend([word, "\r\n"]),
                 None => word.clone_into(&mut body),
             }
         }
@@ -137,7 +137,7 @@ fn visit(url: &str) -> Vec<Answer> {
     answers.into()
 }
 
-pub(crate) async fn same_bytes(store: &'static Store) {
+pub(crate) fn same_bytes(store: &'static Store) {
     let expected = visit("memory://");
     let hits: Vec<_> = expected.iter().map(|answer| answer.is_hit).collect();
     assert_eq!(hits.iter().filter(|hit| **hit).count(), 3, "{expected:#?}");

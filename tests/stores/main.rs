@@ -11,6 +11,7 @@ mod outages;
 mod races;
 mod redis;
 mod services;
+mod sql;
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -38,12 +39,12 @@ fn main() {
             if applies {
                 let name = format!("{}::{name}", store.name);
                 let ignored = !store.needs.iter().all(|program| is_installed(program));
-                let trial = Trial::test(name, move || Ok(block_on(test(store))));
+                let trial = Trial::test(name, move || block_on(test(store)));
                 trials.push(trial.with_ignored_flag(ignored));
             }
         };
         add("one_of_64_racers_adds", true, |store| {
-            Box::pin(races::adds(store))
+            Box::pin(async move { races::adds(store) })
         });
         add("no_count_of_four_processes_is_lost", true, |store| {
             Box::pin(races::counts(store))
@@ -52,7 +53,7 @@ fn main() {
             Box::pin(races::reads(store))
         });
         add("the_site_answers_the_same_bytes", true, |store| {
-            Box::pin(docsite::same_bytes(store))
+            Box::pin(async move { docsite::same_bytes(store) })
         });
         let has_server = store.has_server;
         add("killed_clients_come_back", has_server, |store| {
@@ -69,8 +70,17 @@ fn main() {
     }
     for (name, needs, test) in PECULIAR {
         let ignored = !needs.iter().all(|program| is_installed(program));
-        let trial = Trial::test(*name, || Ok(block_on(test())));
+        let trial = Trial::test(*name, || block_on(test()));
         trials.push(trial.with_ignored_flag(ignored));
+    }
+    for (engine, needs, groups) in sql::ENGINES {
+        let ignored = !needs.iter().all(|program| is_installed(program));
+        for (name, case) in groups.iter().copied().flatten() {
+            let trial = Trial::test(format!("{engine}::{name}"), || {
+                block_on(case(sql::Target::shared(engine)))
+            });
+            trials.push(trial.with_ignored_flag(ignored));
+        }
     }
     let mut arguments = Arguments::from_args();
     // Each starts servers and processes of its own; more at once would only share two cores.
@@ -108,10 +118,10 @@ const PECULIAR: &[Peculiar] = peculiar! {
         many_calls_share_one_connection;
 };
 
-fn block_on(test: Running) {
+fn block_on(test: Running) -> Result<(), libtest_mimic::Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .build()
-        .unwrap();
+        .build()?;
     runtime.block_on(test);
+    Ok(())
 }

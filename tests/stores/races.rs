@@ -14,12 +14,14 @@ fn clients(url: &str, workload: &str, count: usize) -> Vec<Client> {
 
 /// Gives all the same order and returns what each answers.
 fn all(clients: &mut [Client], order: &str) -> Vec<String> {
-    clients.iter_mut().for_each(|client| client.order(order));
+    for client in clients.iter_mut() {
+        client.order(order);
+    }
     clients.iter_mut().map(Client::answer).collect()
 }
 
 /// Four times 16 racers on each of 1,000 keys.
-pub(crate) async fn adds(store: &'static Store) {
+pub(crate) fn adds(store: &'static Store) {
     let service = (store.start)();
     let mut clients = clients(&service.url(), "add", PROCESSES);
     for batch in 0..20 {
@@ -84,8 +86,8 @@ pub(crate) async fn reads(store: &'static Store) {
         reader.finish();
     }
     writer.order("end");
-    let writes: usize = writer.answer().parse().unwrap();
-    assert!(writes > 100, "only {writes} writes meanwhile");
+    let count: usize = writer.answer().parse().unwrap();
+    assert!(count > 100, "only {count} writes meanwhile");
     writer.finish();
 }
 

@@ -188,7 +188,7 @@ pub(crate) async fn a_failover_is_followed() {
         assert!(
             start.elapsed() < Duration::from_secs(20),
             "{}",
-            servers.sentinel.log()
+            servers.watch.log()
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

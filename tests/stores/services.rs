@@ -1,5 +1,6 @@
 //! The stores that processes share, started for a test.
 
+use crate::support::servers::database::Database;
 use crate::support::servers::memcached::Memcached;
 use crate::support::servers::redis::{Cluster, Redis, Replicated, Sentinel, command};
 
@@ -15,7 +16,7 @@ pub(crate) struct Store {
 }
 
 /// A store that runs.
-pub(crate) trait Service {
+pub(crate) trait Service: Send {
     /// Its `CACHE_URL`.
     fn url(&self) -> String;
 
@@ -71,6 +72,24 @@ pub(crate) const STORES: &[Store] = &[
         needs: &["memcached"],
         has_server: false,
         start: || Box::new([(); 2].map(|()| Memcached::start(&[]).unwrap())),
+    },
+    Store {
+        name: "sqlite",
+        needs: &[],
+        has_server: false,
+        start: || Box::new(Sqlite(tempfile::tempdir().unwrap())),
+    },
+    Store {
+        name: "postgres",
+        needs: &["postgres"],
+        has_server: true,
+        start: || Box::new(Database::postgres().unwrap()),
+    },
+    Store {
+        name: "mysql",
+        needs: &["mariadbd"],
+        has_server: true,
+        start: || Box::new(Database::mysql().unwrap()),
     },
 ];
 
@@ -144,5 +163,35 @@ impl Service for [Memcached; 2] {
     fn url(&self) -> String {
         let urls: Vec<_> = self.iter().map(Memcached::url).collect();
         urls.join(",")
+    }
+}
+
+struct Sqlite(tempfile::TempDir);
+
+impl Service for Sqlite {
+    fn url(&self) -> String {
+        let file = self.0.path().join("cache.db");
+        format!("sqlite://{}?create_table=true", file.display())
+    }
+}
+
+impl Service for Database {
+    fn url(&self) -> String {
+        format!("{}?create_table=true", self.url)
+    }
+
+    /// The processes, or threads, that serve them.
+    fn kill_clients(&mut self) {
+        self.kill_connections();
+    }
+
+    fn stop(&mut self) {
+        self.crash();
+    }
+
+    fn start_again(&mut self, address: &str) {
+        self.listen_on(address);
+        Database::start_again(self);
+        self.wait();
     }
 }

@@ -5,15 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ketama::RingBuilder;
-use tokio::sync::Mutex;
 
 use super::connection::{Credentials, parse};
 use super::node::Node;
 use super::{Inner, Memcached};
 use crate::error::{Error, Result};
-
-/// How many counters of this process can change at the same time on one store.
-const COUNTER_STRIPES: usize = 64;
 
 /// The largest item that a server takes, unless it was told otherwise by `-I`: key and
 /// bookkeeping included.
@@ -117,7 +113,6 @@ impl MemcachedBuilder {
                 ring: ring.build(),
                 operation_timeout: self.operation_timeout,
                 max_value_bytes: self.max_value_bytes,
-                counters: (0..COUNTER_STRIPES).map(|_| Mutex::default()).collect(),
             }),
         })
     }

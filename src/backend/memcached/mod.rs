@@ -7,8 +7,9 @@
 //! - No key and no value can inject a command: keys are checked or digested, and values are
 //!   counted.
 //! - A `set` that failed leaves no older value on a server that can be reached.
-//! - A counter changes by the server's arithmetic on the very value that was looked at, so neither
-//!   an update nor its lifetime is lost.
+//! - A counter changes by the server's arithmetic, after a look that it is one and in range; near
+//!   the ends of the range, on the very value that was looked at. So neither an update nor its
+//!   lifetime is lost, and it does not wrap.
 //!
 //! The client is our own: the crates there are lose step with the server when a call is cancelled
 //! or a value refused, or let keys inject commands, and are two to four times slower.
@@ -30,8 +31,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use ketama::Ring;
-use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use self::node::Node;
 use self::protocol::{Batch, Flags, Reply, refused, unexpected, wire_key};
@@ -50,6 +50,11 @@ const MAX_UNIX_SECONDS: u64 = i32::MAX as u64;
 
 /// The client flag of counters: their value is kept as [`biased`], for a server that knows no sign.
 const COUNTER: u32 = 1;
+
+/// A counter nearer to zero than this is [`STEP`]s by the million away from the ends of its range,
+/// so the server may add to whatever it holds by then.
+const FAR: u64 = 1 << 62;
+const STEP: u64 = 1 << 32;
 
 /// Entries in Memcached, on one server or several.
 ///
@@ -89,8 +94,6 @@ struct Inner {
     ring: Ring,
     operation_timeout: Duration,
     max_value_bytes: usize,
-    /// One change of a counter at a time in this process, so that only processes compete.
-    counters: Box<[Mutex<()>]>,
 }
 
 impl Memcached {
@@ -122,22 +125,26 @@ impl Memcached {
         &self,
         key: &Key,
         until: Instant,
-        commands: impl Fn(&mut Batch, &str),
+        commands: impl Fn(&mut Batch, &str) + Send + Sync,
     ) -> Result<Reply> {
         let node = &self.inner.nodes[self.route(key)];
-        let lane = key.as_str().len();
+        let lane = hash(key);
         let replies = node.in_generation(key.namespace(), lane, until, |batch, generation| {
             commands(batch, &wire_key(key, generation));
         });
         match replies.await?.pop() {
-            Some(Reply::Error(line)) => Err(refused(&line)),
+            Some(Reply::Error(text)) => Err(refused(&text)),
             Some(reply) => Ok(reply),
             None => Err(unexpected()),
         }
     }
 
     /// Sends a command that only reads `key`, and once more if the connection turned out lost.
-    async fn read(&self, key: &Key, commands: impl Fn(&mut Batch, &str)) -> Result<Reply> {
+    async fn read(
+        &self,
+        key: &Key,
+        commands: impl Fn(&mut Batch, &str) + Send + Sync,
+    ) -> Result<Reply> {
         let until = self.until();
         match self.send(key, until, &commands).await {
             Err(error) if error.kind() == ErrorKind::Unavailable => {
@@ -191,30 +198,28 @@ impl Memcached {
                 batch.push(format_args!("mg {wire} v f c"), None);
             });
             let (value, cas) = match reply.await? {
-                Reply::Value(
-                    value,
-                    Flags {
-                        client: COUNTER,
-                        cas: Some(cas),
-                        ..
-                    },
-                ) => (value, cas),
+                Reply::Value(value, flags) if flags.client == COUNTER => (value, flags.cas),
                 Reply::Value(..) => return Err(ErrorKind::NotAnInteger.into()),
                 Reply::Missing => return Err(ErrorKind::KeyMissing.into()),
                 _ => return Err(unexpected()),
             };
             let value = unbiased(&value).ok_or(ErrorKind::NotAnInteger)?;
             let sum = value.checked_add(delta).ok_or(ErrorKind::OutOfRange)?;
+            let is_far = value.unsigned_abs() < FAR && delta.unsigned_abs() < STEP;
+            // Near the ends of the range, only if nobody came in between.
+            let cas = cas.filter(|_| !is_far).map(|cas| format!(" C{cas}"));
+            let cas = cas.unwrap_or_default();
             let (mode, by) = (if delta < 0 { "MD" } else { "MI" }, delta.unsigned_abs());
             let reply = self.send(key, until, |batch, wire| {
-                batch.push(format_args!("ma {wire} {mode} D{by} C{cas}"), None);
+                batch.push(format_args!("ma {wire} {mode} D{by} v{cas}"), None);
             });
-            match reply.await? {
-                Reply::Done(_) => return Ok(sum),
-                Reply::Missing => return Err(ErrorKind::KeyMissing.into()),
-                // Another process was faster.
-                Reply::Changed => {}
-                _ => return Err(unexpected()),
+            match reply.await {
+                Ok(Reply::Value(sum, _)) => return unbiased(&sum).ok_or_else(unexpected),
+                Ok(Reply::Done(_)) => return Ok(sum),
+                Ok(Reply::Missing) => return Err(ErrorKind::KeyMissing.into()),
+                Ok(Reply::Changed) => {}
+                Ok(_) => return Err(unexpected()),
+                Err(error) => return Err(error),
             }
         }
     }
@@ -244,11 +249,11 @@ impl Memcached {
 
     /// Sends one command for each of `items`, one batch to each server; what became of each, in
     /// their order.
-    async fn send_many<T>(
+    async fn send_many<T: Sync>(
         &self,
         items: &[T],
-        key: impl Fn(&T) -> &Key,
-        command: impl Fn(&mut Batch, &str, &T),
+        key: impl Fn(&T) -> &Key + Send + Sync,
+        command: impl Fn(&mut Batch, &str, &T) + Send + Sync,
     ) -> Vec<Result<Reply>> {
         let mut shares: BTreeMap<(usize, &str), Vec<usize>> = BTreeMap::new();
         for (index, item) in items.iter().enumerate() {
@@ -276,7 +281,7 @@ impl Memcached {
                 Ok(replies) => {
                     for (index, reply) in indexes.into_iter().zip(replies) {
                         outcomes[index] = match reply {
-                            Reply::Error(line) => Err(refused(&line)),
+                            Reply::Error(text) => Err(refused(&text)),
                             reply => Ok(reply),
                         };
                     }
@@ -323,10 +328,8 @@ impl Backend for Memcached {
     async fn add(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<bool> {
         let outcome = async {
             if let Err(error) = self.refuse_if_too_large(&entry) {
-                return match self.contains(key).await? {
-                    true => Ok(false),
-                    false => Err(error),
-                };
+                let lives = self.contains(key).await?;
+                return if lives { Ok(false) } else { Err(error) };
             }
             let reply = self.send(key, self.until(), |batch, wire| {
                 set(batch, wire, &entry, seconds(lifetime), " ME");
@@ -354,19 +357,8 @@ impl Backend for Memcached {
     }
 
     async fn incr(&self, key: &Key, delta: i64) -> Result<i64> {
-        let until = self.until();
-        let stripe = key.as_str().bytes().fold(0_usize, |hash, byte| {
-            hash.wrapping_mul(31).wrapping_add(usize::from(byte))
-        });
-        let stripe = &self.inner.counters[stripe % self.inner.counters.len()];
-        let outcome = async {
-            let _turn = stripe.lock().await;
-            self.change_counter(key, delta).await
-        };
-        let outcome = timeout_at(until, outcome).await;
-        outcome
-            .unwrap_or_else(|_| Err(ErrorKind::Timeout.into()))
-            .map_err(|error| error.at("memcached", "incr"))
+        let outcome = self.change_counter(key, delta).await;
+        outcome.map_err(|error| error.at("memcached", "incr"))
     }
 
     async fn rename(&self, from: &Key, to: &Key) -> Result<bool> {
@@ -415,7 +407,7 @@ impl Backend for Memcached {
             batch.push(format_args!("flush_all"), None);
             match node.call(batch, 0, until).await?.pop() {
                 Some(Reply::Done(_)) => Ok(()),
-                Some(Reply::Error(line)) => Err(refused(&line)),
+                Some(Reply::Error(text)) => Err(refused(&text)),
                 _ => Err(unexpected()),
             }
         });
@@ -482,7 +474,7 @@ impl Backend for Memcached {
 
     async fn contains(&self, key: &Key) -> Result<bool> {
         let reply = self.read(key, |batch, wire| {
-            batch.push(format_args!("mg {wire}"), None)
+            batch.push(format_args!("mg {wire}"), None);
         });
         let found = reply.await.and_then(|reply| done(&reply));
         self.or_miss(found, "contains", false)
@@ -500,6 +492,14 @@ impl fmt::Debug for Memcached {
             .field("servers", &self.inner.nodes.len())
             .finish_non_exhaustive()
     }
+}
+
+/// By which a key finds its connection.
+fn hash(key: &Key) -> usize {
+    let bytes = key.as_str().bytes();
+    bytes.fold(0, |hash, byte| {
+        hash.wrapping_mul(31).wrapping_add(usize::from(byte))
+    })
 }
 
 fn is_lost(outcome: &Result<Reply>) -> bool {

@@ -65,7 +65,7 @@ impl Node {
         namespace: &str,
         lane: usize,
         until: Instant,
-        commands: impl Fn(&mut Batch, u64),
+        commands: impl Fn(&mut Batch, u64) + Send,
     ) -> Result<Vec<Reply>> {
         let mut known = match self.known(namespace) {
             Some(known) => known,
@@ -80,7 +80,7 @@ impl Node {
                 Some(Reply::Value(now, _)) if generation(&now) == Some(known) => {
                     return Ok(replies);
                 }
-                Some(Reply::Error(line)) => return Err(refused(&line)),
+                Some(Reply::Error(text)) => return Err(refused(&text)),
                 _ => known = self.ask(namespace, lane, until).await?,
             }
         }
@@ -94,7 +94,7 @@ impl Node {
         batch.push(format_args!("ma {key} N0 J{} D1 v", random()), None);
         let now = match self.call(batch, 0, until).await?.pop() {
             Some(Reply::Value(now, _)) => generation(&now),
-            Some(Reply::Error(line)) => return Err(refused(&line)),
+            Some(Reply::Error(text)) => return Err(refused(&text)),
             _ => None,
         };
         match now {
@@ -148,7 +148,7 @@ impl Node {
                 self.learn(namespace, now);
                 Ok(now)
             }
-            Some(Reply::Error(line)) => Err(refused(&line)),
+            Some(Reply::Error(text)) => Err(refused(&text)),
             _ => Err(unexpected()),
         }
     }

@@ -22,6 +22,9 @@ const MAX_LINE_BYTES: usize = 8192;
 /// No value is larger, whatever a server says: its own limit is 1 GiB.
 const MAX_DATA_BYTES: usize = 1 << 30;
 
+/// The answer to arithmetic on a text, which is understood well.
+const NO_NUMBER: &str = "CLIENT_ERROR cannot increment or decrement";
+
 /// Commands that are sent together, and answered in order.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Batch {
@@ -64,7 +67,8 @@ impl Reply {
     /// Whether the server did not understand what it was sent, so that nobody knows what of it is
     /// answered yet.
     pub(super) fn is_confusion(&self) -> bool {
-        matches!(self, Self::Error(line) if !line.starts_with("SERVER_ERROR"))
+        matches!(self, Self::Error(line)
+            if !line.starts_with("SERVER_ERROR") && !line.starts_with(NO_NUMBER))
     }
 }
 
@@ -183,6 +187,8 @@ pub(super) fn generation_key(namespace: &str) -> String {
 pub(super) fn refused(line: &str) -> Error {
     let kind = if line.contains("too large") {
         ErrorKind::TooLarge
+    } else if line.starts_with(NO_NUMBER) {
+        ErrorKind::NotAnInteger
     } else {
         ErrorKind::Unavailable
     };

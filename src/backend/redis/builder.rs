@@ -218,8 +218,8 @@ impl RedisBuilder {
     fn servers(self, infos: Vec<ConnectionInfo>) -> Result<Redis> {
         let mut servers = Vec::with_capacity(infos.len());
         for info in infos {
-            let client = self.client(info)?;
-            servers.push(self.lanes(|| Ok(Source::Server(client.clone())))?);
+            let client = Arc::new(self.client(info)?);
+            servers.push(self.lanes(|| Ok(Source::Server(Arc::clone(&client))))?);
         }
         let leader = servers.remove(0);
         Ok(self.finish(leader, servers, false))
@@ -235,20 +235,22 @@ impl RedisBuilder {
             Some(certificates) => builder.certs(certificates),
             None => builder,
         };
-        let builder = match self.read_from_replicas {
-            true => builder.read_routing_strategy(RandomReplicaStrategy),
-            false => builder,
+        let builder = if self.read_from_replicas {
+            builder.read_routing_strategy(RandomReplicaStrategy)
+        } else {
+            builder
         };
-        let client = builder.build().map_err(bad_servers)?;
-        let lane = Lane::new(Source::Cluster(Box::new(client)), self.connect_timeout);
+        let client = builder.build().map_err(|error| bad_servers(&error))?;
+        let lane = Lane::new(Source::Cluster(Arc::new(client)), self.connect_timeout);
         Ok(self.finish(vec![lane], Vec::new(), true))
     }
 
     fn sentinel(self, infos: &[ConnectionInfo]) -> Result<Redis> {
         let leader = self.lanes(|| self.sentinel_source(infos, SentinelServerType::Master))?;
-        let replicas = match self.read_from_replicas {
-            true => vec![self.lanes(|| self.sentinel_source(infos, SentinelServerType::Replica))?],
-            false => Vec::new(),
+        let replicas = if self.read_from_replicas {
+            vec![self.lanes(|| self.sentinel_source(infos, SentinelServerType::Replica))?]
+        } else {
+            Vec::new()
         };
         Ok(self.finish(leader, replicas, false))
     }
@@ -257,7 +259,7 @@ impl RedisBuilder {
         let sentinels = infos.iter().map(|info| info.addr().clone());
         let builder = SentinelClientBuilder::new(sentinels, &self.service, of);
         let mut builder = builder
-            .map_err(bad_servers)?
+            .map_err(|error| bad_servers(&error))?
             .set_client_to_redis_tcp_settings(tcp_settings());
         if let Some(info) = infos.first() {
             let server = info.redis_settings();
@@ -286,7 +288,7 @@ impl RedisBuilder {
                 .set_client_to_redis_certificates(certificates.clone())
                 .set_client_to_sentinel_certificates(certificates.clone());
         }
-        let client = builder.build().map_err(bad_servers)?;
+        let client = builder.build().map_err(|error| bad_servers(&error))?;
         Ok(Source::Sentinel(Arc::new(Mutex::new(client))))
     }
 
@@ -296,7 +298,9 @@ impl RedisBuilder {
     }
 
     fn info(&self, url: &str) -> Result<ConnectionInfo> {
-        let info = url.into_connection_info().map_err(bad_servers)?;
+        let info = url
+            .into_connection_info()
+            .map_err(|error| bad_servers(&error))?;
         if !info.addr().is_supported() {
             return Err(Error::config(
                 "location: needs the feature `tls` of axum-cache",
@@ -327,9 +331,10 @@ impl RedisBuilder {
         if let Some(certificates) = &self.certificates
             && matches!(info.addr(), ConnectionAddr::TcpTls { .. })
         {
-            return Client::build_with_tls(info, certificates.clone()).map_err(bad_servers);
+            return Client::build_with_tls(info, certificates.clone())
+                .map_err(|error| bad_servers(&error));
         }
-        Client::open(info).map_err(bad_servers)
+        Client::open(info).map_err(|error| bad_servers(&error))
     }
 }
 
@@ -351,7 +356,7 @@ fn tcp_settings() -> TcpSettings {
 }
 
 /// The client's error is left out: it may hold the URL, and that a password.
-fn bad_servers(error: redis::RedisError) -> Error {
+fn bad_servers(error: &redis::RedisError) -> Error {
     Error::config(format!(
         "location: no Redis can be there: {}",
         error.category()

@@ -21,10 +21,10 @@ use crate::error::{Error, ErrorKind, Result};
 /// Where connections come from.
 #[derive(Clone)]
 pub(super) enum Source {
-    Server(Client),
+    Server(Arc<Client>),
     /// Asks the sentinels anew for each connection, so that a failover is followed.
     Sentinel(Arc<Mutex<SentinelClient>>),
-    Cluster(Box<ClusterClient>),
+    Cluster(Arc<ClusterClient>),
 }
 
 /// What one round trip asks for.

@@ -42,9 +42,9 @@ impl Redis {
         let mut set = cmd("SET");
         set.arg(key.as_str()).arg(&token).arg("NX");
         set.arg("PX").arg(millis(Lifetime::For(lease)));
-        let taken = reply::done(self.write(key, &set).await);
-        let taken = taken.map_err(|error| error.at("redis", "try_lock"))?;
-        Ok(taken.then(|| RedisLock {
+        let locked = reply::done(self.write(key, &set).await);
+        let locked = locked.map_err(|error| error.at("redis", "try_lock"))?;
+        Ok(locked.then(|| RedisLock {
             redis: self.clone(),
             key: key.clone(),
             token,
@@ -61,7 +61,7 @@ impl RedisLock {
     pub async fn extend(&self, lease: Duration) -> Result<bool> {
         let lease = millis(Lifetime::For(lease)).unwrap_or_default().to_string();
         let arguments = [self.token.as_str(), &lease];
-        let answer = self.redis.run(&EXTEND, &self.key, &arguments[..]).await;
+        let answer = self.redis.run(&EXTEND, &self.key, &arguments).await;
         reply::is_some(answer).map_err(|error| error.at("redis", "extend"))
     }
 
@@ -71,8 +71,8 @@ impl RedisLock {
     ///
     /// As [`Redis::try_lock`].
     pub async fn release(self) -> Result<bool> {
-        let arguments = self.token.as_str();
-        let answer = self.redis.run(&RELEASE, &self.key, arguments).await;
+        let arguments = [self.token.as_str()];
+        let answer = self.redis.run(&RELEASE, &self.key, &arguments).await;
         reply::is_some(answer).map_err(|error| error.at("redis", "release"))
     }
 }

@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use bb8_redis::{RedisConnectionManager, bb8};
 use futures_util::future::join_all;
-use redis::{Cmd, Pipeline, Script, ToRedisArgs, Value, cmd};
+use redis::{Cmd, Pipeline, Script, Value, cmd};
 use tokio::time::Instant;
 
 use self::lane::{Lane, Request};
@@ -119,12 +119,7 @@ impl Redis {
     }
 
     /// Runs a script on `key`.
-    async fn run(
-        &self,
-        script: &KeyScript,
-        key: &Key,
-        arguments: impl ToRedisArgs + Copy,
-    ) -> Result<Value> {
+    async fn run(&self, script: &KeyScript, key: &Key, arguments: &[&str]) -> Result<Value> {
         let run = |how: &str, script: &str| {
             let mut run = cmd(how);
             run.arg(script).arg(1).arg(key.as_str()).arg(arguments);
@@ -255,9 +250,10 @@ impl Redis {
         for (key, entry, lifetime) in items {
             self.note(self.hash(key));
             let fits = self.refuse_if_too_large(entry).is_ok();
-            pipeline.add_command(match fits {
-                true => set(key, entry, *lifetime),
-                false => cmd("UNLINK").arg(key.as_str()).to_owned(),
+            pipeline.add_command(if fits {
+                set(key, entry, *lifetime)
+            } else {
+                cmd("UNLINK").arg(key.as_str()).to_owned()
             });
         }
         let answers = self.write_at(0, Request::Commands(&pipeline)).await;
@@ -324,10 +320,8 @@ impl Backend for Redis {
     async fn add(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<bool> {
         let outcome = async {
             if let Err(error) = self.refuse_if_too_large(&entry) {
-                return match self.contains(key).await? {
-                    true => Ok(false),
-                    false => Err(error),
-                };
+                let lives = self.contains(key).await?;
+                return if lives { Ok(false) } else { Err(error) };
             }
             let mut add = set(key, &entry, lifetime);
             reply::done(self.write(key, add.arg("NX")).await)
@@ -336,24 +330,21 @@ impl Backend for Redis {
     }
 
     async fn touch(&self, key: &Key, lifetime: Lifetime) -> Result<bool> {
-        let answer = match millis(lifetime) {
-            Some(millis) => {
-                let mut expire = cmd("PEXPIRE");
-                reply::is_some(self.write(key, expire.arg(key.as_str()).arg(millis)).await)
-            }
+        let answer = if let Some(millis) = millis(lifetime) {
+            let mut expire = cmd("PEXPIRE");
+            reply::is_some(self.write(key, expire.arg(key.as_str()).arg(millis)).await)
+        } else {
             // `PERSIST` alone does not tell a permanent key from a missing one.
-            None => {
-                let mut pipeline = Pipeline::new();
-                pipeline.cmd("PERSIST").arg(key.as_str());
-                pipeline.cmd("EXISTS").arg(key.as_str());
-                let answers = self
-                    .write_at(self.hash(key), Request::Commands(&pipeline))
-                    .await;
-                reply::array(answers).and_then(|mut answers| {
-                    let exists = answers.pop().unwrap_or(Value::Nil);
-                    reply::is_some(reply::one(exists))
-                })
-            }
+            let mut pipeline = Pipeline::new();
+            pipeline.cmd("PERSIST").arg(key.as_str());
+            pipeline.cmd("EXISTS").arg(key.as_str());
+            let answers = self
+                .write_at(self.hash(key), Request::Commands(&pipeline))
+                .await;
+            reply::array(answers).and_then(|mut answers| {
+                let exists = answers.pop().unwrap_or(Value::Nil);
+                reply::is_some(reply::one(exists))
+            })
         };
         answer.map_err(|error| error.at("redis", "touch"))
     }
@@ -364,7 +355,7 @@ impl Backend for Redis {
     }
 
     async fn incr(&self, key: &Key, delta: i64) -> Result<i64> {
-        let answer = self.run(&INCR, key, delta).await;
+        let answer = self.run(&INCR, key, &[&delta.to_string()]).await;
         let outcome = match answer {
             Ok(Value::Nil) => Err(ErrorKind::KeyMissing.into()),
             Err(error) if reply::code(&error) == Some("WRONGTYPE") => {
@@ -473,9 +464,7 @@ impl Backend for Redis {
 
     async fn close(&self) -> Result<()> {
         let lanes = self.inner.replicas.iter().flatten();
-        lanes
-            .chain(&self.inner.leader)
-            .for_each(|lane| lane.close());
+        lanes.chain(&self.inner.leader).for_each(Lane::close);
         Ok(())
     }
 }

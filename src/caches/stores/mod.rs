@@ -6,6 +6,8 @@ mod memcached;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+mod sql;
 
 use super::builder::CachesBuilder;
 use crate::backend::{AnyBackend, Dummy};
@@ -39,7 +41,32 @@ pub(super) fn register(builder: CachesBuilder) -> CachesBuilder {
         ],
         "redis",
     );
+    #[cfg(feature = "sqlite")]
+    let builder = builder.backend(
+        "sqlite",
+        |settings| async move { sql::make_file(&settings) },
+    );
+    #[cfg(not(feature = "sqlite"))]
+    let builder = absent(builder, &["sqlite"], "sqlite");
+    #[cfg(feature = "postgres")]
+    let builder = servers(builder, &["postgres", "postgresql"]);
+    #[cfg(not(feature = "postgres"))]
+    let builder = absent(builder, &["postgres", "postgresql"], "postgres");
+    #[cfg(feature = "mysql")]
+    let builder = servers(builder, &["mysql", "mariadb"]);
+    #[cfg(not(feature = "mysql"))]
+    let builder = absent(builder, &["mysql", "mariadb"], "mysql");
     builder
+}
+
+/// A database on a server, by the schemes of its URLs.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn servers(builder: CachesBuilder, schemes: &'static [&'static str]) -> CachesBuilder {
+    schemes.iter().fold(builder, |builder, scheme| {
+        builder.backend(*scheme, move |settings| async move {
+            sql::make_server(&settings, schemes)
+        })
+    })
 }
 
 /// Says of stores that were not compiled in what would bring them.

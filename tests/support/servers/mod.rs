@@ -4,9 +4,8 @@
 //! server outlives its test by no more than a moment, whichever way the test ends.
 #![allow(dead_code, reason = "no test binary uses every server")]
 
+pub(crate) mod database;
 pub(crate) mod memcached;
-pub(crate) mod mysql;
-pub(crate) mod postgres;
 pub(crate) mod redis;
 
 use std::ffi::{OsStr, OsString};
@@ -17,7 +16,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-/// Starts the server, obeys `stop SIGNAL` and `start` lines, and at the end of its input ends the
+/// Starts the server, obeys `stop SIGNAL`, `send SIGNAL` and `start` lines, and at the end of its input ends the
 /// server and removes its folder.
 const KEEPER: &str = r#"
 dir=$1; shift
@@ -26,10 +25,13 @@ run "$@"
 while read -r word signal; do
     case $word in
         stop) kill -s "$signal" "$pid" 2>/dev/null; wait "$pid" 2>/dev/null; echo stopped ;;
+        send) kill -s "$signal" "$pid" $(cat /proc/$pid/task/*/children 2>/dev/null); echo sent ;;
         start) run "$@" ;;
     esac
 done
-kill -s TERM "$pid" 2>/dev/null
+kill -s CONT "$pid" 2>/dev/null
+# PostgreSQL waits for its clients when it gets TERM first; MariaDB ignores INT.
+kill -s INT "$pid" 2>/dev/null; kill -s TERM "$pid" 2>/dev/null
 for _ in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do
     kill -0 "$pid" 2>/dev/null || break
     sleep 0.1
@@ -110,6 +112,12 @@ impl Server {
         assert!(status.is_ok_and(|status| status.success()));
     }
 
+    /// Sends the process and its children a signal.
+    pub(crate) fn signal_all(&mut self, signal: &str) {
+        self.order(&format!("send {signal}"));
+        assert_eq!(self.answer(), "sent");
+    }
+
     /// What the server wrote, for a test that fails.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.dir.join("log")).unwrap_or_default()
@@ -130,9 +138,12 @@ impl Server {
 
     /// Waits until `ready` says so.
     fn wait_until(&self, ready: impl FnMut() -> bool) {
-        if !soon(ready) {
-            panic!("{} is not ready: {}", self.dir.display(), self.log());
-        }
+        assert!(
+            soon(ready),
+            "{} is not ready: {}",
+            self.dir.display(),
+            self.log()
+        );
     }
 }
 

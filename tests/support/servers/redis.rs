@@ -1,5 +1,6 @@
 //! Redis: one server, a leader with replicas, a cluster, a sentinel.
 
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -123,7 +124,7 @@ impl Cluster {
 /// A leader named `mymaster`, one replica, and one sentinel who watches them.
 #[derive(Debug)]
 pub(crate) struct Sentinel {
-    pub(crate) sentinel: Server,
+    pub(crate) watch: Server,
     pub(crate) port: u16,
     pub(crate) leader: Redis,
     pub(crate) replica: Redis,
@@ -144,13 +145,13 @@ impl Sentinel {
         );
         std::fs::write(&file, text).expect("the folder is ours");
         let args = [file.into_os_string(), "--sentinel".into()];
-        let sentinel = Server::start(&find("redis-server")?, args, &dir, false);
-        sentinel.wait_until(|| {
+        let watch = Server::start(&find("redis-server")?, args, &dir, false);
+        watch.wait_until(|| {
             command(port, &["SENTINEL", "replicas", "mymaster"])
                 .is_some_and(|replicas| replicas.contains(&replica.port.to_string()))
         });
         Some(Self {
-            sentinel,
+            watch,
             port,
             leader,
             replica,
@@ -172,7 +173,7 @@ fn command_at(address: &str, port: u16, words: &[&str]) -> Option<String> {
     stream.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
     let mut request = format!("*{}\r\n", words.len());
     for word in words {
-        request += &format!("${}\r\n{word}\r\n", word.len());
+        let _ = write!(request, "${}\r\n{word}\r\n", word.len());
     }
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = vec![0; 1 << 16];
