@@ -48,6 +48,17 @@ impl Key {
     }
 }
 
+/// Whether the text holds no space and no control character.
+pub(crate) fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| byte > b' ' && byte != 0x7f)
+}
+
+/// What stands for a text that is too long, or holds what a store refuses: its BLAKE3 digest, as 64
+/// hexadecimal digits.
+pub(crate) fn digest(text: &str) -> String {
+    blake3::hash(text.as_bytes()).to_hex().to_string()
+}
+
 /// What to do with a key that is not portable: over 250 bytes, or with a control character or
 /// a space in it.
 ///

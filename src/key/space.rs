@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Key, KeyFunction, KeyPolicy, MAX_KEY_BYTES, PrefixedKeys};
+use super::{Key, KeyFunction, KeyPolicy, MAX_KEY_BYTES, PrefixedKeys, digest, is_plain};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Leaves room in a key for a version, the mark and a digest.
@@ -63,8 +63,7 @@ impl KeySpace {
         let text = if portable {
             text
         } else {
-            let digest = blake3::hash(text.as_bytes()).to_hex();
-            format!("{namespace}{MARK}{digest}")
+            format!("{namespace}{MARK}{}", digest(&text))
         };
         Ok(Key {
             text,
@@ -85,7 +84,7 @@ impl Default for KeySpace {
 }
 
 fn is_portable(text: &str) -> bool {
-    text.len() <= MAX_KEY_BYTES && text.bytes().all(|byte| byte > b' ' && byte != 0x7f)
+    text.len() <= MAX_KEY_BYTES && is_plain(text)
 }
 
 #[cfg(test)]

@@ -16,45 +16,33 @@
 
 mod builder;
 mod connection;
+mod counter;
 mod node;
 mod protocol;
 #[cfg(test)]
 mod tests;
+mod value;
 
 pub use self::builder::MemcachedBuilder;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::future::join_all;
 use ketama::Ring;
 use tokio::time::Instant;
 
 use self::node::Node;
 use self::protocol::{Batch, Flags, Reply, refused, unexpected, wire_key};
-use super::{Backend, Capabilities, parse_counter};
+use self::value::{done, entry, on_wire, seconds, set};
+use super::{Backend, Capabilities};
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::observe;
 use crate::ttl::Lifetime;
-
-/// Memcached takes longer lifetimes for points in time.
-const MAX_RELATIVE_SECONDS: u64 = 30 * 86_400;
-
-/// The last point in time that fits where Memcached keeps it.
-const MAX_UNIX_SECONDS: u64 = i32::MAX as u64;
-
-/// The client flag of counters: their value is kept as [`biased`], for a server that knows no sign.
-const COUNTER: u32 = 1;
-
-/// A counter nearer to zero than this is [`STEP`]s by the million away from the ends of its range,
-/// so the server may add to whatever it holds by then.
-const FAR: u64 = 1 << 62;
-const STEP: u64 = 1 << 32;
 
 /// Entries in Memcached, on one server or several.
 ///
@@ -189,39 +177,6 @@ impl Memcached {
         }
         Err(Error::new(ErrorKind::TooLarge)
             .with_message(format!("value is larger than {limit} bytes")))
-    }
-
-    async fn change_counter(&self, key: &Key, delta: i64) -> Result<i64> {
-        let until = self.until();
-        loop {
-            let reply = self.send(key, until, |batch, wire| {
-                batch.push(format_args!("mg {wire} v f c"), None);
-            });
-            let (value, cas) = match reply.await? {
-                Reply::Value(value, flags) if flags.client == COUNTER => (value, flags.cas),
-                Reply::Value(..) => return Err(ErrorKind::NotAnInteger.into()),
-                Reply::Missing => return Err(ErrorKind::KeyMissing.into()),
-                _ => return Err(unexpected()),
-            };
-            let value = unbiased(&value).ok_or(ErrorKind::NotAnInteger)?;
-            let sum = value.checked_add(delta).ok_or(ErrorKind::OutOfRange)?;
-            let is_far = value.unsigned_abs() < FAR && delta.unsigned_abs() < STEP;
-            // Near the ends of the range, only if nobody came in between.
-            let cas = cas.filter(|_| !is_far).map(|cas| format!(" C{cas}"));
-            let cas = cas.unwrap_or_default();
-            let (mode, by) = (if delta < 0 { "MD" } else { "MI" }, delta.unsigned_abs());
-            let reply = self.send(key, until, |batch, wire| {
-                batch.push(format_args!("ma {wire} {mode} D{by} v{cas}"), None);
-            });
-            match reply.await {
-                Ok(Reply::Value(sum, _)) => return unbiased(&sum).ok_or_else(unexpected),
-                Ok(Reply::Done(_)) => return Ok(sum),
-                Ok(Reply::Missing) => return Err(ErrorKind::KeyMissing.into()),
-                Ok(Reply::Changed) => {}
-                Ok(_) => return Err(unexpected()),
-                Err(error) => return Err(error),
-            }
-        }
     }
 
     async fn move_entry(&self, from: &Key, to: &Key) -> Result<bool> {
@@ -506,74 +461,4 @@ fn is_lost(outcome: &Result<Reply>) -> bool {
     outcome
         .as_ref()
         .is_err_and(|error| error.kind() == ErrorKind::Unavailable)
-}
-
-/// A command that stores `entry` for so many seconds, or for ever.
-fn set(batch: &mut Batch, wire: &str, entry: &Entry, seconds: Option<u64>, mode: &str) {
-    let seconds = seconds.unwrap_or(0);
-    let mut set = |flags: u32, value: &[u8]| {
-        let length = value.len();
-        batch.push(
-            format_args!("ms {wire} {length} T{seconds} F{flags}{mode}"),
-            Some(value),
-        );
-    };
-    match parse_counter(entry.bytes()) {
-        Ok(counter) => set(COUNTER, biased(counter).to_string().as_bytes()),
-        Err(_) => set(0, entry.bytes()),
-    }
-}
-
-/// The entry that a reply holds, and the flags beside it.
-fn entry(reply: Reply) -> Result<Option<(Entry, Flags)>> {
-    match reply {
-        Reply::Value(value, flags) if flags.client == COUNTER => {
-            let counter = unbiased(&value).ok_or_else(unexpected)?;
-            Ok(Some((Entry::new(Bytes::from(counter.to_string())), flags)))
-        }
-        Reply::Value(value, flags) => Ok(Some((Entry::new(value), flags))),
-        Reply::Missing => Ok(None),
-        _ => Err(unexpected()),
-    }
-}
-
-/// Whether it was done.
-fn done(reply: &Reply) -> Result<bool> {
-    match reply {
-        Reply::Done(_) => Ok(true),
-        Reply::Missing | Reply::NotStored => Ok(false),
-        _ => Err(unexpected()),
-    }
-}
-
-/// A counter as a number without a sign, in the same order.
-fn biased(counter: i64) -> u64 {
-    counter.cast_unsigned() ^ (1 << 63)
-}
-
-/// Decrements leave spaces behind a number that became shorter.
-fn unbiased(value: &[u8]) -> Option<i64> {
-    let text = std::str::from_utf8(value).ok()?.trim_end();
-    let biased: u64 = text.parse().ok()?;
-    Some((biased ^ (1 << 63)).cast_signed())
-}
-
-/// The lifetime as Memcached takes it; `None` for ever.
-///
-/// A second more than asked: the server's clock ticks once a second, and the first tick may be
-/// near.
-fn seconds(lifetime: Lifetime) -> Option<u64> {
-    let seconds = lifetime.in_units(Duration::from_secs(1))?;
-    on_wire(seconds.saturating_add(1))
-}
-
-/// So many seconds from now, as Memcached takes them; `None` for ever, which is what it does not
-/// reach.
-fn on_wire(seconds: u64) -> Option<u64> {
-    if seconds <= MAX_RELATIVE_SECONDS {
-        return Some(seconds);
-    }
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    let at = now.unwrap_or_default().as_secs().saturating_add(seconds);
-    (at <= MAX_UNIX_SECONDS).then_some(at)
 }

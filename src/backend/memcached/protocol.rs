@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use bytes::{Bytes, BytesMut};
 
 use crate::error::{Error, ErrorKind};
-use crate::key::{Key, MAX_KEY_BYTES};
+use crate::key::{Key, MAX_KEY_BYTES, digest, is_plain};
 
 /// Below this, values are copied out, so that a small one does not hold on to a large buffer.
 const COPIED_BYTES: usize = 4096;
@@ -159,27 +159,24 @@ fn flags(words: &str) -> Result<Flags, Garbled> {
 /// the generation before the digest of any other. So no two keys meet.
 pub(super) fn wire_key(key: &Key, generation: u64) -> String {
     let text = key.as_str();
-    let fits =
-        text.len() + 18 <= MAX_KEY_BYTES && text.bytes().all(|byte| byte > b' ' && byte != 0x7f);
+    let fits = text.len() + 18 <= MAX_KEY_BYTES && is_plain(text);
     let mut wire = String::with_capacity(MAX_KEY_BYTES);
     // Writing to a text does not fail.
     let _ = if fits {
         write!(wire, "p{generation:016x}:{text}")
     } else {
-        let digest = blake3::hash(text.as_bytes()).to_hex();
-        write!(wire, "h{generation:016x}:{digest}")
+        write!(wire, "h{generation:016x}:{}", digest(text))
     };
     wire
 }
 
 /// Where a server keeps the generation of a namespace.
 pub(super) fn generation_key(namespace: &str) -> String {
-    let fits = namespace.len() + 2 <= MAX_KEY_BYTES
-        && namespace.bytes().all(|byte| byte > b' ' && byte != 0x7f);
+    let fits = namespace.len() + 2 <= MAX_KEY_BYTES && is_plain(namespace);
     if fits {
         format!("g:{namespace}")
     } else {
-        format!("G:{}", blake3::hash(namespace.as_bytes()).to_hex())
+        format!("G:{}", digest(namespace))
     }
 }
 

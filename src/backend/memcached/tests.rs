@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::connection::{Address, parse};
 use super::protocol::{Flags, Garbled, Reply, generation_key, take, wire_key};
-use super::{biased, on_wire, seconds, unbiased};
+use super::value::{biased, on_wire, seconds, unbiased};
 use crate::key::{KeyPolicy, KeySpace, MAX_KEY_BYTES, PrefixedKeys};
 use crate::ttl::Lifetime;
 
@@ -142,8 +142,8 @@ fn lifetimes_are_never_cut() {
     assert_eq!(seconds(1001), Some(3));
     // Longer than 30 days is a point in time.
     assert!(seconds(30 * 86_400_000).unwrap() > 1_700_000_000);
-    assert_eq!(super::seconds(Lifetime::Forever), None);
-    assert_eq!(super::seconds(Lifetime::For(Duration::MAX)), None);
+    assert_eq!(super::value::seconds(Lifetime::Forever), None);
+    assert_eq!(super::value::seconds(Lifetime::For(Duration::MAX)), None);
     assert_eq!(on_wire(u64::MAX), None);
 }
 

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use redis::cmd;
 
-use super::{KeyScript, Redis, millis, reply};
+use super::script::KeyScript;
+use super::{Redis, millis, reply};
 use crate::error::Result;
 use crate::key::Key;
 use crate::ttl::Lifetime;

@@ -14,23 +14,24 @@ mod lock;
 mod recent;
 mod reply;
 mod scan;
+mod script;
 
 pub use self::builder::RedisBuilder;
 pub use self::lock::RedisLock;
 pub use self::scan::KeyScan;
 
 use std::sync::Arc;
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bb8_redis::{RedisConnectionManager, bb8};
 use futures_util::future::join_all;
-use redis::{Cmd, Pipeline, Script, Value, cmd};
+use redis::{Cmd, Pipeline, Value, cmd};
 use tokio::time::Instant;
 
 use self::lane::{Lane, Request};
 use self::recent::Recent;
+use self::script::INCR;
 use super::{Backend, Capabilities};
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
@@ -116,22 +117,6 @@ impl Redis {
         let outcome = self.leader(hash).call(request, self.until()).await;
         self.note(hash);
         outcome
-    }
-
-    /// Runs a script on `key`.
-    async fn run(&self, script: &KeyScript, key: &Key, arguments: &[&str]) -> Result<Value> {
-        let run = |how: &str, script: &str| {
-            let mut run = cmd(how);
-            run.arg(script).arg(1).arg(key.as_str()).arg(arguments);
-            run
-        };
-        let answer = self.write(key, &run("EVALSHA", &script.digest)).await;
-        match answer {
-            Err(error) if reply::code(&error) == Some("NOSCRIPT") => {
-                self.write(key, &run("EVAL", script.text)).await
-            }
-            answer => answer,
-        }
     }
 
     /// Sends a command that only reads `key`.
@@ -501,24 +486,3 @@ fn pick(hash: u64, lanes: usize) -> usize {
     let high = (hash >> 32) as usize;
     high % lanes
 }
-
-/// A script that the server knows by its digest once it has seen it.
-struct KeyScript {
-    text: &'static str,
-    digest: String,
-}
-
-impl KeyScript {
-    fn new(text: &'static str) -> Self {
-        let digest = Script::new(text).get_hash().to_owned();
-        Self { text, digest }
-    }
-}
-
-/// Nil if there is no such key; the time to live stays.
-static INCR: LazyLock<KeyScript> = LazyLock::new(|| {
-    KeyScript::new(
-        "if redis.call('EXISTS', KEYS[1]) == 0 then return nil end \
-         return redis.call('INCRBY', KEYS[1], ARGV[1])",
-    )
-});

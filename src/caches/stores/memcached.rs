@@ -4,9 +4,6 @@ use crate::backend::{AnyBackend, Memcached};
 use crate::caches::BackendSettings;
 use crate::error::{Error, Result};
 
-/// Schemes of URLs, which are names of backends, too.
-pub(super) const NAMES: &[&str] = &["memcached", "memcached+unix"];
-
 pub(super) fn make(settings: &BackendSettings) -> Result<AnyBackend> {
     let mut builder = Memcached::builder(settings.servers(settings.name())?);
     let username = settings.option::<String>("username")?;

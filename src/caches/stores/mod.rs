@@ -9,73 +9,77 @@ mod redis;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod sql;
 
-use super::builder::CachesBuilder;
-use crate::backend::{AnyBackend, Dummy};
-use crate::error::Error;
+use std::future::ready;
 
+use super::builder::{BackendSettings, CachesBuilder};
+use crate::backend::{AnyBackend, Dummy};
+use crate::error::Result;
+
+const MEMORY: &[&str] = &["memory"];
+const MEMCACHED: &[&str] = &["memcached", "memcached+unix"];
+const REDIS: &[&str] = &[
+    "redis",
+    "rediss",
+    "redis+unix",
+    "redis+cluster",
+    "rediss+cluster",
+    "redis+sentinel",
+    "rediss+sentinel",
+];
+const SQLITE: &[&str] = &["sqlite"];
+const POSTGRES: &[&str] = &["postgres", "postgresql"];
+const MYSQL: &[&str] = &["mysql", "mariadb"];
+
+/// Makes the stores known that were compiled in; of the others, what would bring them.
 pub(super) fn register(builder: CachesBuilder) -> CachesBuilder {
-    let builder = builder.backend("dummy", |_| async { Ok(AnyBackend::new(Dummy)) });
+    let builder = add(builder, &["dummy"], |_| Ok(Dummy.into()));
+
     #[cfg(feature = "memory")]
-    let builder = builder.backend("memory", |settings| async move { memory::make(&settings) });
+    let builder = add(builder, MEMORY, memory::make);
     #[cfg(not(feature = "memory"))]
-    let builder = absent(builder, &["memory"], "memory");
+    let builder = add(builder, MEMORY, |settings| absent(settings, "memory"));
+
     #[cfg(feature = "memcached")]
-    let builder = memcached::NAMES.iter().fold(builder, |builder, name| {
-        builder.backend(*name, |settings| async move { memcached::make(&settings) })
-    });
+    let builder = add(builder, MEMCACHED, self::memcached::make);
     #[cfg(not(feature = "memcached"))]
-    let builder = absent(builder, &["memcached", "memcached+unix"], "memcached");
+    let builder = add(builder, MEMCACHED, |settings| absent(settings, "memcached"));
+
     #[cfg(feature = "redis")]
-    let builder = redis::NAMES.iter().fold(builder, |builder, name| {
-        builder.backend(*name, |settings| async move { redis::make(&settings) })
-    });
+    let builder = add(builder, REDIS, self::redis::make);
     #[cfg(not(feature = "redis"))]
-    let builder = absent(
-        builder,
-        &[
-            "redis",
-            "rediss",
-            "redis+unix",
-            "redis+cluster",
-            "redis+sentinel",
-        ],
-        "redis",
-    );
+    let builder = add(builder, REDIS, |settings| absent(settings, "redis"));
+
     #[cfg(feature = "sqlite")]
-    let builder = builder.backend(
-        "sqlite",
-        |settings| async move { sql::make_file(&settings) },
-    );
+    let builder = add(builder, SQLITE, sql::make_file);
     #[cfg(not(feature = "sqlite"))]
-    let builder = absent(builder, &["sqlite"], "sqlite");
+    let builder = add(builder, SQLITE, |settings| absent(settings, "sqlite"));
+
     #[cfg(feature = "postgres")]
-    let builder = servers(builder, &["postgres", "postgresql"]);
+    let builder = add(builder, POSTGRES, |settings| {
+        sql::make_server(settings, POSTGRES)
+    });
     #[cfg(not(feature = "postgres"))]
-    let builder = absent(builder, &["postgres", "postgresql"], "postgres");
+    let builder = add(builder, POSTGRES, |settings| absent(settings, "postgres"));
+
     #[cfg(feature = "mysql")]
-    let builder = servers(builder, &["mysql", "mariadb"]);
+    let builder = add(builder, MYSQL, |settings| sql::make_server(settings, MYSQL));
     #[cfg(not(feature = "mysql"))]
-    let builder = absent(builder, &["mysql", "mariadb"], "mysql");
+    let builder = add(builder, MYSQL, |settings| absent(settings, "mysql"));
+
     builder
 }
 
-/// A database on a server, by the schemes of its URLs.
-#[cfg(any(feature = "postgres", feature = "mysql"))]
-fn servers(builder: CachesBuilder, schemes: &'static [&'static str]) -> CachesBuilder {
-    schemes.iter().fold(builder, |builder, scheme| {
-        builder.backend(*scheme, move |settings| async move {
-            sql::make_server(&settings, schemes)
-        })
+type Make = fn(&BackendSettings) -> Result<AnyBackend>;
+
+/// No store waits for anything while it is made: connections come with the first call.
+fn add(builder: CachesBuilder, names: &[&str], make: Make) -> CachesBuilder {
+    names.iter().fold(builder, |builder, name| {
+        builder.backend(*name, move |settings| ready(make(&settings)))
     })
 }
 
-/// Says of stores that were not compiled in what would bring them.
 #[allow(dead_code, reason = "every store may be compiled in")]
-fn absent(builder: CachesBuilder, names: &[&str], feature: &'static str) -> CachesBuilder {
-    names.iter().fold(builder, |builder, name| {
-        builder.backend(*name, move |settings| async move {
-            let reason = format!("needs the feature `{feature}` of axum-cache");
-            Err::<AnyBackend, Error>(settings.bad("backend", &reason))
-        })
-    })
+fn absent(settings: &BackendSettings, feature: &str) -> Result<AnyBackend> {
+    let reason = format!("needs the feature `{feature}` of axum-cache");
+    Err(settings.bad("backend", &reason))
 }

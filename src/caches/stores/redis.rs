@@ -4,17 +4,6 @@ use crate::backend::{AnyBackend, Redis};
 use crate::caches::BackendSettings;
 use crate::error::{Error, Result};
 
-/// Schemes of URLs, which are names of backends, too.
-pub(super) const NAMES: &[&str] = &[
-    "redis",
-    "rediss",
-    "redis+unix",
-    "redis+cluster",
-    "rediss+cluster",
-    "redis+sentinel",
-    "rediss+sentinel",
-];
-
 pub(super) fn make(settings: &BackendSettings) -> Result<AnyBackend> {
     let mut builder = Redis::builder(settings.servers(settings.name())?);
     if let Some(username) = settings.option::<String>("username")? {

@@ -1,0 +1,53 @@
+//! Scripts: what has to happen on the server in one step.
+
+use std::sync::LazyLock;
+
+use redis::{Script, Value, cmd};
+
+use super::{Redis, reply};
+use crate::error::Result;
+use crate::key::Key;
+
+/// A script that the server knows by its digest once it has seen it.
+pub(super) struct KeyScript {
+    text: &'static str,
+    digest: String,
+}
+
+impl KeyScript {
+    pub(super) fn new(text: &'static str) -> Self {
+        let digest = Script::new(text).get_hash().to_owned();
+        Self { text, digest }
+    }
+}
+
+impl Redis {
+    /// Runs a script on `key`.
+    pub(super) async fn run(
+        &self,
+        script: &KeyScript,
+        key: &Key,
+        arguments: &[&str],
+    ) -> Result<Value> {
+        let run = |how: &str, script: &str| {
+            let mut run = cmd(how);
+            run.arg(script).arg(1).arg(key.as_str()).arg(arguments);
+            run
+        };
+        let answer = self.write(key, &run("EVALSHA", &script.digest)).await;
+        match answer {
+            Err(error) if reply::code(&error) == Some("NOSCRIPT") => {
+                self.write(key, &run("EVAL", script.text)).await
+            }
+            answer => answer,
+        }
+    }
+}
+
+/// Nil if there is no such key; the time to live stays.
+pub(super) static INCR: LazyLock<KeyScript> = LazyLock::new(|| {
+    KeyScript::new(
+        "if redis.call('EXISTS', KEYS[1]) == 0 then return nil end \
+         return redis.call('INCRBY', KEYS[1], ARGV[1])",
+    )
+});
