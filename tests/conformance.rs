@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+#[cfg(feature = "file")]
+use axum_cache::backend::File;
 use axum_cache::backend::{AnyBackend, Dummy, Memory};
 use axum_cache::clock::ManualClock;
 use axum_cache::conformance::{CASES, Case, DUMMY_CASES, Fixture};
@@ -39,6 +41,12 @@ const STORES: &[Store] = &[
         cases: CASES,
         fixture: || with_clock(|memory| AnyBackend::new(backends::Provided(memory))),
     },
+    #[cfg(feature = "file")]
+    Store {
+        name: "file",
+        cases: CASES,
+        fixture: file,
+    },
     Store {
         name: "dummy",
         cases: DUMMY_CASES,
@@ -51,6 +59,20 @@ fn with_clock(backend: impl FnOnce(Memory) -> AnyBackend) -> Fixture {
     let memory = Memory::builder().clock(clock.clone()).build();
     let backend = backend(memory.expect("the options are good"));
     Fixture::new(backend, move |by: Duration| {
+        clock.advance(by);
+        Box::pin(std::future::ready(()))
+    })
+}
+
+/// Each in a folder of its own, which goes with the fixture.
+#[cfg(feature = "file")]
+fn file() -> Fixture {
+    let folder = tempfile::tempdir().expect("there is room");
+    let clock = ManualClock::new();
+    let file = File::builder(folder.path()).clock(clock.clone()).build();
+    let backend = AnyBackend::new(file.expect("the options are good"));
+    Fixture::new(backend, move |by: Duration| {
+        let _ = &folder;
         clock.advance(by);
         Box::pin(std::future::ready(()))
     })

@@ -17,12 +17,16 @@
 mod deadline;
 mod dummy;
 mod erased;
+#[cfg(feature = "file")]
+mod file;
 #[cfg(feature = "memory")]
 mod memory;
 
 pub use self::dummy::Dummy;
 pub use self::erased::AnyBackend;
 pub(crate) use self::erased::DynBackend;
+#[cfg(feature = "file")]
+pub use self::file::{File, FileBuilder};
 #[cfg(feature = "memory")]
 pub use self::memory::{Memory, MemoryBuilder};
 

@@ -1,5 +1,7 @@
 //! The stores that settings know by name, and what of the settings each takes.
 
+#[cfg(feature = "file")]
+mod file;
 #[cfg(feature = "memory")]
 mod memory;
 
@@ -13,6 +15,10 @@ pub(super) fn register(builder: CachesBuilder) -> CachesBuilder {
     let builder = builder.backend("memory", |settings| async move { memory::make(&settings) });
     #[cfg(not(feature = "memory"))]
     let builder = absent(builder, &["memory"], "memory");
+    #[cfg(feature = "file")]
+    let builder = builder.backend("file", |settings| async move { file::make(&settings) });
+    #[cfg(not(feature = "file"))]
+    let builder = absent(builder, &["file"], "file");
     builder
 }
 
