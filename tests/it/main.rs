@@ -4,11 +4,12 @@
 
 #[cfg(feature = "memory")]
 mod caches;
+#[cfg(feature = "file")]
+mod files;
 #[cfg(all(feature = "askama", feature = "memory"))]
 mod fragments;
 mod keys;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod pages;
-#[cfg(feature = "memory")]
 mod support;
 mod tidy;
