@@ -1,8 +1,10 @@
 //! Removing what nobody asks for any more: a part now and then after writes, or all of it at once.
 //!
 //! A part is one shard of every namespace; with a limit on entries, as many as are needed for its
-//! share of the limit to be a meaningful number. The next part is due after about as many writes as
-//! this one had files, so that a write pays for at most one file more, however large the store is.
+//! share of the limit to be a meaningful number. When the next part is due depends on how many files
+//! stay in this one, so that a write pays for a quarter of a look at another file, however large the
+//! store is. Where much had to go, the next part is due sooner: what is dead takes no more room than
+//! what lives, unless the store is small or nobody writes.
 //!
 //! # Invariants
 //!
@@ -65,7 +67,7 @@ impl Pace {
 struct Swept {
     /// Files and folders.
     seen: usize,
-    removed: u64,
+    removed: usize,
     kept: Vec<Kept>,
     /// The first thing that went wrong; the rest was swept all the same.
     error: Option<io::Error>,
@@ -74,8 +76,17 @@ struct Swept {
 impl Swept {
     fn count(&mut self, removed: io::Result<bool>) {
         match removed {
-            Ok(removed) => self.removed += u64::from(removed),
+            Ok(removed) => self.removed += usize::from(removed),
             Err(error) => drop(self.error.get_or_insert(error)),
+        }
+    }
+
+    fn writes_to_next(&self, limited: bool) -> usize {
+        let left = self.seen.saturating_sub(self.removed);
+        match limited {
+            true => (left / 4).max(LEAST_WRITES_LIMITED),
+            false if self.removed > self.seen / 4 => left.max(LEAST_WRITES),
+            false => (4 * left).max(LEAST_WRITES),
         }
     }
 }
@@ -108,10 +119,7 @@ impl Store {
             let _ = self.empty_trash();
             self.remove_empty_namespaces();
         }
-        let writes = match self.options.max_entries {
-            Some(_) => (swept.seen / 4).max(LEAST_WRITES_LIMITED),
-            None => swept.seen.max(LEAST_WRITES),
-        };
+        let writes = swept.writes_to_next(self.options.max_entries.is_some());
         self.pace.writes_left.store(writes, Ordering::Relaxed);
     }
 
@@ -121,7 +129,7 @@ impl Store {
         let mut failed = None;
         for part in 0..self.options.parts() {
             let swept = self.sweep_shards(part, true);
-            removed += swept.removed;
+            removed += swept.removed as u64;
             failed = failed.or(swept.error);
         }
         removed += self.empty_trash()?;

@@ -308,7 +308,7 @@ fn whole(number: usize) -> String {
 
 /// From below a block of the disk to several pages of memory.
 fn length(letter: usize) -> usize {
-    10 + letter * 800
+    10 + letter * 250
 }
 
 /// Between which moments an entry expires.
