@@ -49,8 +49,9 @@ const NAME: &str = "file";
 /// Lifetimes are exact, by wall time. What expired is removed bit by bit while
 /// the store is written to, and all of it by [`sweep`](File::sweep).
 ///
-/// Calls need a Tokio runtime: the files are read and written on its blocking threads. Cloning
-/// shares the store.
+/// Calls need a Tokio runtime: the files are read and written on its blocking threads. A process
+/// that is stopped, not killed, while it writes makes others wait that write the same keys, or one
+/// in 64 others. Cloning shares the store.
 ///
 /// # Cancel safety
 ///
@@ -129,7 +130,7 @@ impl File {
     fn wrote(&self, writes: usize) {
         if self.store.pace.wrote(writes) {
             let store = Arc::clone(&self.store);
-            drop(spawn_blocking(move || store.sweep_part()));
+            drop(spawn_blocking(move || store.sweep_parts()));
         }
     }
 
@@ -152,9 +153,10 @@ pub struct FileBuilder {
 impl FileBuilder {
     /// The most entries the store may hold. No limit by default.
     ///
-    /// It is kept now and then, while the store is written to: there may be about a quarter more
-    /// in between. What expires soonest goes first. Above some thousand entries the limit is kept
-    /// for parts of the store, each by its share, so that some entries may go a little early.
+    /// It is kept now and then, while the store is written to: in between there may be a quarter
+    /// more, or 32, for each process that writes. What expires soonest goes first. From 2048 entries
+    /// on the limit is kept for parts of the store, each by its share, so that some entries may go a
+    /// little early.
     ///
     /// # Django
     ///

@@ -139,7 +139,7 @@ mod tests {
             let file = encode("key", 7, &value);
             let at = at.index(file.len());
             let mut flipped = file.clone();
-            flipped[at] ^= 1 << bit;
+            flipped[at] ^= 1_u8 << bit;
             prop_assert_eq!(decode(&flipped.into()), None);
             prop_assert_eq!(decode(&file[..at].to_vec().into()), None);
         }

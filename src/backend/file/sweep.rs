@@ -4,7 +4,7 @@
 //! share of the limit to be a meaningful number. When the next part is due depends on how many files
 //! stay in this one, so that a write pays for a quarter of a look at another file, however large the
 //! store is. Where much had to go, the next part is due sooner: what is dead takes no more room than
-//! what lives, unless the store is small or nobody writes.
+//! what lives and some thousand files, while anybody writes.
 //!
 //! # Invariants
 //!
@@ -17,8 +17,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, TryLockError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use super::Options;
 use super::layout::{self, Own, SHARDS};
@@ -26,19 +26,25 @@ use super::record::{self, HEAD};
 use super::store::{self, Store};
 
 /// Writes between two parts, at least.
-const LEAST_WRITES: usize = 64;
+const LEAST_WRITES: u64 = 8;
 
-/// The same with a limit on entries.
-const LEAST_WRITES_LIMITED: usize = 16;
+/// Folders that a write pays for, most of them not there.
+const FOLDERS_A_WRITE: usize = 8;
 
-/// Entries in a part's share of the limit, at least, unless the limit itself is lower: keys
-/// spread evenly enough over so many.
-const LEAST_SHARE: usize = 64;
+/// Entries in a part's share of the limit, at least, unless the limit itself is lower: so many
+/// keys spread evenly, to some hundredths.
+const LEAST_SHARE: usize = 1024;
+
+/// Until a sweep that has begun says when the next one is due; only one that is never run does not.
+const MEANWHILE: u64 = 10_000;
 
 /// When the next part is due, and which one it is.
 #[derive(Debug)]
 pub(super) struct Pace {
-    writes_left: AtomicUsize,
+    /// Writes so far.
+    writes: AtomicU64,
+    /// The number of writes from which on a part is due.
+    due: AtomicU64,
     /// `None` before the first.
     part: Mutex<Option<usize>>,
 }
@@ -46,27 +52,36 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new() -> Self {
         Self {
-            writes_left: AtomicUsize::new(LEAST_WRITES_LIMITED),
+            writes: AtomicU64::new(0),
+            due: AtomicU64::new(LEAST_WRITES),
             part: Mutex::default(),
         }
     }
 
-    /// Counts writes. Whether a part is due now.
+    /// Counts writes. Whether the caller has to sweep now.
     pub(super) fn wrote(&self, writes: usize) -> bool {
-        let left = self.writes_left.load(Ordering::Relaxed);
-        // Counting may be off by a few where threads meet; nothing depends on it.
-        let due = left <= writes;
-        let left = if due { LEAST_WRITES } else { left - writes };
-        self.writes_left.store(left, Ordering::Relaxed);
-        due
+        self.writes.fetch_add(writes as u64, Ordering::Relaxed);
+        self.is_due()
+    }
+
+    /// Tells one caller.
+    fn is_due(&self) -> bool {
+        let due = self.due.load(Ordering::Relaxed);
+        let writes = self.writes.load(Ordering::Relaxed);
+        let next = writes + MEANWHILE;
+        writes >= due
+            && self
+                .due
+                .compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed)
+                .is_ok()
     }
 }
 
 /// What was found in a part.
 #[derive(Debug, Default)]
 struct Swept {
-    /// Files and folders.
-    seen: usize,
+    folders: usize,
+    files: usize,
     removed: usize,
     kept: Vec<Kept>,
     /// The first thing that went wrong; the rest was swept all the same.
@@ -81,13 +96,15 @@ impl Swept {
         }
     }
 
-    fn writes_to_next(&self, limited: bool) -> usize {
-        let left = self.seen.saturating_sub(self.removed);
-        match limited {
-            true => (left / 4).max(LEAST_WRITES_LIMITED),
-            false if self.removed > self.seen / 4 => left.max(LEAST_WRITES),
-            false => (4 * left).max(LEAST_WRITES),
-        }
+    fn writes_to_next(&self, limited: bool) -> u64 {
+        let left = self.files.saturating_sub(self.removed);
+        let writes = match limited {
+            true => left / 4,
+            false if self.removed > self.files / 4 => left,
+            false => 4 * left,
+        };
+        let writes = writes.max(self.folders / FOLDERS_A_WRITE);
+        (writes as u64).max(LEAST_WRITES)
     }
 }
 
@@ -99,14 +116,24 @@ struct Kept {
 }
 
 impl Store {
-    /// Sweeps the next part, unless another thread is at it. What goes wrong is left to the next
+    /// Sweeps the next part, and those that are due by then. What goes wrong is left to the next
     /// round.
-    pub(super) fn sweep_part(&self) {
-        let mut next = match self.pace.part.try_lock() {
-            Ok(next) => next,
-            Err(TryLockError::Poisoned(next)) => next.into_inner(),
-            Err(TryLockError::WouldBlock) => return,
-        };
+    pub(super) fn sweep_parts(&self) {
+        // Nothing is half done where a thread can panic.
+        let next = self.pace.part.lock();
+        let mut next = next.unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let writes = self.pace.writes.load(Ordering::Relaxed);
+            let pause = self.sweep_part(&mut next);
+            self.pace.due.store(writes + pause, Ordering::Relaxed);
+            if !self.pace.is_due() {
+                return;
+            }
+        }
+    }
+
+    /// Sweeps a part. After how many writes the next one is due.
+    fn sweep_part(&self, next: &mut Option<usize>) -> u64 {
         let parts = self.options.parts();
         // Anywhere, so that processes that live briefly get to all parts together.
         let part = next.unwrap_or_else(|| {
@@ -119,8 +146,7 @@ impl Store {
             let _ = self.empty_trash();
             self.remove_empty_namespaces();
         }
-        let writes = swept.writes_to_next(self.options.max_entries.is_some());
-        self.pace.writes_left.store(writes, Ordering::Relaxed);
+        swept.writes_to_next(self.options.max_entries.is_some())
     }
 
     /// Sweeps everything, and reads every file whole. How many files it removed.
@@ -188,7 +214,7 @@ impl Store {
     }
 
     fn sweep_shard(&self, shard: &Path, whole: bool, swept: &mut Swept) {
-        swept.seen += 1;
+        swept.folders += 1;
         let names = match layout::names(shard) {
             Ok(names) => names,
             Err(error) => return swept.count(Err(error)),
@@ -197,7 +223,7 @@ impl Store {
             let Some(own) = Own::parse(&name) else {
                 continue;
             };
-            swept.seen += 1;
+            swept.files += 1;
             let file = shard.join(name);
             let removed = match own {
                 Own::Temporary { stripe } => self.remove_if(&file, stripe, || Ok(true)),
