@@ -44,7 +44,8 @@ const NAME: &str = "file";
 ///
 /// Any number of processes may use the folder at the same time, on a file system with advisory
 /// locks. It is made when it is first written to, for its owner only (0700, files 0600), and made
-/// anew if it is deleted meanwhile. Other files in it are left alone.
+/// anew if it is deleted meanwhile. Other files in it are left alone. Keep it out of folders that a
+/// server publishes.
 ///
 /// Lifetimes are exact, by wall time. What expired is removed bit by bit while
 /// the store is written to, and all of it by [`sweep`](File::sweep).

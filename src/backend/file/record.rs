@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn lifetimes_end_on_time_and_without_an_overflow() {
-        let now = Duration::from_nanos(1_500_000);
+        let now = Duration::from_micros(1500);
         let nano = Lifetime::For(Duration::from_nanos(1));
         let soon = expiry(now, nano);
         assert_eq!(remaining(now, soon), Some(nano));

@@ -76,7 +76,7 @@ impl Store {
         let place = self.layout.place(key);
         let expires = record::expiry(self.now(), lifetime);
         let (_lock, stored) = match self.locks.lock(place.stripe) {
-            Ok(lock) => (Some(lock), self.write(&place, key, expires, entry.bytes())),
+            Ok(lock) => (Some(lock), write(&place, key, expires, entry.bytes())),
             Err(error) => (None, Err(error)),
         };
         if stored.is_err() {
@@ -96,7 +96,7 @@ impl Store {
             return Ok(false);
         }
         let expires = record::expiry(self.now(), lifetime);
-        self.write(&place, key, expires, entry.bytes())?;
+        write(&place, key, expires, entry.bytes())?;
         Ok(true)
     }
 
@@ -108,7 +108,7 @@ impl Store {
             return Ok(false);
         };
         let expires = record::expiry(self.now(), lifetime);
-        self.write(&place, key, expires, &live.value)?;
+        write(&place, key, expires, &live.value)?;
         Ok(true)
     }
 
@@ -132,7 +132,7 @@ impl Store {
             sum.ok_or_else(|| ErrorKind::OutOfRange.into())
         });
         if let Ok(sum) = &sum {
-            self.write(&place, key, live.expires, sum.to_string().as_bytes())?;
+            write(&place, key, live.expires, sum.to_string().as_bytes())?;
         }
         Ok(sum)
     }
@@ -144,7 +144,7 @@ impl Store {
             return Ok(false);
         };
         if old.file != new.file {
-            self.write(&new, to, live.expires, &live.value)?;
+            write(&new, to, live.expires, &live.value)?;
             layout::remove(&old.file)?;
         }
         Ok(true)
@@ -197,25 +197,6 @@ impl Store {
         record.key == key.as_str() && record::remaining(self.now(), record.expires).is_some()
     }
 
-    /// Puts a new file in place. The lock of the place is held.
-    fn write(&self, place: &Place, key: &Key, expires: u64, value: &[u8]) -> io::Result<()> {
-        let bytes = record::encode(key.as_str(), expires, value);
-        let mut attempts = ATTEMPTS;
-        loop {
-            attempts -= 1;
-            match write_once(place, &bytes) {
-                Err(error) if layout::is_absent(&error) && attempts > 0 => {
-                    layout::make(&place.folder)?;
-                }
-                Err(error) => {
-                    let _ = layout::remove(&place.temporary);
-                    return Err(error);
-                }
-                Ok(()) => return Ok(()),
-            }
-        }
-    }
-
     /// The keys of functions that promise no namespace may begin with this one all the same.
     fn clear_keys_without_namespace(&self, namespace: &str) -> io::Result<()> {
         let folder = self.layout.namespace("");
@@ -249,6 +230,25 @@ pub(super) fn read(file: &Path) -> io::Result<Option<Bytes>> {
 
 fn is_undecodable(file: &Path) -> io::Result<bool> {
     Ok(read(file)?.is_some_and(|file| record::decode(&file).is_none()))
+}
+
+/// Puts a new file in place. The lock of the place is held.
+fn write(place: &Place, key: &Key, expires: u64, value: &[u8]) -> io::Result<()> {
+    let bytes = record::encode(key.as_str(), expires, value);
+    let mut attempts = ATTEMPTS;
+    loop {
+        attempts -= 1;
+        match write_once(place, &bytes) {
+            Err(error) if layout::is_absent(&error) && attempts > 0 => {
+                layout::make(&place.folder)?;
+            }
+            Err(error) => {
+                let _ = layout::remove(&place.temporary);
+                return Err(error);
+            }
+            Ok(()) => return Ok(()),
+        }
+    }
 }
 
 fn write_once(place: &Place, bytes: &[u8]) -> io::Result<()> {

@@ -147,7 +147,7 @@ async fn writes_begin_a_sweep_by_themselves() {
 fn what_is_dead_does_not_outgrow_what_lives() {
     let setup = setup(|builder| builder);
     let live = 2000;
-    for number in 0..6 * live {
+    for number in 0..4 * live {
         let key = setup.key(&number.to_string());
         let lifetime = Lifetime::For(Duration::from_millis(live));
         setup.file.store.set(&key, &"1".into(), lifetime).unwrap();

@@ -66,10 +66,10 @@ pub(crate) async fn reads_find_whole_values(url: &str, reads: usize) -> u64 {
     let mut readers = Processes::spawn(url, 2);
     writers.all("write");
     let failed: u64 = readers.all(&format!("read {}", reads / 2)).iter().sum();
-    let writes: u64 = writers.all("stop").iter().sum();
+    let written: u64 = writers.all("stop").iter().sum();
     assert_eq!(failed, 0, "of {reads} reads");
-    assert!(writes > 100, "only {writes} writes went on meanwhile");
-    writes
+    assert!(written > 100, "only {written} writes went on meanwhile");
+    written
 }
 
 /// Kills writers, two at a time, while this process reads: every read finds a whole value. How
