@@ -47,6 +47,12 @@ const STORES: &[Store] = &[
         cases: CASES,
         fixture: file,
     },
+    #[cfg(feature = "file")]
+    Store {
+        name: "file-shared",
+        cases: CASES,
+        fixture: shared_file,
+    },
     Store {
         name: "dummy",
         cases: DUMMY_CASES,
@@ -78,6 +84,18 @@ fn file() -> Fixture {
     })
 }
 
+/// All in one folder, each with a store of its own, by the system's clock.
+#[cfg(feature = "file")]
+fn shared_file() -> Fixture {
+    let folder = FOLDER.get_or_init(|| tempfile::tempdir().expect("there is room").keep());
+    let file = File::builder(folder).build();
+    let backend = AnyBackend::new(file.expect("the options are good"));
+    Fixture::new(backend, |by| Box::pin(tokio::time::sleep(by)))
+}
+
+#[cfg(feature = "file")]
+static FOLDER: std::sync::OnceLock<std::path::PathBuf> = std::sync::OnceLock::new();
+
 fn main() {
     let trials = STORES.iter().flat_map(|store| {
         store.cases.iter().map(|case| {
@@ -92,5 +110,10 @@ fn main() {
             })
         })
     });
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();
+    let conclusion = libtest_mimic::run(&Arguments::from_args(), trials.collect());
+    #[cfg(feature = "file")]
+    if let Some(folder) = FOLDER.get() {
+        let _ = std::fs::remove_dir_all(folder);
+    }
+    conclusion.exit();
 }

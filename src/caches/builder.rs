@@ -238,9 +238,12 @@ impl BackendSettings {
         let with_scheme = servers
             .map(str::trim)
             .filter(|server| !server.is_empty())
-            .map(|server| match server.contains("://") {
-                true => server.to_owned(),
-                false => format!("{scheme}://{server}"),
+            .map(|server| {
+                if server.contains("://") {
+                    server.to_owned()
+                } else {
+                    format!("{scheme}://{server}")
+                }
             });
         Ok(with_scheme.collect())
     }

@@ -114,10 +114,11 @@ impl Store {
 
     pub(super) fn delete(&self, key: &Key) -> io::Result<bool> {
         let place = self.layout.place(key);
-        let _lock = self.locks.lock(place.stripe)?;
-        // An entry that cannot be read has to go too.
+        let lock = self.locks.lock(place.stripe);
         let live = self.live(&place, key);
+        // Without the lock too, and if it cannot be read: it has to go.
         let removed = layout::remove(&place.file)?;
+        drop(lock?);
         Ok(removed && live?.is_some())
     }
 
@@ -178,6 +179,10 @@ impl Store {
         stripe: usize,
         doomed: impl Fn() -> io::Result<bool>,
     ) -> io::Result<bool> {
+        // Of a store that was deleted, not even a lock is made anew.
+        if !file.try_exists()? {
+            return Ok(false);
+        }
         let _lock = self.locks.lock(stripe)?;
         Ok(doomed()? && layout::remove(file)?)
     }
