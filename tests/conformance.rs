@@ -1,5 +1,6 @@
 //! The conformance suite on every store and wrapper: `store::group::case`.
 
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -55,12 +56,27 @@ const STORES: &[Store] = &[
         fixture: || with_clock(|memory| AnyBackend::new(backends::Provided(memory))),
     },
     Store {
+        name: "file",
+        cases: CASES,
+        needs: &[],
+        fixture: file,
+    },
+    // All in one folder, each with a store of its own, by the system's clock.
+    Store {
+        name: "file-shared",
+        cases: CASES,
+        needs: &[],
+        fixture: || {
+            static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| servers::folder("files"));
+            with_server(backend::File::builder(&*FOLDER).build())
+        },
+    },
+    Store {
         name: "dummy",
         cases: DUMMY_CASES,
         needs: &[],
         fixture: || with_clock(|_| AnyBackend::new(Dummy)),
     },
-    #[cfg(feature = "redis")]
     Store {
         name: "redis",
         cases: CASES,
@@ -71,7 +87,6 @@ const STORES: &[Store] = &[
             with_server(redis.build())
         },
     },
-    #[cfg(feature = "redis")]
     Store {
         name: "redis-pool",
         cases: CASES,
@@ -83,7 +98,6 @@ const STORES: &[Store] = &[
             with_server(Ok(backend::Redis::from_pool(pool)))
         },
     },
-    #[cfg(feature = "redis")]
     Store {
         name: "redis-replicas",
         cases: CASES,
@@ -94,7 +108,6 @@ const STORES: &[Store] = &[
             with_server(backend::Redis::builder(SERVERS.urls()).build())
         },
     },
-    #[cfg(feature = "redis")]
     Store {
         name: "redis-cluster",
         cases: CASES,
@@ -106,7 +119,6 @@ const STORES: &[Store] = &[
             with_server(backend::Redis::builder(nodes).build())
         },
     },
-    #[cfg(feature = "redis")]
     Store {
         name: "redis-sentinel",
         cases: CASES,
@@ -117,7 +129,6 @@ const STORES: &[Store] = &[
             with_server(redis.build())
         },
     },
-    #[cfg(feature = "memcached")]
     Store {
         name: "memcached",
         cases: CASES,
@@ -128,7 +139,6 @@ const STORES: &[Store] = &[
             with_server(backend::Memcached::connect([SERVER.url()]))
         },
     },
-    #[cfg(feature = "memcached")]
     Store {
         name: "memcached-two",
         cases: CASES,
@@ -141,14 +151,12 @@ const STORES: &[Store] = &[
             ))
         },
     },
-    #[cfg(feature = "sqlite")]
     Store {
         name: "sqlite",
         cases: CASES,
         needs: &[],
         fixture: sqlite,
     },
-    #[cfg(feature = "postgres")]
     Store {
         name: "postgres",
         cases: CASES,
@@ -163,7 +171,6 @@ const STORES: &[Store] = &[
             )
         },
     },
-    #[cfg(feature = "mysql")]
     Store {
         name: "mysql",
         cases: CASES,
@@ -197,18 +204,26 @@ fn with_clock(backend: impl FnOnce(Memory) -> AnyBackend) -> Fixture {
     })
 }
 
-/// A file of its own, with a clock of its own.
-#[cfg(feature = "sqlite")]
+/// A file of its own.
 fn sqlite() -> Fixture {
+    in_folder(|folder, clock| {
+        let store = backend::Sql::sqlite(folder.join("cache.db"));
+        store.create_table(true).clock(clock).build()
+    })
+}
+
+fn file() -> Fixture {
+    in_folder(|folder, clock| backend::File::builder(folder).clock(clock).build())
+}
+
+/// A store in a folder that goes with the fixture, by a clock of its own.
+fn in_folder<B: Backend>(
+    store: impl FnOnce(&Path, ManualClock) -> axum_cache::Result<B>,
+) -> Fixture {
     let folder = tempfile::tempdir().expect("there is room");
     let clock = ManualClock::new();
-    let store = backend::Sql::sqlite(folder.path().join("cache.db"))
-        .create_table(true)
-        .clock(clock.clone())
-        .build();
-    let store = AnyBackend::new(store.expect("the options are good"));
-    Fixture::new(store, move |by: Duration| {
-        // The folder lives as long as the fixture.
+    let store = store(folder.path(), clock.clone()).expect("the options are good");
+    Fixture::new(AnyBackend::new(store), move |by: Duration| {
         let _ = &folder;
         clock.advance(by);
         Box::pin(std::future::ready(()))

@@ -11,6 +11,8 @@
 mod deadline;
 mod dummy;
 mod erased;
+#[cfg(feature = "file")]
+mod file;
 #[cfg(feature = "memcached")]
 mod memcached;
 #[cfg(feature = "memory")]
@@ -25,6 +27,8 @@ mod sql;
 pub use self::dummy::Dummy;
 pub use self::erased::AnyBackend;
 pub(crate) use self::erased::DynBackend;
+#[cfg(feature = "file")]
+pub use self::file::{File, FileBuilder};
 #[cfg(feature = "memcached")]
 pub use self::memcached::{Memcached, MemcachedBuilder};
 #[cfg(feature = "memory")]

@@ -17,15 +17,15 @@ use crate::error::{Error, Result};
 ///
 /// | setting | meaning | default |
 /// |---|---|---|
-/// | `backend` | `memory`, `dummy`, or a name given to the builder | |
-/// | `location` | where the store is; for memory, its name in the process | |
+/// | `backend` | `memory`, `file`, `dummy`, or a name given to the builder | |
+/// | `location` | where the store is: of files, the folder; of memory, its name in the process | |
 /// | `timeout` | seconds, fractions too, or `"never"` | 300 |
 /// | `key_prefix` | keeps the keys apart from others in the store | none |
 /// | `version` | version of the keys | 1 |
 /// | `key_function` | `default`, `django`, or a name given to the builder | `default` |
 /// | `key_policy` | `hash`, `error` or `off` for keys that some stores refuse | `hash` |
 /// | `codec` | `json`, or a name given to the builder | `json` |
-/// | `options` | options of the backend; memory: `max_bytes`, `max_entries` | |
+/// | `options` | options of the backend; memory: `max_bytes`, `max_entries`; files: `max_entries` | |
 ///
 /// Databases are `sqlite` with the path of a file, and `postgres` (or `postgresql`) and `mysql`
 /// (or `mariadb`) with one `user:password@host/database`. Their options are those of

@@ -157,6 +157,43 @@ async fn s_03_bc_02_every_start_up_error_names_alias_and_option() {
     }
 }
 
+#[cfg(feature = "file")]
+#[tokio::test]
+async fn s_03_files_need_one_folder() {
+    for (settings, reason) in [
+        (r#"{"backend": "file"}"#, "location: is missing"),
+        (
+            r#"{"backend": "file", "location": ""}"#,
+            "location: is missing",
+        ),
+        (
+            r#"{"backend": "file", "location": ["a", "b"]}"#,
+            "location: is a list",
+        ),
+        (
+            r#"{"backend": "file", "location": "a", "options": {"max_entries": 0}}"#,
+            "max_entries: must be more",
+        ),
+        (
+            r#"{"backend": "file", "location": "a", "options": {"cull_frequency": 3}}"#,
+            "cull_frequency: is not",
+        ),
+    ] {
+        let message = refusal(&format!(r#"{{"default": {settings}}}"#)).await;
+        assert!(
+            message.contains("cache \"default\": ") && message.contains(reason),
+            "{message}"
+        );
+    }
+}
+
+#[cfg(not(feature = "file"))]
+#[tokio::test]
+async fn s_03_a_store_that_is_not_compiled_in_says_what_brings_it() {
+    let message = refusal(r#"{"default": {"backend": "file", "location": "a"}}"#).await;
+    assert!(message.contains("needs the feature `file`"), "{message}");
+}
+
 #[tokio::test]
 async fn bc_02_a_fraction_of_a_second_is_a_timeout_and_null_is_never() {
     for (timeout, ttl) in [

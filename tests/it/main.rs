@@ -4,6 +4,8 @@
 
 #[cfg(feature = "memory")]
 mod caches;
+#[cfg(feature = "file")]
+mod files;
 #[cfg(all(feature = "askama", feature = "memory"))]
 mod fragments;
 mod keys;

@@ -33,18 +33,18 @@ const HOMES: &[(&str, &[&str])] = &[
     ("askama", &["fragment"]),
     ("axum", &["extract", "page", "layer/target.rs"]),
     ("bb8_redis", &["backend/redis"]),
-    ("blake3", &["key", "layer/stored.rs"]),
+    ("blake3", &["backend/file", "key", "layer/stored.rs"]),
     ("ketama", &["backend/memcached"]),
     ("md5", &["key"]),
     ("metrics", &["observe"]),
     ("postcard", &["entry"]),
     ("quick_cache", &["backend/memory"]),
     ("redis", &["backend/redis"]),
+    ("rustix", &["backend/file"]),
     ("sqlx", &["backend/sql"]),
-    ("tempfile", &["backend/file"]),
     ("toml", &["caches"]),
     ("tracing", &["observe"]),
-    ("xxhash_rust", &["entry"]),
+    ("xxhash_rust", &["backend/file", "entry"]),
 ];
 
 /// Code lines, without tests, comments and blank lines.

@@ -75,6 +75,12 @@ impl Client {
         line.trim_end().to_owned()
     }
 
+    /// Ends it without a warning.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Ends it, and returns what it said last.
     pub(crate) fn finish(mut self) -> Vec<String> {
         drop(self.orders);

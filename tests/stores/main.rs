@@ -6,6 +6,7 @@
 
 mod child;
 mod docsite;
+mod file;
 mod memcached;
 mod outages;
 mod races;
@@ -103,6 +104,7 @@ macro_rules! peculiar {
 
 /// What is peculiar to one store.
 const PECULIAR: &[Peculiar] = peculiar! {
+    file needs &[] => killed_writers_tear_nothing_and_leave_nothing;
     redis needs &["redis-server", "openssl"] =>
         user_password_and_database_open_what_is_locked, a_socket_does_too,
         tls_is_spoken_to_whom_the_authority_vouches_for, a_process_reads_its_own_writes,
@@ -119,7 +121,8 @@ const PECULIAR: &[Peculiar] = peculiar! {
 };
 
 fn block_on(test: Running) -> Result<(), libtest_mimic::Failed> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
         .enable_all()
         .build()?;
     runtime.block_on(test);

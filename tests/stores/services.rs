@@ -74,6 +74,12 @@ pub(crate) const STORES: &[Store] = &[
         start: || Box::new([(); 2].map(|()| Memcached::start(&[]).unwrap())),
     },
     Store {
+        name: "file",
+        needs: &[],
+        has_server: false,
+        start: || Box::new(Files(tempfile::tempdir().unwrap())),
+    },
+    Store {
         name: "sqlite",
         needs: &[],
         has_server: false,
@@ -163,6 +169,14 @@ impl Service for [Memcached; 2] {
     fn url(&self) -> String {
         let urls: Vec<_> = self.iter().map(Memcached::url).collect();
         urls.join(",")
+    }
+}
+
+struct Files(tempfile::TempDir);
+
+impl Service for Files {
+    fn url(&self) -> String {
+        format!("file://{}", self.0.path().display())
     }
 }
 

@@ -1,5 +1,7 @@
 //! The stores that settings know by name, and what of the settings each takes.
 
+#[cfg(feature = "file")]
+mod file;
 #[cfg(feature = "memcached")]
 mod memcached;
 #[cfg(feature = "memory")]
@@ -15,6 +17,7 @@ use super::builder::{BackendSettings, CachesBuilder};
 use crate::backend::{AnyBackend, Dummy};
 use crate::error::Result;
 
+const FILE: &[&str] = &["file"];
 const MEMORY: &[&str] = &["memory"];
 const MEMCACHED: &[&str] = &["memcached", "memcached+unix"];
 const REDIS: &[&str] = &[
@@ -38,6 +41,11 @@ pub(super) fn register(builder: CachesBuilder) -> CachesBuilder {
     let builder = add(builder, MEMORY, memory::make);
     #[cfg(not(feature = "memory"))]
     let builder = add(builder, MEMORY, |settings| absent(settings, "memory"));
+
+    #[cfg(feature = "file")]
+    let builder = add(builder, FILE, file::make);
+    #[cfg(not(feature = "file"))]
+    let builder = add(builder, FILE, |settings| absent(settings, "file"));
 
     #[cfg(feature = "memcached")]
     let builder = add(builder, MEMCACHED, self::memcached::make);

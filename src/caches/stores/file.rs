@@ -1,0 +1,20 @@
+//! A folder from settings.
+
+use crate::backend::{AnyBackend, File};
+use crate::caches::BackendSettings;
+use crate::error::{Error, Result};
+
+pub(super) fn make(settings: &BackendSettings) -> Result<AnyBackend> {
+    let mut builder = match settings.locations()?.as_slice() {
+        [location] if !location.is_empty() => File::builder(location),
+        [] | [_] => return Err(settings.bad("location", "is missing; a folder is needed")),
+        _ => return Err(settings.bad("location", "is a list; files have one folder")),
+    };
+    if let Some(entries) = settings.option("max_entries")? {
+        builder = builder.max_entries(entries);
+    }
+    let file = builder
+        .build()
+        .map_err(|error| Error::config(format!("cache {:?}: {error}", settings.alias())))?;
+    Ok(file.into())
+}
