@@ -74,7 +74,8 @@ impl<C: Clone + Send + Sync + 'static> Shared<C> {
     {
         let Numbered { number, connection } = match self.current() {
             Some(current) => current,
-            None => timeout_at(until, self.connect(connect))
+            // In a box, so that it takes no room in the futures of calls that need it not.
+            None => timeout_at(until, Box::pin(self.connect(connect)))
                 .await
                 .unwrap_or_else(|_| Err(late()))?,
         };

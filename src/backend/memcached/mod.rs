@@ -136,7 +136,7 @@ impl Memcached {
         let until = self.until();
         match self.send(key, until, &commands).await {
             Err(error) if error.kind() == ErrorKind::Unavailable => {
-                self.send(key, until, &commands).await
+                Box::pin(self.send(key, until, &commands)).await
             }
             outcome => outcome,
         }

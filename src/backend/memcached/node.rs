@@ -69,7 +69,8 @@ impl Node {
     ) -> Result<Vec<Reply>> {
         let mut known = match self.known(namespace) {
             Some(known) => known,
-            None => self.ask(namespace, lane, until).await?,
+            // In a box, so that it takes no room in the futures of calls that need it not.
+            None => Box::pin(self.ask(namespace, lane, until)).await?,
         };
         for _ in 0..TRIES {
             let mut batch = Batch::default();
@@ -81,7 +82,7 @@ impl Node {
                     return Ok(replies);
                 }
                 Some(Reply::Error(text)) => return Err(refused(&text)),
-                _ => known = self.ask(namespace, lane, until).await?,
+                _ => known = Box::pin(self.ask(namespace, lane, until)).await?,
             }
         }
         Err(Error::new(ErrorKind::Unavailable).with_message("the cache is being cleared"))

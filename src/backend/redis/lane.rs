@@ -28,13 +28,13 @@ pub(super) enum Source {
 }
 
 /// What one round trip asks for.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub(super) enum Request<'a> {
     Command(&'a Cmd),
     /// The answers come as an array, errors among them.
     Commands(&'a Pipeline),
     /// On a cluster, to these nodes.
-    Routed(&'a Cmd, RoutingInfo),
+    Routed(&'a Cmd, &'a RoutingInfo),
 }
 
 /// Where commands go.
@@ -65,18 +65,7 @@ impl Lane {
                 let call = |connection: Connection| connection.send(request);
                 shared.call(until, connect, call).await
             }
-            Self::Pool(pool) => {
-                let answer = async {
-                    // Cloned out and given back at once: the commands of all tasks share it.
-                    let connection = pool.get().await.map_err(pool_error)?.clone();
-                    match Connection::Server(connection).send(request).await {
-                        Ok(answer) => Ok(answer),
-                        Err(Failure::Lost(error) | Failure::Refused(error)) => Err(error),
-                    }
-                };
-                let answer = timeout_at(until, answer).await;
-                answer.unwrap_or_else(|_| Err(ErrorKind::Timeout.into()))
-            }
+            Self::Pool(pool) => Box::pin(call_pooled(pool, request, until)).await,
         }
     }
 
@@ -123,8 +112,10 @@ impl Connection {
         let answer = match self {
             Self::Server(connection) => ask(connection, request).await,
             Self::Cluster(mut connection) => match request {
-                Request::Routed(cmd, nodes) => connection.route_command(cmd.clone(), nodes).await,
-                request => ask(connection, request).await,
+                Request::Routed(cmd, nodes) => {
+                    Box::pin(connection.route_command(cmd.clone(), nodes.clone())).await
+                }
+                request => Box::pin(ask(connection, request)).await,
             },
         };
         answer.and_then(top_error).map_err(|error| {
@@ -153,6 +144,23 @@ async fn ask(mut connection: impl ConnectionLike, request: Request<'_>) -> Redis
             .await
             .map(Value::Array),
     }
+}
+
+/// The connection is cloned out and given back at once: the commands of all tasks share it.
+async fn call_pooled(
+    pool: &bb8::Pool<RedisConnectionManager>,
+    request: Request<'_>,
+    until: Instant,
+) -> Result<Value> {
+    let answer = async {
+        let connection = pool.get().await.map_err(pool_error)?.clone();
+        match Connection::Server(connection).send(request).await {
+            Ok(answer) => Ok(answer),
+            Err(Failure::Lost(error) | Failure::Refused(error)) => Err(error),
+        }
+    };
+    let answer = timeout_at(until, answer).await;
+    answer.unwrap_or_else(|_| Err(ErrorKind::Timeout.into()))
 }
 
 fn pool_error(error: bb8::RunError<RedisError>) -> Error {

@@ -130,15 +130,15 @@ impl Redis {
         let until = self.until();
         if may_lag && let Some(replica) = self.replica(hash) {
             let half = Instant::now() + self.inner.operation_timeout / 2;
-            if let Ok(answer) = replica.call(request.clone(), half).await {
+            if let Ok(answer) = Box::pin(replica.call(request, half)).await {
                 return Ok(answer);
             }
         }
         let leader = self.leader(hash);
-        match leader.call(request.clone(), until).await {
+        match leader.call(request, until).await {
             // The connection may have been lost while nobody used it.
             Err(error) if error.kind() == ErrorKind::Unavailable && !reply::is_refusal(&error) => {
-                leader.call(request, until).await
+                Box::pin(leader.call(request, until)).await
             }
             outcome => outcome,
         }

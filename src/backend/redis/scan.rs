@@ -115,7 +115,7 @@ impl KeyScan {
         }
         let leaders = RoutingInfo::MultiNode((MultipleNodeRoutingInfo::AllMasters, None));
         let scan = self.scan(0);
-        let answer = self.call(Request::Routed(&scan, leaders)).await?;
+        let answer = self.call(Request::Routed(&scan, &leaders)).await?;
         let (mut keys, mut rest) = (Vec::new(), VecDeque::new());
         let nodes: Vec<(String, Value)> = parse(answer)?;
         for (address, page) in nodes {
@@ -134,14 +134,14 @@ impl KeyScan {
 
     async fn page_of(&mut self, node: Node, cursor: u64) -> Result<Vec<Bytes>> {
         let scan = self.scan(cursor);
-        let request = match node.clone() {
-            Node::Only => Request::Command(&scan),
+        let answer = match node.clone() {
+            Node::Only => self.call(Request::Command(&scan)).await?,
             Node::Of(host, port) => {
                 let node = SingleNodeRoutingInfo::ByAddress { host, port };
-                Request::Routed(&scan, RoutingInfo::SingleNode(node))
+                let node = RoutingInfo::SingleNode(node);
+                self.call(Request::Routed(&scan, &node)).await?
             }
         };
-        let answer = self.call(request).await?;
         let (cursor, page): (u64, Vec<Vec<u8>>) = parse(answer)?;
         let rest = self.rest.get_or_insert_default();
         rest.pop_front();
