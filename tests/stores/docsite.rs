@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 
@@ -27,7 +27,7 @@ struct Site {
 
 impl Site {
     fn start(url: &str, pages: &Path) -> Self {
-        let mut process = Command::new(&*PROGRAM)
+        let mut process = Command::new(build_examples().join("docsite"))
             .arg(pages)
             .env("ADDR", "127.0.0.1:0")
             .env("CACHE_URL", url)
@@ -95,16 +95,19 @@ impl Drop for Site {
     }
 }
 
-/// The example, built as this test is.
-static PROGRAM: LazyLock<std::path::PathBuf> = LazyLock::new(|| {
-    let mut build = Command::new(env!("CARGO"));
-    build.args(["build", "--quiet", "--example", "docsite", "--all-features"]);
-    build.current_dir(env!("CARGO_MANIFEST_DIR"));
-    assert!(build.status().unwrap().success());
-    let this = std::env::current_exe().unwrap();
-    let profile = this.parent().unwrap().parent().unwrap();
-    profile.join("examples").join("docsite")
-});
+/// The examples, built as this test is: the folder that they are in.
+pub(crate) fn build_examples() -> &'static Path {
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--examples", "--all-features"]);
+        build.current_dir(env!("CARGO_MANIFEST_DIR"));
+        assert!(build.status().unwrap().success());
+        let this = std::env::current_exe().unwrap();
+        let profile = this.parent().unwrap().parent().unwrap();
+        profile.join("examples")
+    });
+    &FOLDER
+}
 
 /// What a reader and an editor do, and what they are answered.
 fn visit(url: &str) -> Vec<Answer> {

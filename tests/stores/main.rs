@@ -6,6 +6,7 @@
 
 mod child;
 mod docsite;
+mod examples;
 mod file;
 mod memcached;
 mod outages;
@@ -55,6 +56,10 @@ fn main() {
         });
         add("the_site_answers_the_same_bytes", true, |store| {
             Box::pin(async move { docsite::same_bytes(store) })
+        });
+        let has_example = !store.name.contains('-');
+        add("its_example_counts_visits", has_example, |store| {
+            Box::pin(async move { examples::counts_visits(store) })
         });
         let has_server = store.has_server;
         add("killed_clients_come_back", has_server, |store| {
