@@ -423,3 +423,98 @@ async fn bad_settings_of_databases_are_refused() {
     let shown = format!("{:?}", build(good).await.unwrap());
     assert!(!shown.contains("u:p"), "{shown}");
 }
+
+#[cfg(all(feature = "redis", feature = "memcached"))]
+#[tokio::test]
+async fn bad_settings_of_servers_are_refused() {
+    for (settings, expected) in [
+        (r#"{"backend": "redis"}"#, "location: names no server"),
+        (
+            r#"{"backend": "redis", "location": "http://x"}"#,
+            "location: no Redis can be there",
+        ),
+        (
+            r#"{"backend": "redis", "location": ["redis://a", "redis+cluster://b"]}"#,
+            "location: mixes",
+        ),
+        (
+            r#"{"backend": "redis", "location": "a", "options": {"connections": 0}}"#,
+            "connections: must be more",
+        ),
+        (
+            r#"{"backend": "redis", "location": "a", "options": {"operation_timeout": 0}}"#,
+            "operation_timeout: is not a number of seconds",
+        ),
+        (
+            r#"{"backend": "redis", "location": "a", "options": {"db": "x"}}"#,
+            "db: is of the wrong type",
+        ),
+        (
+            r#"{"backend": "redis", "location": "a", "options": {"pool": 3}}"#,
+            "pool: is not a setting",
+        ),
+        (r#"{"backend": "memcached"}"#, "location: names no server"),
+        (
+            r#"{"backend": "memcached", "location": "a:b"}"#,
+            "location: a server has a bad port",
+        ),
+        (
+            r#"{"backend": "memcached", "location": "a;a:11211"}"#,
+            "location: names a server twice",
+        ),
+        (
+            r#"{"backend": "memcached", "location": "a", "options": {"username": "u"}}"#,
+            "username: and password belong together",
+        ),
+        (
+            r#"{"backend": "memcached", "location": 3}"#,
+            "location: is neither",
+        ),
+    ] {
+        let message = refusal(&format!(r#"{{"default": {settings}}}"#)).await;
+        assert!(message.contains(expected), "{settings}: {message}");
+        assert!(message.contains("\"default\""), "{message}");
+    }
+}
+
+#[cfg(all(
+    feature = "redis",
+    feature = "memcached",
+    feature = "postgres",
+    feature = "mysql"
+))]
+#[tokio::test]
+async fn no_store_shows_its_password() {
+    for url in [
+        "redis://user:hunter2@127.0.0.1:1/3?operation_timeout=0.3",
+        "redis://127.0.0.1:1?username=user&password=hunter2&operation_timeout=0.3",
+        "redis+cluster://user:hunter2@127.0.0.1:1?operation_timeout=0.3",
+        "redis+sentinel://user:hunter2@127.0.0.1:1?sentinel_password=hunter2&operation_timeout=0.3",
+        "memcached://user:hunter2@127.0.0.1:1?operation_timeout=0.3",
+        "postgres://user:hunter2@127.0.0.1:1/x?operation_timeout=0.3",
+        "mysql://user:hunter2@127.0.0.1:1/x?operation_timeout=0.3",
+    ] {
+        let settings = Settings::new().with_url("default", url).unwrap();
+        let builder = Caches::builder().settings(settings);
+        let mut shown = format!("{builder:?}");
+        let caches = builder.build().await.unwrap();
+        shown += &format!("{caches:?}");
+        let cache = caches.default();
+        let error = cache.get::<i32>("key-of-mine").await.unwrap_err();
+        assert!(error.is_transient(), "{url}: {error:?}");
+        let chain = anyhow::Error::from(error.clone());
+        shown += &format!("{error:?}{chain:#}");
+        for secret in ["hunter2", "key-of-mine"] {
+            assert!(!shown.contains(secret), "{url}: {shown}");
+        }
+        for bad in [format!("{url}&nonsense=hunter2"), url.replace("//", "// /")] {
+            let settings = Settings::new().with_url("default", &bad).unwrap();
+            let refused = Caches::builder().settings(settings).build().await;
+            if let Err(error) = refused {
+                let chain = anyhow::Error::from(error.clone());
+                let shown = format!("{error:?}{chain:#}");
+                assert!(!shown.contains("hunter2"), "{shown}");
+            }
+        }
+    }
+}
