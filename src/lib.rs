@@ -30,7 +30,7 @@
 //! | fragments | [`fragment`], [`Cache::render`] |
 //! | configuration | [`Caches`], [`Settings`] |
 //! | stores | [`backend`], [`conformance`] |
-//! | the manual | [`docs`]: guide, Django, architecture, changelog |
+//! | the manual | [`docs`]: guide, stores, Django, architecture, changelog |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(all(doctest, feature = "memory", feature = "axum"))]

@@ -1,7 +1,9 @@
 //! The conformance suite on every store and wrapper: `store::group::case`.
+#![allow(clippy::print_stdout, reason = "it prints a table at the end")]
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 use axum_cache::backend::{self, AnyBackend, Backend, Dummy, Memory, bb8_redis};
@@ -244,6 +246,11 @@ fn main() {
                     .enable_all()
                     .build()?;
                 runtime.block_on(async { (case.run)((store.fixture)()).await })?;
+                *PASSED
+                    .lock()
+                    .expect("nobody panics with it")
+                    .entry(store.name)
+                    .or_default() += 1;
                 Ok(())
             });
             trial.with_ignored_flag(ignored)
@@ -252,5 +259,23 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // Cases mostly wait for lifetimes to end.
     arguments.test_threads.get_or_insert(16);
-    libtest_mimic::run(&arguments, trials.collect()).exit();
+    let conclusion = libtest_mimic::run(&arguments, trials.collect());
+    print_table();
+    conclusion.exit();
+}
+
+/// How many cases each store passed.
+static PASSED: Mutex<BTreeMap<&str, usize>> = Mutex::new(BTreeMap::new());
+
+fn print_table() {
+    let passed = PASSED.lock().expect("nobody panics with it");
+    if passed.is_empty() {
+        return;
+    }
+    println!("| store | cases passed |\n|---|---|");
+    for Store { name, cases, .. } in STORES {
+        let passed = passed.get(name).copied().unwrap_or_default();
+        println!("| {name} | {passed} of {} |", cases.len());
+    }
+    println!();
 }

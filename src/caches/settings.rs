@@ -17,21 +17,17 @@ use crate::error::{Error, Result};
 ///
 /// | setting | meaning | default |
 /// |---|---|---|
-/// | `backend` | `memory`, `file`, `dummy`, or a name given to the builder | |
-/// | `location` | where the store is: of files, the folder; of memory, its name in the process | |
+/// | `backend` | the scheme of a URL, such as `memory` or `redis`, or a name given to the builder | |
+/// | `location` | where the store is: a text, or a list of servers; of memory, its name in the process | |
 /// | `timeout` | seconds, fractions too, or `"never"` | 300 |
 /// | `key_prefix` | keeps the keys apart from others in the store | none |
 /// | `version` | version of the keys | 1 |
 /// | `key_function` | `default`, `django`, or a name given to the builder | `default` |
 /// | `key_policy` | `hash`, `error` or `off` for keys that some stores refuse | `hash` |
 /// | `codec` | `json`, or a name given to the builder | `json` |
-/// | `options` | options of the backend; memory: `max_bytes`, `max_entries`; files: `max_entries` | |
+/// | `options` | options of the backend | |
 ///
-/// Databases are `sqlite` with the path of a file, and `postgres` (or `postgresql`) and `mysql`
-/// (or `mariadb`) with one `user:password@host/database`. Their options are those of
-/// `SqlBuilder`: `table`, `max_connections`, `connect_timeout` and
-/// `operation_timeout` in seconds, `create_table`, `unlogged`, `cull_interval`, `cull_limit`,
-/// `max_entries`; and of servers what their URLs may say, such as `sslmode`.
+/// Which names, locations and options there are says [`docs::stores`](crate::docs::stores).
 ///
 /// # Example
 ///
