@@ -76,7 +76,7 @@ pub(crate) fn failed(cache: &str, operation: &'static str, error: &Error) {
     let _ = (cache, operation, error);
 }
 
-/// What was stored could not be used: it counts as a miss and is overwritten.
+/// What was stored could not be used. The operation goes on, and counts, as a miss.
 pub(crate) fn corrupt(cache: &str, operation: &'static str, reason: &'static str) {
     #[cfg(feature = "tracing")]
     tracing::warn!(
@@ -86,5 +86,13 @@ pub(crate) fn corrupt(cache: &str, operation: &'static str, reason: &'static str
         reason,
         "stored entry is unusable; taken as a miss",
     );
-    outcome(cache, operation, Outcome::Miss, reason);
+    #[cfg(feature = "metrics")]
+    metrics::counter!(
+        "cache.corrupt",
+        "cache.name" => cache.to_owned(),
+        "cache.operation" => operation,
+        "cache.reason" => reason,
+    )
+    .increment(1);
+    let _ = (cache, operation, reason);
 }

@@ -69,17 +69,16 @@ impl Cache {
     {
         let key = self.final_key(key)?;
         let overwrite = match self.fetch(&key).await {
-            Ok(None) => false,
-            Ok(Some(entry)) => match self.decode_or_miss(&entry, "get_or_set") {
+            Ok(entry) => match self.decode_or_miss(entry.as_ref(), "get_or_set") {
                 Some(value) => return Ok(value),
-                None => true,
+                None => entry.is_some(),
             },
             Err(error) => {
                 observe::failed(self.name(), "get_or_set", &error);
+                observe::outcome(self.name(), "get_or_set", Outcome::Miss, "unavailable");
                 false
             }
         };
-        observe::outcome(self.name(), "get_or_set", Outcome::Miss, "");
         let flights = &self.shared.flights;
         let flight = flights.join(key.as_str(), || {
             let filler = Filler {

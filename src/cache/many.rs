@@ -35,7 +35,9 @@ impl Cache {
             let entries = self.fetch_many(&finals).await?;
             let pairs = keys.into_iter().zip(entries);
             Ok(pairs
-                .filter_map(|(key, entry)| Some((key, self.decode_or_miss(&entry?, "get_many")?)))
+                .filter_map(|(key, entry)| {
+                    Some((key, self.decode_or_miss(entry.as_ref(), "get_many")?))
+                })
                 .collect())
         }
     }

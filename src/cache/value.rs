@@ -26,11 +26,8 @@ impl Cache {
     /// `get`; its `default` is `unwrap_or`.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         let key = self.final_key(key)?;
-        let Some(entry) = self.fetch(&key).await? else {
-            observe::outcome(self.name(), "get", Outcome::Miss, "");
-            return Ok(None);
-        };
-        Ok(self.decode_or_miss(&entry, "get"))
+        let entry = self.fetch(&key).await?;
+        Ok(self.decode_or_miss(entry.as_ref(), "get"))
     }
 
     /// Stores `value`, replacing what is there. A zero TTL removes it.
@@ -154,15 +151,27 @@ impl Cache {
         self.shared.codec.decode(entry.bytes())
     }
 
-    pub(super) fn decode_or_miss<T>(&self, entry: &Entry, operation: &'static str) -> Option<T>
+    /// The value of an entry, if there is one and it is a `T`; and what is counted of it.
+    pub(super) fn decode_or_miss<T>(
+        &self,
+        entry: Option<&Entry>,
+        operation: &'static str,
+    ) -> Option<T>
     where
         T: DeserializeOwned,
     {
-        let value = self.decode(entry).ok();
-        match value {
-            Some(_) => observe::outcome(self.name(), operation, Outcome::Hit, ""),
-            None => observe::corrupt(self.name(), operation, "undecodable"),
-        }
+        let value = entry.and_then(|entry| {
+            let value = self.decode(entry);
+            value
+                .inspect_err(|_| observe::corrupt(self.name(), operation, "undecodable"))
+                .ok()
+        });
+        let outcome = if value.is_some() {
+            Outcome::Hit
+        } else {
+            Outcome::Miss
+        };
+        observe::outcome(self.name(), operation, outcome, "");
         value
     }
 }

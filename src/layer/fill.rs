@@ -78,10 +78,7 @@ impl Filler {
                 if refusal == Refusal::TtlZero {
                     patch_response_headers(&mut parts.headers, Duration::ZERO, asked.now);
                 }
-                self.refused(refusal);
-                let status = status.with_detail(refusal.as_str());
-                status.append_to(&mut parts.headers);
-                return Response::from_parts(parts, CacheBody::live(body));
+                return self.refuse(refusal, status, parts, body);
             }
         };
         advertise(&mut parts.headers, terms.lifetime, &facts, asked.now);
@@ -94,10 +91,7 @@ impl Filler {
             } else {
                 Refusal::BodyTooLarge
             };
-            self.refused(refusal);
-            let status = status.with_detail(refusal.as_str());
-            status.append_to(&mut parts.headers);
-            return Response::from_parts(parts, CacheBody::live(body));
+            return self.refuse(refusal, status, parts, body);
         }
         let page = self.page(asked, &parts, &facts, terms);
         let store = move |body| store_now_or_later(page.store(body));
@@ -143,9 +137,19 @@ impl Filler {
         })
     }
 
-    fn refused(&self, refusal: Refusal) {
+    /// The response as it came, and why it is not stored.
+    fn refuse<B: Body<Data = Bytes>>(
+        &self,
+        refusal: Refusal,
+        status: CacheStatus,
+        mut parts: http::response::Parts,
+        body: B,
+    ) -> Response<CacheBody<B>> {
         let name = self.config.cache.name();
         observe::outcome(name, "page", Outcome::Bypass, refusal.as_str());
+        let status = status.with_detail(refusal.as_str());
+        status.append_to(&mut parts.headers);
+        Response::from_parts(parts, CacheBody::live(body))
     }
 
     /// All that is stored of a response but its body.
