@@ -43,11 +43,10 @@ struct Numbered<C> {
 
 /// How a call over a connection failed.
 #[derive(Debug)]
-pub(super) enum Failure {
-    /// The connection is of no more use.
-    Lost(Error),
-    /// The connection is in order.
-    Refused(Error),
+pub(super) struct Failure {
+    pub(super) error: Error,
+    /// Whether the connection is of no more use.
+    pub(super) is_lost: bool,
 }
 
 impl<C: Clone + Send + Sync + 'static> Shared<C> {
@@ -82,11 +81,11 @@ impl<C: Clone + Send + Sync + 'static> Shared<C> {
         let was_late = self.late.load(Ordering::Relaxed) > 0;
         let outcome = match timeout_at(until, call(connection)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(Failure::Refused(error))) => Err(error),
-            Ok(Err(Failure::Lost(error))) => {
+            Ok(Err(failure)) if failure.is_lost => {
                 self.retire(number);
-                return Err(error);
+                return Err(failure.error);
             }
+            Ok(Err(failure)) => Err(failure.error),
             Err(_) => {
                 let is_late = self.late.fetch_add(1, Ordering::Relaxed) > 0;
                 if was_late && is_late {
@@ -102,11 +101,13 @@ impl<C: Clone + Send + Sync + 'static> Shared<C> {
     }
 
     /// Whether there is a connection.
+    #[cfg(feature = "redis")]
     pub(super) fn is_up(&self) -> bool {
         self.connection.load().is_some()
     }
 
     /// Whether a call would fail at once, because connecting just did.
+    #[cfg(feature = "redis")]
     pub(super) fn is_down(&self) -> bool {
         !self.is_up() && self.recent_failure().is_some()
     }

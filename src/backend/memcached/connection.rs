@@ -97,11 +97,11 @@ impl Connection {
         let (answer, answered) = oneshot::channel();
         let order = Order { batch, answer };
         let sent = self.orders.send(order).await;
-        sent.map_err(|_| Failure::Lost(closed()))?;
-        let replies = answered.await.map_err(|_| Failure::Lost(closed()))?;
+        sent.map_err(|_| lost(closed()))?;
+        let replies = answered.await.map_err(|_| lost(closed()))?;
         match replies.last() {
             Some(Reply::Error(line)) if replies.last().is_some_and(Reply::is_confusion) => {
-                Err(Failure::Lost(refused(line)))
+                Err(lost(refused(line)))
             }
             _ => Ok(replies),
         }
@@ -120,7 +120,7 @@ impl Connection {
             Ok(replies) if matches!(replies.as_slice(), [Reply::Done(_)]) => Ok(()),
             Ok(_) => Err(Error::new(ErrorKind::Unavailable)
                 .with_message("the server refused user and password")),
-            Err(Failure::Lost(error) | Failure::Refused(error)) => Err(error),
+            Err(failure) => Err(failure.error),
         }
     }
 }
@@ -178,6 +178,13 @@ async fn read_replies(
         }
         // The caller may be gone.
         let _ = answer.send(taken);
+    }
+}
+
+fn lost(error: Error) -> Failure {
+    Failure {
+        error,
+        is_lost: true,
     }
 }
 

@@ -118,12 +118,9 @@ impl Connection {
                 request => Box::pin(ask(connection, request)).await,
             },
         };
-        answer.and_then(top_error).map_err(|error| {
-            if reply::is_lost(&error) {
-                Failure::Lost(reply::error(error))
-            } else {
-                Failure::Refused(reply::error(error))
-            }
+        answer.and_then(top_error).map_err(|error| Failure {
+            is_lost: reply::is_lost(&error),
+            error: reply::error(error),
         })
     }
 }
@@ -154,10 +151,8 @@ async fn call_pooled(
 ) -> Result<Value> {
     let answer = async {
         let connection = pool.get().await.map_err(pool_error)?.clone();
-        match Connection::Server(connection).send(request).await {
-            Ok(answer) => Ok(answer),
-            Err(Failure::Lost(error) | Failure::Refused(error)) => Err(error),
-        }
+        let answer = Connection::Server(connection).send(request).await;
+        answer.map_err(|failure| failure.error)
     };
     let answer = timeout_at(until, answer).await;
     answer.unwrap_or_else(|_| Err(ErrorKind::Timeout.into()))
