@@ -4,9 +4,11 @@
 //!
 //! - At most one attempt to connect is under way; it serves all who wait, and a caller that gives
 //!   up does not stop it.
-//! - After an attempt that failed, calls fail at once for [`PAUSE`].
-//! - A connection counts as lost, too, when a call runs out of time that began after another had,
-//!   and nothing was answered in between: its peer may be gone without a word.
+//! - After an attempt that failed, calls fail at once for [`PAUSE`], and from then on wait no longer
+//!   than [`GRACE`] for the next, until one succeeds: a server that is away costs nobody time.
+//! - A connection counts as lost, too, when a call goes without an answer that began after another
+//!   had, and nothing was answered in between: its peer may be gone without a word. A call that
+//!   its caller dropped counts, if it had waited for [`PATIENCE`].
 
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,13 +24,34 @@ use crate::error::{Error, ErrorKind, Result};
 /// Short, so that a server that is back is found soon.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Long enough for a connection on a network, and for nobody to notice.
+const GRACE: Duration = Duration::from_millis(25);
+
+/// A server that is well answers sooner.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Nobody waits longer, whatever the settings say.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
+/// A timeout of the settings, at most a day.
+///
+/// # Errors
+///
+/// [`ErrorKind::Config`] if it is zero.
+pub(super) fn timeout_of(option: &str, timeout: Duration) -> Result<Duration> {
+    if timeout.is_zero() {
+        return Err(Error::config(format!("{option}: must be more than zero")));
+    }
+    Ok(timeout.min(LONGEST))
+}
+
 /// A connection of type `C`, when there is one.
 #[derive(Debug)]
 pub(super) struct Shared<C> {
     connect_timeout: Duration,
     /// Loaded without a write to memory that other threads read: all calls come this way.
     connection: ArcSwapOption<Numbered<C>>,
-    /// How many calls in a row ran out of time.
+    /// How many calls in a row went without an answer.
     late: AtomicU64,
     connecting: Arc<Mutex<u64>>,
     failure: RwLock<Option<(Instant, Error)>>,
@@ -74,30 +97,31 @@ impl<C: Clone + Send + Sync + 'static> Shared<C> {
         let Numbered { number, connection } = match self.current() {
             Some(current) => current,
             // In a box, so that it takes no room in the futures of calls that need it not.
-            None => timeout_at(until, Box::pin(self.connect(connect)))
-                .await
-                .unwrap_or_else(|_| Err(late()))?,
+            None => Box::pin(self.connect(until, connect)).await?,
         };
-        let was_late = self.late.load(Ordering::Relaxed) > 0;
-        let outcome = match timeout_at(until, call(connection)).await {
-            Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(failure)) if failure.is_lost => {
-                self.retire(number);
-                return Err(failure.error);
-            }
-            Ok(Err(failure)) => Err(failure.error),
-            Err(_) => {
-                let is_late = self.late.fetch_add(1, Ordering::Relaxed) > 0;
-                if was_late && is_late {
-                    self.retire(number);
-                }
-                return Err(late());
-            }
+        let unanswered = Unanswered {
+            shared: self,
+            number,
+            was_late: self.late.load(Ordering::Relaxed) > 0,
+            since: Instant::now(),
         };
+        let Ok(outcome) = timeout_at(until, call(connection)).await else {
+            unanswered
+                .shared
+                .went_unanswered(number, unanswered.was_late);
+            unanswered.forget();
+            return Err(late());
+        };
+        unanswered.forget();
         if self.late.load(Ordering::Relaxed) > 0 {
             self.late.store(0, Ordering::Relaxed);
         }
-        outcome
+        outcome.map_err(|failure| {
+            if failure.is_lost {
+                self.retire(number);
+            }
+            failure.error
+        })
     }
 
     /// Whether there is a connection.
@@ -106,10 +130,12 @@ impl<C: Clone + Send + Sync + 'static> Shared<C> {
         self.connection.load().is_some()
     }
 
-    /// Whether a call would fail at once, because connecting just did.
+    /// Whether a call would fail at once: connecting just did, or is not done since it did.
     #[cfg(feature = "redis")]
     pub(super) fn is_down(&self) -> bool {
-        !self.is_up() && self.recent_failure().is_some()
+        let known = self.failure();
+        let is_recent = |at: Instant| at.elapsed() < PAUSE;
+        known.is_some_and(|(at, _)| is_recent(at) || self.connecting.try_lock().is_err())
     }
 
     /// Lets go of the connection; the next call makes another.
@@ -123,6 +149,23 @@ impl<C: Clone + Send + Sync + 'static> Shared<C> {
 
     async fn connect<Connecting>(
         self: &Arc<Self>,
+        until: Instant,
+        connect: impl FnOnce() -> Connecting,
+    ) -> Result<Numbered<C>>
+    where
+        Connecting: Future<Output = Result<C>> + Send + 'static,
+    {
+        let (until, missed) = match self.failure() {
+            Some((at, failure)) if at.elapsed() < PAUSE => return Err(failure),
+            Some((_, failure)) => (until.min(Instant::now() + GRACE), failure),
+            None => (until, late()),
+        };
+        let connected = timeout_at(until, self.connect_in_turn(connect)).await;
+        connected.unwrap_or(Err(missed))
+    }
+
+    async fn connect_in_turn<Connecting>(
+        self: &Arc<Self>,
         connect: impl FnOnce() -> Connecting,
     ) -> Result<Numbered<C>>
     where
@@ -132,15 +175,16 @@ impl<C: Clone + Send + Sync + 'static> Shared<C> {
         if let Some(current) = self.current() {
             return Ok(current);
         }
-        if let Some(failure) = self.recent_failure() {
-            return Err(failure);
+        match self.failure() {
+            Some((at, failure)) if at.elapsed() < PAUSE => return Err(failure),
+            _ => {}
         }
         let (shared, connecting) = (Arc::clone(self), connect());
         let task = tokio::spawn(async move {
             let outcome = timeout(shared.connect_timeout, connecting).await;
             *turn += 1;
             let connected = outcome
-                .unwrap_or_else(|_| Err(late()))
+                .unwrap_or_else(|_| Err(late().with_message("connecting took too long")))
                 .map(|connection| Numbered {
                     number: *turn,
                     connection,
@@ -154,16 +198,15 @@ impl<C: Clone + Send + Sync + 'static> Shared<C> {
     }
 
     fn settle(&self, connected: &Result<Numbered<C>>) {
-        match connected {
+        let failure = match connected {
             Ok(connected) => {
                 self.late.store(0, Ordering::Relaxed);
                 self.connection.store(Some(Arc::new(connected.clone())));
+                None
             }
-            Err(error) => {
-                let failure = Some((Instant::now(), error.clone()));
-                *self.failure.write().unwrap_or_else(PoisonError::into_inner) = failure;
-            }
-        }
+            Err(error) => Some((Instant::now(), error.clone())),
+        };
+        *self.failure.write().unwrap_or_else(PoisonError::into_inner) = failure;
     }
 
     /// Lets go of this connection, unless another has taken its place.
@@ -174,10 +217,41 @@ impl<C: Clone + Send + Sync + 'static> Shared<C> {
         });
     }
 
-    fn recent_failure(&self) -> Option<Error> {
+    /// When the last attempt to connect failed, and how, if no other succeeded since.
+    fn failure(&self) -> Option<(Instant, Error)> {
         let failure = self.failure.read().unwrap_or_else(PoisonError::into_inner);
-        let (at, error) = failure.as_ref()?;
-        (at.elapsed() < PAUSE).then(|| error.clone())
+        failure.clone()
+    }
+
+    fn went_unanswered(&self, number: u64, was_late: bool) {
+        let is_late = self.late.fetch_add(1, Ordering::Relaxed) > 0;
+        if was_late && is_late {
+            self.retire(number);
+        }
+    }
+}
+
+/// A call that has no answer yet.
+struct Unanswered<'a, C: Clone + Send + Sync + 'static> {
+    shared: &'a Shared<C>,
+    number: u64,
+    /// Whether another call was late when this one began.
+    was_late: bool,
+    since: Instant,
+}
+
+impl<C: Clone + Send + Sync + 'static> Unanswered<'_, C> {
+    /// It was answered, or counted.
+    fn forget(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl<C: Clone + Send + Sync + 'static> Drop for Unanswered<'_, C> {
+    fn drop(&mut self) {
+        if self.since.elapsed() >= PATIENCE {
+            self.shared.went_unanswered(self.number, self.was_late);
+        }
     }
 }
 

@@ -318,8 +318,8 @@ impl Taken {
             (Err(_), Value::String(text)) => serde_json::from_str(text).or(plain),
             _ => plain,
         };
-        let parsed =
-            parsed.map_err(|error| self.bad(name, "is of the wrong type").with_source(error));
+        // Its own error would show the value, which may be a secret.
+        let parsed = parsed.map_err(|_| self.bad(name, "is of the wrong type"));
         parsed.map(Some)
     }
 

@@ -9,6 +9,7 @@ use ketama::RingBuilder;
 use super::connection::{Credentials, parse};
 use super::node::Node;
 use super::{Inner, Memcached};
+use crate::backend::shared::timeout_of;
 use crate::error::{Error, Result};
 
 /// The largest item that a server takes, unless it was told otherwise by `-I`: key and
@@ -43,8 +44,8 @@ impl MemcachedBuilder {
         }
     }
 
-    /// User and password for servers whose URL has none; the servers must have been started with
-    /// an authentication file (`-Y`).
+    /// User and password for servers whose URL has none; those of another server's URL unless set.
+    /// The servers must have been started with an authentication file (`-Y`).
     pub fn credentials(mut self, username: impl Into<String>, password: impl Into<String>) -> Self {
         self.credentials = Some(Credentials {
             username: username.into(),
@@ -88,14 +89,22 @@ impl MemcachedBuilder {
         if self.connections == 0 {
             return Err(Error::config("connections: must be more than zero"));
         }
+        let connect_timeout = timeout_of("connect_timeout", self.connect_timeout)?;
+        let operation_timeout = timeout_of("operation_timeout", self.operation_timeout)?;
         let mut nodes = Vec::with_capacity(self.servers.len());
         let mut ring = RingBuilder::new();
         let mut identities = Vec::with_capacity(self.servers.len());
-        for server in &self.servers {
-            let (address, credentials) = parse(server)
-                .map_err(|reason| Error::config(format!("location: a server {reason}")))?;
-            let credentials = credentials.or_else(|| self.credentials.clone());
-            let node = Node::new(address, credentials, self.connections, self.connect_timeout);
+        let parsed = self.servers.iter().map(|server| {
+            parse(server).map_err(|reason| Error::config(format!("location: a server {reason}")))
+        });
+        let parsed: Vec<_> = parsed.collect::<Result<_>>()?;
+        let said = parsed
+            .iter()
+            .find_map(|(_, credentials)| credentials.clone());
+        let said = self.credentials.or(said);
+        for (address, credentials) in parsed {
+            let credentials = credentials.or_else(|| said.clone());
+            let node = Node::new(address, credentials, self.connections, connect_timeout);
             let identity = node.identity();
             if identities.contains(&identity) {
                 return Err(Error::config("location: names a server twice"));
@@ -111,7 +120,7 @@ impl MemcachedBuilder {
             inner: Arc::new(Inner {
                 nodes,
                 ring: ring.build(),
-                operation_timeout: self.operation_timeout,
+                operation_timeout,
                 max_value_bytes: self.max_value_bytes,
             }),
         })

@@ -7,19 +7,21 @@
 //! own.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use percent_encoding::percent_decode_str;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::AbortHandle;
 
 use super::protocol::{Batch, Reply, refused, take};
 use crate::backend::shared::Failure;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How many requests may wait to be written.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 128;
 
 /// Room for the next read.
 const READ_BYTES: usize = 16 << 10;
@@ -43,6 +45,18 @@ pub(super) struct Credentials {
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
     orders: mpsc::Sender<Order>,
+    _tasks: Arc<Tasks>,
+}
+
+/// What writes and reads. Both may wait for a server that hangs, so they are ended with the last
+/// handle of their connection.
+#[derive(Debug)]
+struct Tasks([AbortHandle; 2]);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.iter().for_each(AbortHandle::abort);
+    }
 }
 
 #[derive(Debug)]
@@ -87,9 +101,14 @@ impl Connection {
     {
         let (orders, ordered) = mpsc::channel(QUEUE);
         let (written, waiting) = mpsc::unbounded_channel();
-        tokio::spawn(write_requests(write, ordered, written));
-        tokio::spawn(read_replies(read, waiting));
-        Self { orders }
+        let tasks = [
+            tokio::spawn(write_requests(write, ordered, written)).abort_handle(),
+            tokio::spawn(read_replies(read, waiting)).abort_handle(),
+        ];
+        Self {
+            orders,
+            _tasks: Arc::new(Tasks(tasks)),
+        }
     }
 
     /// The replies to `batch`.

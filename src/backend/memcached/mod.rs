@@ -127,19 +127,28 @@ impl Memcached {
         }
     }
 
-    /// Sends a command that only reads `key`, and once more if the connection turned out lost.
-    async fn read(
+    /// Sends what comes to the same when it happens twice, and again if the connection turns out
+    /// lost.
+    async fn send_surely(
         &self,
         key: &Key,
+        until: Instant,
         commands: impl Fn(&mut Batch, &str) + Send + Sync,
     ) -> Result<Reply> {
-        let until = self.until();
         match self.send(key, until, &commands).await {
             Err(error) if error.kind() == ErrorKind::Unavailable => {
                 Box::pin(self.send(key, until, &commands)).await
             }
             outcome => outcome,
         }
+    }
+
+    async fn read(
+        &self,
+        key: &Key,
+        commands: impl Fn(&mut Batch, &str) + Send + Sync,
+    ) -> Result<Reply> {
+        self.send_surely(key, self.until(), commands).await
     }
 
     /// One server of several that is down is a miss for its share.
@@ -153,10 +162,16 @@ impl Memcached {
         }
     }
 
-    async fn set_one(&self, key: &Key, entry: &Entry, lifetime: Lifetime) -> Result<()> {
+    async fn set_one(
+        &self,
+        key: &Key,
+        entry: &Entry,
+        lifetime: Lifetime,
+        until: Instant,
+    ) -> Result<()> {
         let stored = match self.refuse_if_too_large(entry) {
             Ok(()) => {
-                let sent = self.send(key, self.until(), |batch, wire| {
+                let sent = self.send_surely(key, until, |batch, wire| {
                     set(batch, wire, entry, seconds(lifetime), "");
                 });
                 sent.await.and_then(|reply| done(&reply))
@@ -165,9 +180,16 @@ impl Memcached {
         };
         if stored.is_err() {
             // Best effort: the server may be gone.
-            let _ = self.delete(key).await;
+            let _ = self.delete_one(key, until).await;
         }
         stored.map(drop)
+    }
+
+    async fn delete_one(&self, key: &Key, until: Instant) -> Result<bool> {
+        let reply = self.send_surely(key, until, |batch, wire| {
+            batch.push(format_args!("md {wire}"), None);
+        });
+        done(&reply.await?)
     }
 
     fn refuse_if_too_large(&self, entry: &Entry) -> Result<()> {
@@ -180,7 +202,8 @@ impl Memcached {
     }
 
     async fn move_entry(&self, from: &Key, to: &Key) -> Result<bool> {
-        let reply = self.read(from, |batch, wire| {
+        let until = self.until();
+        let reply = self.send_surely(from, until, |batch, wire| {
             batch.push(format_args!("mg {wire} v f t"), None);
         });
         let Some((entry, flags)) = entry(reply.await?)? else {
@@ -194,11 +217,11 @@ impl Memcached {
             Some(left @ 0..) => on_wire(left.unsigned_abs().max(1)),
             _ => None,
         };
-        let sent = self.send(to, self.until(), |batch, wire| {
+        let sent = self.send_surely(to, until, |batch, wire| {
             set(batch, wire, &entry, seconds, "");
         });
         done(&sent.await?)?;
-        self.delete(from).await?;
+        self.delete_one(from, until).await?;
         Ok(true)
     }
 
@@ -207,6 +230,7 @@ impl Memcached {
     async fn send_many<T: Sync>(
         &self,
         items: &[T],
+        until: Instant,
         key: impl Fn(&T) -> &Key + Send + Sync,
         command: impl Fn(&mut Batch, &str, &T) + Send + Sync,
     ) -> Vec<Result<Reply>> {
@@ -216,7 +240,6 @@ impl Memcached {
             let share = (self.route(key), key.namespace());
             shares.entry(share).or_default().push(index);
         }
-        let until = self.until();
         let sent = shares
             .into_iter()
             .map(async |((node, namespace), indexes)| {
@@ -276,7 +299,7 @@ impl Backend for Memcached {
     }
 
     async fn set(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<()> {
-        let outcome = self.set_one(key, &entry, lifetime).await;
+        let outcome = self.set_one(key, &entry, lifetime, self.until()).await;
         outcome.map_err(|error| error.at("memcached", "set"))
     }
 
@@ -296,7 +319,7 @@ impl Backend for Memcached {
 
     async fn touch(&self, key: &Key, lifetime: Lifetime) -> Result<bool> {
         let seconds = seconds(lifetime).unwrap_or(0);
-        let reply = self.send(key, self.until(), |batch, wire| {
+        let reply = self.send_surely(key, self.until(), |batch, wire| {
             batch.push(format_args!("mg {wire} T{seconds}"), None);
         });
         let touched = reply.await.and_then(|reply| done(&reply));
@@ -304,10 +327,7 @@ impl Backend for Memcached {
     }
 
     async fn delete(&self, key: &Key) -> Result<bool> {
-        let reply = self.send(key, self.until(), |batch, wire| {
-            batch.push(format_args!("md {wire}"), None);
-        });
-        let deleted = reply.await.and_then(|reply| done(&reply));
+        let deleted = self.delete_one(key, self.until()).await;
         deleted.map_err(|error| error.at("memcached", "delete"))
     }
 
@@ -374,10 +394,7 @@ impl Backend for Memcached {
         let get = |batch: &mut Batch, wire: &str, _: &Key| {
             batch.push(format_args!("mg {wire} v f"), None);
         };
-        let mut outcomes = self.send_many(keys, |key| key, get).await;
-        if outcomes.iter().any(is_lost) {
-            outcomes = self.send_many(keys, |key| key, get).await;
-        }
+        let outcomes = self.send_many(keys, self.until(), |key| key, get).await;
         let entries = outcomes.into_iter().map(|outcome| {
             let entry = outcome.and_then(entry);
             self.or_miss(
@@ -390,28 +407,33 @@ impl Backend for Memcached {
     }
 
     async fn set_many(&self, items: Vec<(Key, Entry, Lifetime)>) -> Result<Vec<Result<()>>> {
-        let replies = self.send_many(
-            &items,
-            |(key, ..)| key,
-            |batch, wire, (_, entry, lifetime)| {
-                // Too large for a server to read, so what is there goes instead.
-                match self.refuse_if_too_large(entry) {
-                    Ok(()) => set(batch, wire, entry, seconds(*lifetime), ""),
-                    Err(_) => batch.push(format_args!("md {wire}"), None),
-                }
-            },
-        );
+        let until = self.until();
+        let command = |batch: &mut Batch, wire: &str, item: &(Key, Entry, Lifetime)| {
+            let (_, entry, lifetime) = item;
+            // Too large for a server to read, so what is there goes instead.
+            match self.refuse_if_too_large(entry) {
+                Ok(()) => set(batch, wire, entry, seconds(*lifetime), ""),
+                Err(_) => batch.push(format_args!("md {wire}"), None),
+            }
+        };
+        let replies = self.send_many(&items, until, |(key, ..)| key, command);
         let mut outcomes = Vec::with_capacity(items.len());
+        let mut failed = Vec::new();
         for ((key, entry, _), reply) in items.iter().zip(replies.await) {
             let stored = self
                 .refuse_if_too_large(entry)
                 .and_then(|()| done(&reply?))
                 .map(drop);
             if stored.is_err() {
-                let _ = self.delete(key).await;
+                failed.push(key);
             }
             outcomes.push(stored.map_err(|error| error.at("memcached", "set_many")));
         }
+        let delete = |batch: &mut Batch, wire: &str, _: &&Key| {
+            batch.push(format_args!("md {wire}"), None);
+        };
+        // Best effort, as of one.
+        self.send_many(&failed, until, |key| key, delete).await;
         Ok(outcomes)
     }
 
@@ -420,7 +442,7 @@ impl Backend for Memcached {
             batch.push(format_args!("md {wire}"), None);
         };
         let mut deleted = 0;
-        for outcome in self.send_many(keys, |key| key, delete).await {
+        for outcome in self.send_many(keys, self.until(), |key| key, delete).await {
             let outcome = outcome.and_then(|reply| done(&reply));
             deleted += u64::from(outcome.map_err(|error| error.at("memcached", "delete_many"))?);
         }
@@ -455,10 +477,4 @@ fn hash(key: &Key) -> usize {
     bytes.fold(0, |hash, byte| {
         hash.wrapping_mul(31).wrapping_add(usize::from(byte))
     })
-}
-
-fn is_lost(outcome: &Result<Reply>) -> bool {
-    outcome
-        .as_ref()
-        .is_err_and(|error| error.kind() == ErrorKind::Unavailable)
 }

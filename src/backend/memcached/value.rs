@@ -19,6 +19,12 @@ const MAX_UNIX_SECONDS: u64 = i32::MAX as u64;
 /// The client flag of counters: their value is kept as [`biased`], for a server that knows no sign.
 pub(super) const COUNTER: u32 = 1;
 
+/// The client flag of values that the server would take for a number, though they are no counters:
+/// a mark stands before them, so that no arithmetic meant for a counter that was there before
+/// changes them.
+const MARKED: u32 = 2;
+const MARK: u8 = b'!';
+
 /// A command that stores `entry` for so many seconds, or for ever.
 pub(super) fn set(batch: &mut Batch, wire: &str, entry: &Entry, seconds: Option<u64>, mode: &str) {
     let seconds = seconds.unwrap_or(0);
@@ -31,8 +37,18 @@ pub(super) fn set(batch: &mut Batch, wire: &str, entry: &Entry, seconds: Option<
     };
     match parse_counter(entry.bytes()) {
         Ok(counter) => set(COUNTER, biased(counter).to_string().as_bytes()),
+        Err(_) if looks_numeric(entry.bytes()) => {
+            set(MARKED, &[&[MARK], entry.bytes().as_ref()].concat());
+        }
         Err(_) => set(0, entry.bytes()),
     }
+}
+
+/// Whether the server's arithmetic might take it.
+fn looks_numeric(value: &[u8]) -> bool {
+    let value = value.trim_ascii();
+    let digits = value.strip_prefix(b"-").or(value.strip_prefix(b"+"));
+    digits.unwrap_or(value).iter().all(u8::is_ascii_digit)
 }
 
 /// The entry that a reply holds, and the flags beside it.
@@ -41,6 +57,10 @@ pub(super) fn entry(reply: Reply) -> Result<Option<(Entry, Flags)>> {
         Reply::Value(value, flags) if flags.client == COUNTER => {
             let counter = unbiased(&value).ok_or_else(unexpected)?;
             Ok(Some((Entry::new(Bytes::from(counter.to_string())), flags)))
+        }
+        Reply::Value(value, flags) if flags.client == MARKED => {
+            let value = value.get(1..).map(|_| value.slice(1..));
+            Ok(Some((Entry::new(value.ok_or_else(unexpected)?), flags)))
         }
         Reply::Value(value, flags) => Ok(Some((Entry::new(value), flags))),
         Reply::Missing => Ok(None),

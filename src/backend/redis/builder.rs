@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_read_routing::RandomReplicaStrategy;
 use redis::io::tcp::TcpSettings;
-use redis::sentinel::{SentinelClientBuilder, SentinelServerType};
+use redis::sentinel::{SentinelClient, SentinelClientBuilder, SentinelServerType};
 use redis::{
     Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo, TlsMode,
 };
@@ -17,10 +17,14 @@ use tokio::sync::Mutex;
 use super::lane::{Lane, Source};
 use super::recent::Recent;
 use super::{Inner, Redis};
+use crate::backend::shared::timeout_of;
 use crate::error::{Error, Result};
 
 /// Redis takes no larger value.
 const MAX_VALUE_BYTES: usize = 512 << 20;
+
+/// How often a cluster's client follows a move or tries another connection.
+const CLUSTER_RETRIES: u32 = 5;
 
 /// Options of a [`Redis`] store.
 ///
@@ -32,7 +36,8 @@ const MAX_VALUE_BYTES: usize = 512 << 20;
 /// | `redis+cluster://host:6379`, `rediss+cluster://…` | a cluster, of which one or more nodes are named |
 /// | `redis+sentinel://host:26379`, `rediss+sentinel://…` | whatever the sentinels named here say leads the [`service`](Self::service); user, password and database are the server's |
 ///
-/// Percent-encode what is special in user and password.
+/// User, password and database may stand in one URL or in all: they are the same for all servers.
+/// Percent-encode what is special in them.
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct RedisBuilder {
@@ -40,7 +45,7 @@ pub struct RedisBuilder {
     username: Option<String>,
     password: Option<String>,
     db: Option<i64>,
-    service: String,
+    service: Option<String>,
     sentinel_username: Option<String>,
     sentinel_password: Option<String>,
     connections: usize,
@@ -68,7 +73,7 @@ impl RedisBuilder {
             username: None,
             password: None,
             db: None,
-            service: "mymaster".to_owned(),
+            service: None,
             sentinel_username: None,
             sentinel_password: None,
             connections: 1,
@@ -102,7 +107,7 @@ impl RedisBuilder {
 
     /// The name by which sentinels know the servers; `mymaster` unless set.
     pub fn service(mut self, service: impl Into<String>) -> Self {
-        self.service = service.into();
+        self.service = Some(service.into());
         self
     }
 
@@ -145,7 +150,7 @@ impl RedisBuilder {
     }
 
     /// How long after a write this process reads that key from the leader, while replicas may
-    /// lag; 1 second unless set. Clusters have no such window.
+    /// lag; 1 second unless set.
     pub fn read_your_writes(mut self, window: Duration) -> Self {
         self.read_your_writes = window;
         self
@@ -171,12 +176,14 @@ impl RedisBuilder {
     ///
     /// # Errors
     ///
-    /// [`Config`](crate::ErrorKind::Config) if no server is named, a URL makes no sense, or an
-    /// option is zero.
-    pub fn build(self) -> Result<Redis> {
+    /// [`Config`](crate::ErrorKind::Config) if no server is named, a URL makes no sense, an
+    /// option is zero, or an option is for servers of another kind.
+    pub fn build(mut self) -> Result<Redis> {
         if self.connections == 0 {
             return Err(Error::config("connections: must be more than zero"));
         }
+        self.connect_timeout = timeout_of("connect_timeout", self.connect_timeout)?;
+        self.operation_timeout = timeout_of("operation_timeout", self.operation_timeout)?;
         let mut infos = Vec::with_capacity(self.servers.len());
         let mut topology = None;
         for server in &self.servers {
@@ -186,14 +193,76 @@ impl RedisBuilder {
                     "location: mixes servers, clusters and sentinels",
                 ));
             }
-            infos.push(self.info(&url)?);
+            let info = url.as_str().into_connection_info();
+            infos.push(info.map_err(|error| bad_servers(&error))?);
         }
+        let Some(topology) = topology else {
+            return Err(Error::config("location: names no server"));
+        };
+        let server = self.server(&infos)?;
+        self.refuse_what_is_ignored(topology, &server, &infos)?;
+        let infos = infos.into_iter().map(|info| {
+            info.set_redis_settings(server.clone())
+                .set_tcp_settings(tcp_settings())
+        });
+        let infos: Vec<_> = infos.collect();
         match topology {
-            None => Err(Error::config("location: names no server")),
-            Some(Topology::Servers) => self.servers(infos),
-            Some(Topology::Cluster) => self.cluster(infos),
-            Some(Topology::Sentinel) => self.sentinel(&infos),
+            Topology::Servers => self.servers(infos),
+            Topology::Cluster => self.cluster(&infos),
+            Topology::Sentinel => self.sentinel(&infos),
         }
+    }
+
+    /// User, password and database: said once, they are those of all servers.
+    fn server(&self, infos: &[ConnectionInfo]) -> Result<RedisConnectionInfo> {
+        let settings = || infos.iter().map(ConnectionInfo::redis_settings);
+        let username = one_of("user", settings().filter_map(RedisConnectionInfo::username))?;
+        let password = one_of(
+            "password",
+            settings().filter_map(RedisConnectionInfo::password),
+        )?;
+        let dbs = settings().map(RedisConnectionInfo::db);
+        let db = one_of("database", dbs.filter(|db| *db != 0))?;
+        let mut server = RedisConnectionInfo::default()
+            .set_lib_name("axum-cache", env!("CARGO_PKG_VERSION"))
+            .set_db(self.db.or(db).unwrap_or(0));
+        if let Some(username) = self.username.as_deref().or(username) {
+            server = server.set_username(username);
+        }
+        if let Some(password) = self.password.as_deref().or(password) {
+            server = server.set_password(password);
+        }
+        Ok(server)
+    }
+
+    fn refuse_what_is_ignored(
+        &self,
+        topology: Topology,
+        server: &RedisConnectionInfo,
+        infos: &[ConnectionInfo],
+    ) -> Result<()> {
+        let is_tls = |info: &ConnectionInfo| matches!(info.addr(), ConnectionAddr::TcpTls { .. });
+        let of_sentinels = self.service.is_some()
+            || self.sentinel_username.is_some()
+            || self.sentinel_password.is_some();
+        #[cfg(feature = "tls")]
+        let has_certificate = self.certificates.is_some();
+        #[cfg(not(feature = "tls"))]
+        let has_certificate = false;
+        let reason = if !infos.iter().all(|info| info.addr().is_supported()) {
+            "location: needs the feature `tls` of axum-cache"
+        } else if topology == Topology::Cluster && server.db() != 0 {
+            "db: a cluster has database 0 only"
+        } else if topology != Topology::Sentinel && of_sentinels {
+            "service: and sentinel_* are for sentinels"
+        } else if topology == Topology::Servers && self.read_from_replicas {
+            "read_from_replicas: is for clusters and sentinels; name the replicas"
+        } else if has_certificate && !infos.iter().any(is_tls) {
+            "root_certificate: is for TLS, as by rediss://"
+        } else {
+            return Ok(());
+        };
+        Err(Error::config(reason))
     }
 
     pub(super) fn finish(
@@ -225,56 +294,80 @@ impl RedisBuilder {
         Ok(self.finish(leader, servers, false))
     }
 
-    fn cluster(self, infos: Vec<ConnectionInfo>) -> Result<Redis> {
-        let builder = ClusterClientBuilder::new(infos)
-            .connection_timeout(self.connect_timeout)
-            .response_timeout(self.operation_timeout)
-            .tcp_settings(tcp_settings());
-        #[cfg(feature = "tls")]
-        let builder = match self.certificates.clone() {
-            Some(certificates) => builder.certs(certificates),
-            None => builder,
+    fn cluster(self, infos: &[ConnectionInfo]) -> Result<Redis> {
+        let client = |from_replicas: bool| {
+            // One node that hangs must not use up the time of all.
+            let connect_timeout = self.connect_timeout.min(self.operation_timeout) / 3;
+            let builder = ClusterClientBuilder::new(infos.iter().cloned())
+                .connection_timeout(connect_timeout)
+                .overall_response_timeout(None)
+                .retries(CLUSTER_RETRIES)
+                .tcp_settings(tcp_settings());
+            #[cfg(feature = "tls")]
+            let builder = match self.certificates.clone() {
+                Some(certificates) => builder.certs(certificates),
+                None => builder,
+            };
+            let builder = if from_replicas {
+                builder.read_routing_strategy(RandomReplicaStrategy)
+            } else {
+                builder
+            };
+            let client = builder.build().map_err(|error| bad_servers(&error))?;
+            let client = Arc::new(client);
+            let timeout = self.operation_timeout / 2;
+            self.lanes(|| Ok(Source::Cluster(Arc::clone(&client), timeout)))
         };
-        let builder = if self.read_from_replicas {
-            builder.read_routing_strategy(RandomReplicaStrategy)
+        let leader = client(false)?;
+        let replicas = if self.read_from_replicas {
+            vec![client(true)?]
         } else {
-            builder
+            Vec::new()
         };
-        let client = builder.build().map_err(|error| bad_servers(&error))?;
-        let lane = Lane::new(Source::Cluster(Arc::new(client)), self.connect_timeout);
-        Ok(self.finish(vec![lane], Vec::new(), true))
+        Ok(self.finish(leader, replicas, true))
     }
 
     fn sentinel(self, infos: &[ConnectionInfo]) -> Result<Redis> {
-        let leader = self.lanes(|| self.sentinel_source(infos, SentinelServerType::Master))?;
+        let source = |of: fn() -> SentinelServerType| {
+            let clients = infos.iter().map(|info| {
+                let client = self.sentinel_client(info, of())?;
+                Ok(Mutex::new(client))
+            });
+            let clients: Result<Arc<[_]>> = clients.collect();
+            clients.map(Source::Sentinels)
+        };
+        let leader = self.lanes(|| source(|| SentinelServerType::Master))?;
         let replicas = if self.read_from_replicas {
-            vec![self.lanes(|| self.sentinel_source(infos, SentinelServerType::Replica))?]
+            vec![self.lanes(|| source(|| SentinelServerType::Replica))?]
         } else {
             Vec::new()
         };
         Ok(self.finish(leader, replicas, false))
     }
 
-    fn sentinel_source(&self, infos: &[ConnectionInfo], of: SentinelServerType) -> Result<Source> {
-        let sentinels = infos.iter().map(|info| info.addr().clone());
-        let builder = SentinelClientBuilder::new(sentinels, &self.service, of);
+    /// Asks one sentinel.
+    fn sentinel_client(
+        &self,
+        info: &ConnectionInfo,
+        of: SentinelServerType,
+    ) -> Result<SentinelClient> {
+        let service = self.service.as_deref().unwrap_or("mymaster");
+        let builder = SentinelClientBuilder::new([info.addr().clone()], service, of);
+        let server = info.redis_settings();
         let mut builder = builder
             .map_err(|error| bad_servers(&error))?
-            .set_client_to_redis_tcp_settings(tcp_settings());
-        if let Some(info) = infos.first() {
-            let server = info.redis_settings();
-            builder = builder.set_client_to_redis_db(server.db());
-            if let Some(username) = server.username() {
-                builder = builder.set_client_to_redis_username(username);
-            }
-            if let Some(password) = server.password() {
-                builder = builder.set_client_to_redis_password(password);
-            }
-            if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-                builder = builder
-                    .set_client_to_redis_tls_mode(TlsMode::Secure)
-                    .set_client_to_sentinel_tls_mode(TlsMode::Secure);
-            }
+            .set_client_to_redis_tcp_settings(tcp_settings())
+            .set_client_to_redis_db(server.db());
+        if let Some(username) = server.username() {
+            builder = builder.set_client_to_redis_username(username);
+        }
+        if let Some(password) = server.password() {
+            builder = builder.set_client_to_redis_password(password);
+        }
+        if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            builder = builder
+                .set_client_to_redis_tls_mode(TlsMode::Secure)
+                .set_client_to_sentinel_tls_mode(TlsMode::Secure);
         }
         if let Some(username) = &self.sentinel_username {
             builder = builder.set_client_to_sentinel_username(username);
@@ -288,42 +381,12 @@ impl RedisBuilder {
                 .set_client_to_redis_certificates(certificates.clone())
                 .set_client_to_sentinel_certificates(certificates.clone());
         }
-        let client = builder.build().map_err(|error| bad_servers(&error))?;
-        Ok(Source::Sentinel(Arc::new(Mutex::new(client))))
+        builder.build().map_err(|error| bad_servers(&error))
     }
 
     fn lanes(&self, source: impl Fn() -> Result<Source>) -> Result<Vec<Lane>> {
         let lane = |_| Ok(Lane::new(source()?, self.connect_timeout));
         (0..self.connections).map(lane).collect()
-    }
-
-    fn info(&self, url: &str) -> Result<ConnectionInfo> {
-        let info = url
-            .into_connection_info()
-            .map_err(|error| bad_servers(&error))?;
-        if !info.addr().is_supported() {
-            return Err(Error::config(
-                "location: needs the feature `tls` of axum-cache",
-            ));
-        }
-        let server = self.credentials(info.redis_settings().clone());
-        Ok(info
-            .set_redis_settings(server)
-            .set_tcp_settings(tcp_settings()))
-    }
-
-    fn credentials(&self, server: RedisConnectionInfo) -> RedisConnectionInfo {
-        let mut server = server.set_lib_name("axum-cache", env!("CARGO_PKG_VERSION"));
-        if let Some(username) = &self.username {
-            server = server.set_username(username);
-        }
-        if let Some(password) = &self.password {
-            server = server.set_password(password);
-        }
-        if let Some(db) = self.db {
-            server = server.set_db(db);
-        }
-        server
     }
 
     fn client(&self, info: ConnectionInfo) -> Result<Client> {
@@ -349,6 +412,19 @@ fn split(server: &str) -> (Topology, String) {
         }
     }
     (Topology::Servers, server.to_owned())
+}
+
+/// The one that is said, if all who say anything say the same.
+fn one_of<T: PartialEq>(what: &str, mut said: impl Iterator<Item = T>) -> Result<Option<T>> {
+    let Some(first) = said.next() else {
+        return Ok(None);
+    };
+    if said.all(|other| other == first) {
+        return Ok(Some(first));
+    }
+    Err(Error::config(format!(
+        "location: the servers differ in their {what}"
+    )))
 }
 
 fn tcp_settings() -> TcpSettings {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bb8_redis::{RedisConnectionManager, bb8};
+use futures_util::future::select_ok;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::{ClusterClient, ClusterConfig};
 use redis::cluster_async::ClusterConnection;
@@ -22,9 +23,11 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone)]
 pub(super) enum Source {
     Server(Arc<Client>),
-    /// Asks the sentinels anew for each connection, so that a failover is followed.
-    Sentinel(Arc<Mutex<SentinelClient>>),
-    Cluster(Arc<ClusterClient>),
+    /// Asks the sentinels anew for each connection, so that a failover is followed; all at once, so
+    /// that one of them that hangs holds up nobody.
+    Sentinels(Arc<[Mutex<SentinelClient>]>),
+    /// With the longest that one node may take to answer.
+    Cluster(Arc<ClusterClient>, Duration),
 }
 
 /// What one round trip asks for.
@@ -93,13 +96,20 @@ impl Source {
                 .get_multiplexed_async_connection_with_config(&config)
                 .await
                 .map(Connection::Server),
-            Self::Sentinel(client) => {
-                let mut client = client.lock().await;
-                let connection = client.get_async_connection_with_config(&config).await;
-                connection.map(Connection::Server)
+            Self::Sentinels(clients) => {
+                let asked = clients.iter().map(|client| {
+                    Box::pin(async {
+                        let mut client = client.lock().await;
+                        client.get_async_connection_with_config(&config).await
+                    })
+                });
+                let first = select_ok(asked).await;
+                first.map(|(connection, _)| Connection::Server(connection))
             }
-            Self::Cluster(client) => client
-                .get_async_connection_with_config(ClusterConfig::new())
+            Self::Cluster(client, timeout) => client
+                .get_async_connection_with_config(
+                    ClusterConfig::new().set_response_timeout(timeout),
+                )
                 .await
                 .map(Connection::Cluster),
         };
@@ -171,8 +181,8 @@ impl fmt::Debug for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, connected) = match self {
             Self::Own(Source::Server(_), shared) => ("server", shared.is_up()),
-            Self::Own(Source::Sentinel(_), shared) => ("sentinel", shared.is_up()),
-            Self::Own(Source::Cluster(_), shared) => ("cluster", shared.is_up()),
+            Self::Own(Source::Sentinels(_), shared) => ("sentinel", shared.is_up()),
+            Self::Own(Source::Cluster(..), shared) => ("cluster", shared.is_up()),
             Self::Pool(_) => ("pool", true),
         };
         f.debug_struct("Lane")

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use redis::cmd;
 
+use super::lane::Request;
 use super::script::KeyScript;
 use super::{Redis, millis, reply};
 use crate::error::Result;
@@ -43,7 +44,8 @@ impl Redis {
         let mut set = cmd("SET");
         set.arg(key.as_str()).arg(&token).arg("NX");
         set.arg("PX").arg(millis(Lifetime::For(lease)));
-        let locked = reply::done(self.write(key, &set).await);
+        let request = Request::Command(&set);
+        let locked = reply::done(self.write(self.hash(key), request, self.until()).await);
         let locked = locked.map_err(|error| error.at("redis", "try_lock"))?;
         Ok(locked.then(|| RedisLock {
             redis: self.clone(),

@@ -5,7 +5,9 @@
 //! - Writes go to the leader alone. A key that this process wrote within the window is read there,
 //!   too.
 //! - Counters and locks change in one step on the server; nothing is read and written back.
-//! - Only reads are tried twice: a write whose answer was lost may have happened.
+//! - Tried twice, over a new connection if the first was lost, is only what comes to the same when
+//!   it happens twice. The client of a cluster tries everything again: an `incr` whose connection
+//!   breaks there may count more than once.
 //! - No call lasts longer than the operation timeout, connecting and falling back included.
 
 mod builder;
@@ -20,8 +22,10 @@ pub use self::builder::RedisBuilder;
 pub use self::lock::RedisLock;
 pub use self::scan::KeyScan;
 
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use bb8_redis::{RedisConnectionManager, bb8};
@@ -31,6 +35,7 @@ use tokio::time::Instant;
 
 use self::lane::{Lane, Request};
 use self::recent::Recent;
+use self::reply::Reason;
 use self::script::INCR;
 use super::{Backend, Capabilities};
 use crate::entry::Entry;
@@ -106,38 +111,49 @@ impl Redis {
         RedisBuilder::new(Vec::new()).finish(vec![Lane::Pool(pool)], Vec::new(), false)
     }
 
-    /// Sends a command that changes `key`.
-    async fn write(&self, key: &Key, command: &Cmd) -> Result<Value> {
-        self.write_at(self.hash(key), Request::Command(command))
-            .await
-    }
-
-    async fn write_at(&self, hash: u64, request: Request<'_>) -> Result<Value> {
+    /// Sends what changes the key of this hash, once: it may count.
+    async fn write(&self, hash: u64, request: Request<'_>, until: Instant) -> Result<Value> {
         self.note(hash);
-        let outcome = self.leader(hash).call(request, self.until()).await;
+        let outcome = self.leader(hash).call(request, until).await;
         self.note(hash);
         outcome
+    }
+
+    /// Sends what changes the key of this hash, and again if the connection turns out lost: twice is
+    /// the same as once.
+    async fn write_surely(&self, hash: u64, request: Request<'_>, until: Instant) -> Result<Value> {
+        match self.write(hash, request, until).await {
+            Err(error) if reply::is_lost_call(&error) => {
+                Box::pin(self.write(hash, request, until)).await
+            }
+            outcome => outcome,
+        }
     }
 
     /// Sends a command that only reads `key`.
     async fn read(&self, key: &Key, command: &Cmd) -> Result<Value> {
         let hash = self.hash(key);
-        let may_lag = !self.is_recent(hash);
-        self.read_at(hash, may_lag, Request::Command(command)).await
+        let request = Request::Command(command);
+        self.read_at(hash, !self.is_recent(hash), request, self.until())
+            .await
     }
 
-    async fn read_at(&self, hash: u64, may_lag: bool, request: Request<'_>) -> Result<Value> {
-        let until = self.until();
+    async fn read_at(
+        &self,
+        hash: u64,
+        may_lag: bool,
+        request: Request<'_>,
+        until: Instant,
+    ) -> Result<Value> {
         if may_lag && let Some(replica) = self.replica(hash) {
             let half = Instant::now() + self.inner.operation_timeout / 2;
-            if let Ok(answer) = Box::pin(replica.call(request, half)).await {
+            if let Ok(answer) = Box::pin(replica.call(request, half.min(until))).await {
                 return Ok(answer);
             }
         }
         let leader = self.leader(hash);
         match leader.call(request, until).await {
-            // The connection may have been lost while nobody used it.
-            Err(error) if error.kind() == ErrorKind::Unavailable && !reply::is_refusal(&error) => {
+            Err(error) if reply::is_lost_call(&error) => {
                 Box::pin(leader.call(request, until)).await
             }
             outcome => outcome,
@@ -191,20 +207,33 @@ impl Redis {
     }
 
     fn until(&self) -> Instant {
+        // At most a day, so it does not overflow.
         Instant::now() + self.inner.operation_timeout
     }
 
     /// Makes sure that no older value outlives a `set` that failed, as far as the server can be
     /// told.
-    async fn drop_old(&self, key: &Key, error: &Error) {
+    async fn drop_old(&self, keys: &[&Key], error: &Error, until: Instant) {
         let mut unlink = cmd("UNLINK");
-        unlink.arg(key.as_str());
-        if error.kind() == ErrorKind::Timeout {
-            // It goes the way the `set` went, and arrives after it.
-            let (redis, hash) = (self.clone(), self.hash(key));
-            tokio::spawn(async move { redis.write_at(hash, Request::Command(&unlink)).await });
-        } else if reply::is_refusal(error) {
-            let _ = self.write(key, &unlink).await;
+        for key in keys {
+            unlink.arg(key.as_str());
+        }
+        let Some(hash) = keys.first().map(|key| self.hash(key)) else {
+            return;
+        };
+        if error.kind() != ErrorKind::Timeout {
+            let _ = self.write(hash, Request::Command(&unlink), until).await;
+            return;
+        }
+        // It goes the way that the `set` went, so it arrives after it; and it is on its way when
+        // this returns, so it arrives before what the caller does next.
+        let redis = self.clone();
+        let mut unlinking = Box::pin(async move {
+            let until = redis.until();
+            redis.write(hash, Request::Command(&unlink), until).await
+        });
+        if poll_fn(|context| Poll::Ready(unlinking.as_mut().poll(context).is_pending())).await {
+            tokio::spawn(unlinking);
         }
     }
 
@@ -217,23 +246,32 @@ impl Redis {
             .with_message(format!("value is larger than {limit} bytes")))
     }
 
-    async fn set_one(&self, key: &Key, entry: &Entry, lifetime: Lifetime) -> Result<()> {
-        if let Err(error) = self.refuse_if_too_large(entry) {
-            self.delete(key).await?;
-            return Err(error);
-        }
-        let outcome = reply::done(self.write(key, &set(key, entry, lifetime)).await);
+    async fn set_one(
+        &self,
+        key: &Key,
+        entry: &Entry,
+        lifetime: Lifetime,
+        until: Instant,
+    ) -> Result<()> {
+        let outcome = match self.refuse_if_too_large(entry) {
+            Ok(()) => {
+                let set = set(key, entry, lifetime);
+                let hash = self.hash(key);
+                reply::done(self.write_surely(hash, Request::Command(&set), until).await)
+            }
+            Err(refused) => Err(refused),
+        };
         if let Err(error) = &outcome {
-            self.drop_old(key, error).await;
+            self.drop_old(&[key], error, until).await;
         }
         outcome.map(drop)
     }
 
     /// All in one round trip.
     async fn set_pipelined(&self, items: &[(Key, Entry, Lifetime)]) -> Result<Vec<Result<()>>> {
+        let until = self.until();
         let mut pipeline = Pipeline::with_capacity(items.len());
         for (key, entry, lifetime) in items {
-            self.note(self.hash(key));
             let fits = self.refuse_if_too_large(entry).is_ok();
             pipeline.add_command(if fits {
                 set(key, entry, *lifetime)
@@ -241,22 +279,24 @@ impl Redis {
                 cmd("UNLINK").arg(key.as_str()).to_owned()
             });
         }
-        let answers = self.write_at(0, Request::Commands(&pipeline)).await;
-        let answers = match reply::array(answers) {
+        let keys = || items.iter().map(|(key, ..)| key);
+        let hash = self.note_keys(keys());
+        let answers = self.write_surely(hash, Request::Commands(&pipeline), until);
+        let answers = reply::array(answers.await);
+        self.note_keys(keys());
+        let answers = match answers {
             Ok(answers) => answers,
             Err(error) => {
-                for (key, ..) in items {
-                    self.drop_old(key, &error).await;
-                }
+                let keys: Vec<_> = keys().collect();
+                self.drop_old(&keys, &error, until).await;
                 return Err(error);
             }
         };
         let mut outcomes = Vec::with_capacity(items.len());
         for ((key, entry, _), answer) in items.iter().zip(answers) {
-            self.note(self.hash(key));
             let answer = reply::one(answer);
             if let Err(error) = &answer {
-                self.drop_old(key, error).await;
+                self.drop_old(&[key], error, until).await;
             }
             outcomes.push(answer.and_then(|_| self.refuse_if_too_large(entry)));
         }
@@ -264,21 +304,38 @@ impl Redis {
     }
 
     /// On a cluster, keys live on different nodes: the value is copied, then the old one removed.
-    async fn move_between_slots(&self, from: &Key, to: &Key) -> Result<bool> {
-        if from == to {
-            return self.contains(from).await;
+    async fn move_between_slots(&self, from: &Key, to: &Key, until: Instant) -> Result<bool> {
+        let ask = async |word: &str| {
+            let mut command = cmd(word);
+            let request = Request::Command(command.arg(from.as_str()));
+            self.read_at(self.hash(from), false, request, until).await
+        };
+        let Some(entry) = reply::entry(ask("GET").await)? else {
+            return Ok(false);
+        };
+        let Some(lifetime) = lifetime(ask("PTTL").await)? else {
+            return Ok(false);
+        };
+        if from != to {
+            self.set_one(to, &entry, lifetime, until).await?;
+            self.unlink(from, until).await?;
         }
-        let Some(entry) = reply::entry(self.write(from, cmd("GET").arg(from.as_str())).await)?
-        else {
-            return Ok(false);
-        };
-        let Some(lifetime) = lifetime(self.write(from, cmd("PTTL").arg(from.as_str())).await)?
-        else {
-            return Ok(false);
-        };
-        self.set_one(to, &entry, lifetime).await?;
-        self.delete(from).await?;
         Ok(true)
+    }
+
+    async fn unlink(&self, key: &Key, until: Instant) -> Result<bool> {
+        let mut unlink = cmd("UNLINK");
+        let request = Request::Command(unlink.arg(key.as_str()));
+        reply::is_some(self.write_surely(self.hash(key), request, until).await)
+    }
+
+    /// Notes that these keys are being written, or were just now; the hash of the first.
+    fn note_keys<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) -> u64 {
+        let mut hashes = keys.into_iter().map(|key| self.hash(key));
+        let first = hashes.next().unwrap_or(0);
+        self.note(first);
+        hashes.for_each(|hash| self.note(hash));
+        first
     }
 }
 
@@ -298,7 +355,7 @@ impl Backend for Redis {
     }
 
     async fn set(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<()> {
-        let outcome = self.set_one(key, &entry, lifetime).await;
+        let outcome = self.set_one(key, &entry, lifetime, self.until()).await;
         outcome.map_err(|error| error.at("redis", "set"))
     }
 
@@ -309,34 +366,41 @@ impl Backend for Redis {
                 return if lives { Ok(false) } else { Err(error) };
             }
             let mut add = set(key, &entry, lifetime);
-            reply::done(self.write(key, add.arg("NX")).await)
+            let request = Request::Command(add.arg("NX"));
+            reply::done(self.write(self.hash(key), request, self.until()).await)
         };
         outcome.await.map_err(|error| error.at("redis", "add"))
     }
 
     async fn touch(&self, key: &Key, lifetime: Lifetime) -> Result<bool> {
+        let (hash, until) = (self.hash(key), self.until());
         let answer = if let Some(millis) = millis(lifetime) {
             let mut expire = cmd("PEXPIRE");
-            reply::is_some(self.write(key, expire.arg(key.as_str()).arg(millis)).await)
+            let request = Request::Command(expire.arg(key.as_str()).arg(millis));
+            reply::is_some(self.write_surely(hash, request, until).await)
         } else {
             // `PERSIST` alone does not tell a permanent key from a missing one.
             let mut pipeline = Pipeline::new();
             pipeline.cmd("PERSIST").arg(key.as_str());
             pipeline.cmd("EXISTS").arg(key.as_str());
-            let answers = self
-                .write_at(self.hash(key), Request::Commands(&pipeline))
-                .await;
-            reply::array(answers).and_then(|mut answers| {
-                let exists = answers.pop().unwrap_or(Value::Nil);
-                reply::is_some(reply::one(exists))
-            })
+            let answers = self.write_surely(hash, Request::Commands(&pipeline), until);
+            match reply::array(answers.await) {
+                Ok(answers) => {
+                    let counts = answers
+                        .into_iter()
+                        .map(|answer| reply::int(reply::one(answer)));
+                    let counts: Result<Vec<_>> = counts.collect();
+                    counts.map(|counts| counts.last().is_some_and(|exists| *exists > 0))
+                }
+                Err(error) => Err(error),
+            }
         };
         answer.map_err(|error| error.at("redis", "touch"))
     }
 
     async fn delete(&self, key: &Key) -> Result<bool> {
-        let answer = self.write(key, cmd("UNLINK").arg(key.as_str())).await;
-        reply::is_some(answer).map_err(|error| error.at("redis", "delete"))
+        let deleted = self.unlink(key, self.until()).await;
+        deleted.map_err(|error| error.at("redis", "delete"))
     }
 
     async fn incr(&self, key: &Key, delta: i64) -> Result<i64> {
@@ -346,8 +410,10 @@ impl Backend for Redis {
             Err(error) if reply::code(&error) == Some("WRONGTYPE") => {
                 Err(ErrorKind::NotAnInteger.into())
             }
-            Err(error) if reply::says(&error, "overflow") => Err(ErrorKind::OutOfRange.into()),
-            Err(error) if reply::says(&error, "not an integer") => {
+            Err(error) if reply::reason(&error) == Some(Reason::Overflow) => {
+                Err(ErrorKind::OutOfRange.into())
+            }
+            Err(error) if reply::reason(&error) == Some(Reason::NotAnInteger) => {
                 Err(ErrorKind::NotAnInteger.into())
             }
             other => reply::int(other),
@@ -356,18 +422,20 @@ impl Backend for Redis {
     }
 
     async fn rename(&self, from: &Key, to: &Key) -> Result<bool> {
+        let until = self.until();
         let outcome = if self.inner.is_cluster {
-            self.move_between_slots(from, to).await
+            self.move_between_slots(from, to, until).await
         } else {
             let mut rename = cmd("RENAME");
             rename.arg(from.as_str()).arg(to.as_str());
-            self.note(self.hash(to));
-            match reply::done(self.write(from, &rename).await) {
-                Err(error) if reply::says(&error, "no such key") => Ok(false),
+            let hash = self.note_keys([from, to]);
+            let outcome = self.write(hash, Request::Command(&rename), until).await;
+            self.note_keys([from, to]);
+            match reply::done(outcome) {
+                Err(error) if reply::reason(&error) == Some(Reason::NoSuchKey) => Ok(false),
                 outcome => outcome,
             }
         };
-        self.note(self.hash(to));
         outcome.map_err(|error| error.at("redis", "rename"))
     }
 
@@ -387,7 +455,9 @@ impl Backend for Redis {
     /// `FLUSHDB`: of this database, on every node.
     async fn flush_store(&self) -> Result<()> {
         self.note_all();
-        let outcome = self.write_at(0, Request::Command(&cmd("FLUSHDB"))).await;
+        let flush = cmd("FLUSHDB");
+        let outcome = self.write_surely(0, Request::Command(&flush), self.until());
+        let outcome = outcome.await;
         self.note_all();
         outcome
             .map(drop)
@@ -403,7 +473,8 @@ impl Backend for Redis {
             get.arg(key.as_str());
         }
         let may_lag = !keys.iter().any(|key| self.is_recent(self.hash(key)));
-        let answer = self.read_at(0, may_lag, Request::Command(&get)).await;
+        let request = Request::Command(&get);
+        let answer = self.read_at(0, may_lag, request, self.until()).await;
         let entries = reply::array(answer).and_then(|values| {
             let entries = values.into_iter().map(|value| reply::entry(Ok(value)));
             entries.collect()
@@ -432,12 +503,11 @@ impl Backend for Redis {
         let mut unlink = cmd("UNLINK");
         for key in keys {
             unlink.arg(key.as_str());
-            self.note(self.hash(key));
         }
-        let answer = self.write_at(0, Request::Command(&unlink)).await;
-        for key in keys {
-            self.note(self.hash(key));
-        }
+        let hash = self.note_keys(keys);
+        let answer = self.write_surely(hash, Request::Command(&unlink), self.until());
+        let answer = answer.await;
+        self.note_keys(keys);
         let deleted = reply::int(answer).map_err(|error| error.at("redis", "delete_many"))?;
         Ok(u64::try_from(deleted).unwrap_or(0))
     }

@@ -1,25 +1,68 @@
 //! From Redis' answers and errors to ours.
 
+use std::fmt;
+
 use bytes::Bytes;
 use redis::{RedisError, ServerErrorKind, Value};
 
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The error of a call that failed. The text of the server's error holds neither key nor value.
+/// What the server refuses with. Its own text may repeat what it was sent, keys and values among
+/// it, so that nothing is kept of it but this.
+#[derive(Debug)]
+struct Refusal {
+    /// Such as `WRONGTYPE`.
+    code: String,
+    reason: Reason,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reason {
+    NoSuchKey,
+    NotAnInteger,
+    Overflow,
+    Other,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the server answered {}", self.code)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// The error of a call that failed.
 pub(super) fn error(error: RedisError) -> Error {
-    let kind = if error.is_timeout() {
-        ErrorKind::Timeout
-    } else {
-        ErrorKind::Unavailable
-    };
-    Error::new(kind).with_source(error)
+    if error.is_timeout() {
+        return Error::new(ErrorKind::Timeout).with_source(error);
+    }
+    let unavailable = Error::new(ErrorKind::Unavailable);
+    if !matches!(
+        error.kind(),
+        redis::ErrorKind::Server(_) | redis::ErrorKind::Extension
+    ) {
+        return unavailable.with_source(error);
+    }
+    let detail = error.detail().unwrap_or_default();
+    let reasons = [
+        ("no such key", Reason::NoSuchKey),
+        ("overflow", Reason::Overflow),
+        ("not an integer", Reason::NotAnInteger),
+    ];
+    let reason = reasons.into_iter().find(|(text, _)| detail.contains(text));
+    unavailable.with_source(Refusal {
+        code: error.code().unwrap_or("ERR").to_owned(),
+        reason: reason.map_or(Reason::Other, |(_, reason)| reason),
+    })
 }
 
 /// Whether the connection is of no more use: broken, or to a server that stopped being a leader.
 pub(super) fn is_lost(error: &RedisError) -> bool {
-    error.is_unrecoverable_error()
-        || error.is_io_error()
+    let is_broken = error.is_unrecoverable_error() || error.is_io_error();
+    // A cluster's client has timeouts of its own, for single nodes.
+    (is_broken && !error.is_timeout())
         || error.kind() == redis::ErrorKind::Server(ServerErrorKind::ReadOnly)
 }
 
@@ -71,27 +114,20 @@ pub(super) fn one(answer: Value) -> Result<Value> {
 
 /// The server's word for its error, such as `WRONGTYPE`.
 pub(super) fn code(error: &Error) -> Option<&str> {
-    source(error)?.code()
+    refusal(error).map(|refusal| refusal.code.as_str())
 }
 
-/// Whether the server's error says this.
-pub(super) fn says(error: &Error, text: &str) -> bool {
-    source(error)
-        .and_then(RedisError::detail)
-        .is_some_and(|detail| detail.contains(text))
+/// What the server says of its error.
+pub(super) fn reason(error: &Error) -> Option<Reason> {
+    refusal(error).map(|refusal| refusal.reason)
 }
 
-/// Whether it was the server that refused, so that the connection is in order.
-pub(super) fn is_refusal(error: &Error) -> bool {
-    source(error).is_some_and(|error| {
-        matches!(
-            error.kind(),
-            redis::ErrorKind::Server(_) | redis::ErrorKind::Extension
-        )
-    })
+/// Whether the call may have failed because its connection was lost while nobody used it.
+pub(super) fn is_lost_call(error: &Error) -> bool {
+    error.kind() == ErrorKind::Unavailable && refusal(error).is_none()
 }
 
-fn source(error: &Error) -> Option<&RedisError> {
+fn refusal(error: &Error) -> Option<&Refusal> {
     std::error::Error::source(error)?.downcast_ref()
 }
 

@@ -82,7 +82,8 @@ impl Redis {
             for key in &page {
                 unlink.arg(key.as_ref());
             }
-            let answer = self.write_at(0, Request::Command(&unlink)).await;
+            let answer = self.write_surely(0, Request::Command(&unlink), self.until());
+            let answer = answer.await;
             deleted += u64::try_from(reply::int(answer)?).unwrap_or(0);
         }
         self.note_all();
@@ -153,7 +154,8 @@ impl KeyScan {
 
     /// Pages come from the leader: a replica may lack keys.
     async fn call(&self, request: Request<'_>) -> Result<Value> {
-        self.redis.read_at(0, false, request).await
+        let until = self.redis.until();
+        self.redis.read_at(0, false, request, until).await
     }
 
     fn scan(&self, cursor: u64) -> Cmd {

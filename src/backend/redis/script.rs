@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use redis::{Script, Value, cmd};
 
+use super::lane::Request;
 use super::{Redis, reply};
 use crate::error::Result;
 use crate::key::Key;
@@ -34,10 +35,12 @@ impl Redis {
             run.arg(script).arg(1).arg(key.as_str()).arg(arguments);
             run
         };
-        let answer = self.write(key, &run("EVALSHA", &script.digest)).await;
-        match answer {
+        let (hash, until) = (self.hash(key), self.until());
+        let by_digest = run("EVALSHA", &script.digest);
+        match self.write(hash, Request::Command(&by_digest), until).await {
             Err(error) if reply::code(&error) == Some("NOSCRIPT") => {
-                self.write(key, &run("EVAL", script.text)).await
+                let by_text = run("EVAL", script.text);
+                self.write(hash, Request::Command(&by_text), until).await
             }
             answer => answer,
         }
