@@ -9,6 +9,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 #[derive(Debug)]
 pub(crate) struct Flights<V> {
     running: Mutex<HashMap<String, Running<V>>>,
+    landings: AtomicU64,
 }
 
 type Running<V> = watch::Receiver<Option<V>>;
@@ -29,6 +31,7 @@ impl<V> Default for Flights<V> {
     fn default() -> Self {
         Self {
             running: Mutex::default(),
+            landings: AtomicU64::new(0),
         }
     }
 }
@@ -52,6 +55,12 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
         let mut result = self.board(key, compute);
         let landed = result.wait_for(Option::is_some).await.map_err(|_| Lost)?;
         landed.clone().ok_or(Lost)
+    }
+
+    /// How many computations have ended. If that changed since a caller looked for a value, the
+    /// value may be there now.
+    pub(crate) fn landings(&self) -> u64 {
+        self.landings.load(Ordering::SeqCst)
     }
 
     /// Lets no one else join the computation of `key` that is running. Those who did get its
@@ -110,6 +119,7 @@ impl<V: Clone + Send + Sync + 'static> Leave<V> {
 
     fn free(&self) {
         let mut running = self.flights.running();
+        self.flights.landings.fetch_add(1, Ordering::SeqCst);
         if running
             .get(&self.key)
             .is_some_and(|result| result.same_channel(&self.landing.subscribe()))
@@ -128,7 +138,7 @@ impl<V: Clone + Send + Sync + 'static> Drop for Leave<V> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
 
     use super::*;

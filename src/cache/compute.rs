@@ -68,6 +68,8 @@ impl Cache {
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
         let key = self.final_key(key)?;
+        let flights = &self.shared.flights;
+        let landings = flights.landings();
         let overwrite = match self.fetch(&key).await {
             Ok(entry) => match self.decode_or_miss(entry.as_ref(), "get_or_set") {
                 Some(value) => return Ok(value),
@@ -79,8 +81,9 @@ impl Cache {
                 false
             }
         };
-        let flights = &self.shared.flights;
         let flight = flights.join(key.as_str(), || {
+            // One that ended since we looked may have been of this key.
+            let look_again = !overwrite && flights.landings() != landings;
             let filler = Filler {
                 cache: self.clone(),
                 fill: self.begin_fill(&key),
@@ -90,6 +93,12 @@ impl Cache {
             };
             let computation = compute();
             async move {
+                if look_again
+                    && let Ok(Some(entry)) = filler.cache.backend().get(&filler.key).await
+                    && filler.cache.decode::<T>(&entry).is_ok()
+                {
+                    return Ok(entry);
+                }
                 let value = computation
                     .await
                     .map_err(|error| Error::new(ErrorKind::Compute).with_source(error));

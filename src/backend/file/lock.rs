@@ -8,13 +8,21 @@
 //!   no one goes on with a lock that nobody else can see.
 //! - At most one file a stripe is open, whatever the number of waiting threads.
 //! - Several locks are taken in the order of their stripes.
+//! - Nobody waits for one without end.
 
 use std::fs;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::layout::{self, STRIPES};
+
+/// The longest that a change waits for others: a process may be stopped while it holds a lock.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// The longest pause before the lock is tried again.
+const MAX_PAUSE: Duration = Duration::from_millis(2);
 
 #[derive(Debug)]
 pub(super) struct Locks {
@@ -37,18 +45,23 @@ impl Locks {
         }
     }
 
-    /// Waits for the lock of a stripe.
+    /// Waits for the lock of a stripe, for [`WAIT`] at most.
     pub(super) fn lock(&self, stripe: usize) -> io::Result<Guard<'_>> {
+        let until = Instant::now() + WAIT;
         // Nothing is half done where a thread can panic.
         let stripe_file = self.stripes[stripe].lock();
         let mut file = stripe_file.unwrap_or_else(PoisonError::into_inner);
         let path = self.folder.join(format!("{stripe:02x}"));
         loop {
+            // Whoever waited behind one that gave up gives up at once.
+            if Instant::now() > until {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             let held = match file.take() {
                 Some(held) => held,
                 None => self.open(&path)?,
             };
-            lock(&held)?;
+            lock(&held, until)?;
             if is_at(&held, &path)? {
                 *file = Some(held);
                 return Ok(Guard { file });
@@ -84,6 +97,11 @@ impl Locks {
     fn open(&self, path: &PathBuf) -> io::Result<fs::File> {
         let mut options = layout::private();
         options.create(true).truncate(false);
+        #[cfg(target_os = "linux")]
+        std::os::unix::fs::OpenOptionsExt::custom_flags(
+            &mut options,
+            rustix::fs::OFlags::NOFOLLOW.bits().cast_signed(),
+        );
         match options.open(path) {
             Err(error) if layout::is_absent(&error) => {
                 layout::make(&self.folder)?;
@@ -107,11 +125,21 @@ impl Drop for Guard<'_> {
     }
 }
 
-fn lock(file: &fs::File) -> io::Result<()> {
+/// The system waits without end, so we ask again and again.
+fn lock(file: &fs::File, until: Instant) -> io::Result<()> {
+    let mut pause = Duration::from_micros(20);
     loop {
-        match file.lock() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            locked => return locked,
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(fs::TryLockError::WouldBlock) if Instant::now() > until => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            Err(fs::TryLockError::WouldBlock) => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(MAX_PAUSE);
+            }
+            Err(fs::TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(fs::TryLockError::Error(error)) => return Err(error),
         }
     }
 }

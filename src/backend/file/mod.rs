@@ -27,8 +27,11 @@ mod sweep;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use self::store::Store;
 use super::{Backend, Capabilities};
@@ -40,6 +43,12 @@ use crate::ttl::Lifetime;
 
 const NAME: &str = "file";
 
+/// The threads of reads, and those of writes.
+const LANE: usize = 32;
+
+/// The longest that a call waits for one.
+const WAIT: Duration = Duration::from_secs(2);
+
 /// Entries as files in a folder.
 ///
 /// Any number of processes may use the folder at the same time, on a file system with advisory
@@ -50,9 +59,11 @@ const NAME: &str = "file";
 /// Lifetimes are exact, by wall time. What expired is removed bit by bit while
 /// the store is written to, and all of it by [`sweep`](File::sweep).
 ///
-/// Calls need a Tokio runtime: the files are read and written on its blocking threads. A process
-/// that is stopped, not killed, while it writes makes others wait that write the same keys, or one
-/// in 64 others. Cloning shares the store.
+/// Calls need a Tokio runtime: the files are read and written on its blocking threads, 32 for reads
+/// and 32 for writes. A process that is stopped, not killed, while it writes holds up others that
+/// write the same keys, or one in 64 others, for 2 seconds; then they fail with
+/// [`ErrorKind::Timeout`]. Reads wait for nobody. Foreign files in folders that the store made go
+/// with what is cleared. Cloning shares the store.
 ///
 /// # Cancel safety
 ///
@@ -81,6 +92,23 @@ const NAME: &str = "file";
 #[derive(Clone, Debug)]
 pub struct File {
     store: Arc<Store>,
+    lanes: Arc<Lanes>,
+}
+
+/// How many calls use threads at the same time: the application needs some, too.
+#[derive(Debug)]
+struct Lanes {
+    reads: Arc<Semaphore>,
+    writes: Arc<Semaphore>,
+}
+
+impl Default for Lanes {
+    fn default() -> Self {
+        Self {
+            reads: Arc::new(Semaphore::new(LANE)),
+            writes: Arc::new(Semaphore::new(LANE)),
+        }
+    }
 }
 
 impl File {
@@ -117,13 +145,38 @@ impl File {
         operation: &'static str,
         work: impl FnOnce(&Store) -> io::Result<T> + Send + 'static,
     ) -> Result<T> {
+        self.run_in(&self.lanes.writes, operation, work).await
+    }
+
+    /// Reads wait for no lock, and not for writes that do.
+    async fn read<T: Send + 'static>(
+        &self,
+        operation: &'static str,
+        work: impl FnOnce(&Store) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        self.run_in(&self.lanes.reads, operation, work).await
+    }
+
+    async fn run_in<T: Send + 'static>(
+        &self,
+        lane: &Arc<Semaphore>,
+        operation: &'static str,
+        work: impl FnOnce(&Store) -> io::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let shut_down = || Error::new(ErrorKind::Unavailable).at(NAME, operation);
+        // A caller that leaves while it waits here takes no thread.
+        let turn = timeout(WAIT, Arc::clone(lane).acquire_owned()).await;
+        let Ok(turn) = turn else {
+            return Err(Error::new(ErrorKind::Timeout).at(NAME, operation));
+        };
         let store = Arc::clone(&self.store);
-        match spawn_blocking(move || work(&store)).await {
+        let work = spawn_blocking(move || {
+            let _turn = turn;
+            work(&store)
+        });
+        match work.await {
             Ok(result) => result.map_err(|error| unavailable(operation, error)),
-            // The runtime shuts down.
-            Err(error) => Err(Error::new(ErrorKind::Unavailable)
-                .at(NAME, operation)
-                .with_source(error)),
+            Err(error) => Err(shut_down().with_source(error)),
         }
     }
 
@@ -189,6 +242,7 @@ impl FileBuilder {
         let clock = self.clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         Ok(File {
             store: Arc::new(Store::new(root, self.options, clock)),
+            lanes: Arc::default(),
         })
     }
 }
@@ -209,7 +263,7 @@ impl Backend for File {
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
         let key = key.clone();
-        self.run("get", move |store| store.get(&key)).await
+        self.read("get", move |store| store.get(&key)).await
     }
 
     async fn set(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<()> {
@@ -252,7 +306,7 @@ impl Backend for File {
 
     async fn ttl(&self, key: &Key) -> Result<Option<Lifetime>> {
         let key = key.clone();
-        self.run("ttl", move |store| store.ttl(&key)).await
+        self.read("ttl", move |store| store.ttl(&key)).await
     }
 
     async fn clear(&self, namespace: &str) -> Result<()> {
@@ -271,7 +325,7 @@ impl Backend for File {
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
         let keys = keys.to_vec();
-        self.run("get_many", move |store| {
+        self.read("get_many", move |store| {
             keys.iter().map(|key| store.get(key)).collect()
         })
         .await
@@ -301,7 +355,7 @@ impl Backend for File {
 
     async fn contains(&self, key: &Key) -> Result<bool> {
         let key = key.clone();
-        self.run("contains", move |store| Ok(store.ttl(&key)?.is_some()))
+        self.read("contains", move |store| Ok(store.ttl(&key)?.is_some()))
             .await
     }
 
@@ -312,9 +366,11 @@ impl Backend for File {
 }
 
 fn unavailable(operation: &'static str, error: io::Error) -> Error {
-    Error::new(ErrorKind::Unavailable)
-        .at(NAME, operation)
-        .with_source(error)
+    let kind = match error.kind() {
+        io::ErrorKind::TimedOut => ErrorKind::Timeout,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind).at(NAME, operation).with_source(error)
 }
 
 #[cfg(test)]

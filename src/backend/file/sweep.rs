@@ -53,7 +53,8 @@ impl Pace {
     pub(super) fn new() -> Self {
         Self {
             writes: AtomicU64::new(0),
-            due: AtomicU64::new(LEAST_WRITES),
+            // Starts anywhere: processes that write little and end sweep in their turn, too.
+            due: AtomicU64::new(1 + RandomState::new().hash_one(0) % LEAST_WRITES),
             part: Mutex::default(),
         }
     }
@@ -169,6 +170,11 @@ impl Store {
         let trash = self.layout.trash();
         for name in layout::names(&trash)? {
             let namespace = trash.join(name);
+            if fs::symlink_metadata(&namespace).is_ok_and(|found| found.is_symlink()) {
+                // What it points at is not ours.
+                removed += u64::from(layout::remove(&namespace)?);
+                continue;
+            }
             for shard in (0..SHARDS).map(|shard| layout::shard(&namespace, shard)) {
                 let names = layout::names(&shard)?;
                 for name in names.iter().filter(|name| Own::parse(name).is_some()) {

@@ -152,7 +152,7 @@ impl SqlBuilder {
         let zero = [
             ("max_connections", self.max_connections == 0),
             ("connect_timeout", self.connect_timeout.is_zero()),
-            ("operation_timeout", self.operation_timeout.is_zero()),
+            ("operation_timeout", self.operation_timeout.as_millis() == 0),
             ("cull_limit", self.cull_limit == 0),
         ];
         if let Some((name, _)) = zero.iter().find(|(_, is_zero)| *is_zero) {
@@ -183,7 +183,7 @@ impl SqlBuilder {
     fn engine(&self) -> Result<(&'static Dialect, Box<dyn Engine>)> {
         #[cfg(feature = "sqlite")]
         if let Some(path) = &self.path {
-            let driver = super::sqlite::SqliteDriver::at_path(path);
+            let driver = super::sqlite::SqliteDriver::at_path(path)?;
             return Ok((&super::sqlite::DIALECT, self.pooled(driver, true)));
         }
         let url = &self.url;
@@ -195,12 +195,12 @@ impl SqlBuilder {
             }
             #[cfg(feature = "postgres")]
             "postgres" | "postgresql" => {
-                let driver = super::postgres::PostgresDriver::at_url(url)?;
+                let driver = super::postgres::PostgresDriver::at_url(url, self.limits())?;
                 Ok((&super::postgres::DIALECT, self.pooled(driver, false)))
             }
             #[cfg(feature = "mysql")]
             "mysql" | "mariadb" => {
-                let driver = super::mysql::MySqlDriver::at_url(url)?;
+                let driver = super::mysql::MySqlDriver::at_url(url, self.limits())?;
                 Ok((&super::mysql::DIALECT, self.pooled(driver, false)))
             }
             known if KNOWN.contains(&known) => Err(Error::config(
@@ -209,6 +209,14 @@ impl SqlBuilder {
             _ => Err(Error::config(
                 "url: does not begin with sqlite:, postgres:// or mysql://",
             )),
+        }
+    }
+
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    fn limits(&self) -> super::engine::Limits {
+        super::engine::Limits {
+            wait: self.operation_timeout,
+            run: self.operation_timeout.max(super::sweep::CULL_TIMEOUT),
         }
     }
 

@@ -18,7 +18,18 @@ use crate::error::ErrorKind;
 const MAX_PAUSE: Duration = Duration::from_millis(16);
 
 /// How often a table is tried to be made while others make it.
-const MAX_MAKING: u32 = 20;
+const MAX_MAKING: u32 = 200;
+
+/// How long the server itself lets a statement go on, so that those whose callers gave up do not
+/// pile up there.
+#[derive(Clone, Copy, Debug)]
+#[allow(dead_code, reason = "SQLite has no server")]
+pub(super) struct Limits {
+    /// For the locks of others.
+    pub(super) wait: Duration,
+    /// In all.
+    pub(super) run: Duration,
+}
 
 /// What a statement answered.
 #[derive(Debug, Default)]
@@ -159,12 +170,14 @@ impl<D: Driver> Pooled<D> {
     }
 
     async fn attempt(&self, work: &Work<'_>) -> Result<Reply, Fault> {
-        let (lease, idle) = self.pool.lease().await;
+        let (mut lease, idle) = self.pool.lease().await;
         let mut connection = match idle {
             Some((connection, false)) => connection,
             Some((mut connection, true)) => {
-                if connection.ping().await.is_err() {
-                    self.pool.renew();
+                // One whose peer is gone without a word must not use up the caller's time.
+                let ping = tokio::time::timeout(self.connect_timeout / 4, connection.ping());
+                if !matches!(ping.await, Ok(Ok(()))) {
+                    lease.renew();
                     connection = self.connect().await?;
                 }
                 connection

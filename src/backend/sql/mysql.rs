@@ -8,7 +8,7 @@ use sqlx::error::DatabaseError;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection, MySqlDatabaseError, MySqlQueryResult};
 
 use super::dialect::Dialect;
-use super::engine::{Driver, Reply, Row, run};
+use super::engine::{Driver, Limits, Reply, Row, run};
 use super::fault::{Class, Fault};
 use super::statement::{Bind, Statement};
 use crate::error::{Error, ErrorKind, Result};
@@ -41,7 +41,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     rename: &[
         "INSERT INTO {table} (cache_key, value, num, expires) \
          SELECT :to, held.value, held.num, held.expires FROM {table} AS held \
-         WHERE held.cache_key = :key AND (held.expires IS NULL OR held.expires > {now}) \
+         WHERE held.cache_key = :key AND (held.expires IS NULL OR held.expires > {now}) FOR UPDATE \
          ON DUPLICATE KEY UPDATE \
          value = VALUES(value), num = VALUES(num), expires = VALUES(expires)",
         "DELETE FROM {table} WHERE cache_key = :key",
@@ -53,16 +53,20 @@ pub(super) const DIALECT: Dialect = Dialect {
 
 pub(super) struct MySqlDriver {
     options: MySqlConnectOptions,
+    limits: Limits,
     /// `max_allowed_packet`, as of the last connection.
     max_packet: AtomicU64,
 }
 
 impl MySqlDriver {
-    pub(super) fn at_url(url: &str) -> Result<Self> {
+    pub(super) fn at_url(url: &str, limits: Limits) -> Result<Self> {
         let options = MySqlConnectOptions::from_str(url)
             .map_err(|error| Error::config("url: is no URL of MySQL").with_source(error))?;
+        // Whatever the URL says: the clock must not jump when summer ends.
+        let options = options.timezone(Some("+00:00".to_owned()));
         Ok(Self {
             options: options.disable_statement_logging(),
+            limits,
             max_packet: AtomicU64::new(u64::MAX),
         })
     }
@@ -74,6 +78,26 @@ impl MySqlDriver {
         sqlx::raw_sql("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
             .execute(&mut connection)
             .await?;
+        // What nobody waits for any more must not wait for others for long. No server has both of
+        // the last two.
+        let (wait, run) = (self.limits.wait.as_secs().max(1), self.limits.run.as_secs());
+        let session = format!(
+            "SET SESSION autocommit = 1, innodb_lock_wait_timeout = {wait}, \
+             lock_wait_timeout = {wait}"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(session))
+            .execute(&mut connection)
+            .await?;
+        for limit in [
+            format!("SET SESSION max_statement_time = {run}"),
+            format!("SET SESSION max_execution_time = {}", run * 1000),
+        ] {
+            let limit = sqlx::raw_sql(sqlx::AssertSqlSafe(limit));
+            match limit.execute(&mut connection).await {
+                Ok(_) | Err(sqlx::Error::Database(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
         let max_packet = sqlx::query_scalar("SELECT CAST(@@max_allowed_packet AS UNSIGNED)");
         let max_packet = max_packet.fetch_one(&mut connection).await?;
         self.max_packet.store(max_packet, Ordering::Relaxed);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Sql;
 use super::engine::Reply;
-use super::row::{Stored, entry, milliseconds};
+use super::row::{Stored, entry, lasting};
 use super::statement::{Bind, Slot, Statement};
 use crate::backend::{Backend, Capabilities};
 use crate::entry::Entry;
@@ -59,7 +59,7 @@ impl Backend for Sql {
     async fn touch(&self, key: &Key, lifetime: Lifetime) -> Result<bool> {
         let work = async {
             self.check(key)?;
-            let ttl = milliseconds(lifetime);
+            let ttl = lasting(lifetime);
             let bind = |slot, _| match slot {
                 Slot::Ttl => Bind::Int(ttl),
                 _ => Bind::Key(key.as_str()),
@@ -102,7 +102,9 @@ impl Backend for Sql {
             let reply = self.run(&self.inner.statements.ttl, only_key(key)).await?;
             Ok(reply.rows.first().map(|row| match row.num {
                 None => Lifetime::Forever,
-                Some(left) => Lifetime::For(Duration::from_millis(left.max(1).unsigned_abs())),
+                Some(left) => {
+                    Lifetime::For(Duration::from_millis((left - 1).max(1).unsigned_abs()))
+                }
             }))
         };
         self.within("ttl", work).await

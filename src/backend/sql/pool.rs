@@ -72,7 +72,7 @@ impl<C> Pool<C> {
     }
 
     /// Drops the connections that were idle when one broke.
-    pub(super) fn renew(&self) {
+    fn renew(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
         drop(self.take_idle());
     }
@@ -103,6 +103,12 @@ impl<C> Lease<'_, C> {
         });
         drop(idle);
         drop(old);
+    }
+
+    /// Says that an idle connection broke; what is opened now is of the time after.
+    pub(super) fn renew(&mut self) {
+        self.pool.renew();
+        self.generation = self.pool.generation.load(Ordering::Acquire);
     }
 
     /// Says that the connection broke: those that were opened before are of no use.

@@ -7,7 +7,7 @@ use sqlx::error::DatabaseError;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgQueryResult};
 
 use super::dialect::{Dialect, on_conflict};
-use super::engine::{Driver, Reply, Row, run};
+use super::engine::{Driver, Limits, Reply, Row, run};
 use super::fault::{Class, Fault};
 use super::statement::{Bind, Statement};
 use crate::error::{Error, ErrorKind, Result};
@@ -48,14 +48,16 @@ pub(super) const DIALECT: Dialect = Dialect {
 
 pub(super) struct PostgresDriver {
     options: PgConnectOptions,
+    limits: Limits,
 }
 
 impl PostgresDriver {
-    pub(super) fn at_url(url: &str) -> Result<Self> {
+    pub(super) fn at_url(url: &str, limits: Limits) -> Result<Self> {
         let options = PgConnectOptions::from_str(url)
             .map_err(|error| Error::config("url: is no URL of PostgreSQL").with_source(error))?;
         Ok(Self {
             options: options.disable_statement_logging(),
+            limits,
         })
     }
 }
@@ -65,7 +67,15 @@ impl Driver for PostgresDriver {
 
     async fn connect(&self) -> Result<PgConnection, Fault> {
         let connecting = self.options.connect().await;
-        connecting.map_err(|error| Fault::of(error, read))
+        let mut connection = connecting.map_err(|error| Fault::of(error, read))?;
+        // What nobody waits for any more must not wait for others for long.
+        let limits = format!(
+            "SET lock_timeout = {}; SET statement_timeout = {}",
+            self.limits.wait.as_millis(),
+            self.limits.run.as_millis()
+        );
+        Self::run_text(&mut connection, &limits).await?;
+        Ok(connection)
     }
 
     fn place(&self) -> String {

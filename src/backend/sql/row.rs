@@ -26,7 +26,7 @@ impl<'a> Stored<'a> {
         Self {
             value: num.is_none().then_some(&**entry.bytes()),
             num,
-            ttl: milliseconds(lifetime),
+            ttl: lasting(lifetime),
         }
     }
 
@@ -44,6 +44,12 @@ pub(super) fn entry(row: Row) -> Entry {
         (Some(num), _) => Entry::new(Bytes::from(num.to_string())),
         (None, value) => Entry::new(value.unwrap_or_default()),
     }
+}
+
+/// What is added to the present, of which the server drops the fraction: a millisecond more, so that
+/// nothing ends early.
+pub(super) fn lasting(lifetime: Lifetime) -> Option<i64> {
+    Some(milliseconds(lifetime)? + 1)
 }
 
 pub(super) fn milliseconds(lifetime: Lifetime) -> Option<i64> {

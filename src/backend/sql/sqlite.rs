@@ -51,32 +51,31 @@ pub(super) struct SqliteDriver {
 
 impl SqliteDriver {
     pub(super) fn at_url(url: &str) -> Result<Self> {
-        let rest = url.split_once(':').map_or("", |(_, rest)| rest);
-        let path = rest.trim_start_matches("//").split('?').next();
-        if path.is_none_or(|path| path.is_empty() || path == ":memory:")
-            || url.contains("mode=memory")
-        {
-            return Err(Error::config(
-                "url: names no file; for a store in memory, there is `Memory`",
-            ));
+        if url.contains("mode=memory") {
+            return Err(no_file());
         }
         let options = SqliteConnectOptions::from_str(url)
             .map_err(|error| Error::config("url: is no URL of SQLite").with_source(error))?;
-        Ok(Self::with(options))
+        Self::with(options)
     }
 
-    pub(super) fn at_path(path: &Path) -> Self {
+    pub(super) fn at_path(path: &Path) -> Result<Self> {
         Self::with(SqliteConnectOptions::new().filename(path))
     }
 
-    fn with(options: SqliteConnectOptions) -> Self {
+    /// Each connection to a database in memory would have one of its own.
+    fn with(options: SqliteConnectOptions) -> Result<Self> {
+        let file = options.get_filename().to_string_lossy();
+        if file.is_empty() || file == ":memory:" || file.starts_with("file:") {
+            return Err(no_file());
+        }
         let options = options
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Normal)
             .busy_timeout(BUSY_TIMEOUT)
             .disable_statement_logging();
-        Self { options }
+        Ok(Self { options })
     }
 }
 
@@ -116,6 +115,10 @@ impl Driver for SqliteDriver {
         let run = sqlx::raw_sql(sqlx::AssertSqlSafe(text)).execute(connection);
         run.await.map(drop).map_err(|error| Fault::of(error, read))
     }
+}
+
+fn no_file() -> Error {
+    Error::config("url: names no file; for a store in memory, there is `Memory`")
 }
 
 /// <https://sqlite.org/rescode.html>; the low byte of an extended code is the primary one.

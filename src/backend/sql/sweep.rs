@@ -2,10 +2,15 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::Sql;
 use super::statement::{Bind, Slot, Statement};
+use crate::backend::deadline::Deadline;
 use crate::error::Result;
+
+/// How long one step of culling may take: nobody waits for it.
+pub(super) const CULL_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// When to sweep, and how much of it.
 #[derive(Debug)]
@@ -63,13 +68,30 @@ impl Sql {
         let now = self.run_bounded(&statements.now, 0, 0).await?.1;
         let mut removed = self.remove(&statements.remove_due, now, u64::MAX).await?;
         if let Some(most) = self.inner.sweeper.max_entries {
-            let count = self.run_bounded(&statements.count, 0, 0).await?.1;
-            let over = count.unsigned_abs().saturating_sub(most);
-            let soonest = self.remove(&statements.remove_due, i64::MAX, over).await?;
-            let rest = over - soonest.min(over);
-            removed += soonest + self.remove(&statements.remove_permanent, 0, rest).await?;
+            // Counted anew for each step: others may cull at the same time.
+            loop {
+                let over = self.over(most).await?;
+                let soonest = self.remove(&statements.remove_due, i64::MAX, over).await?;
+                let rest = over - soonest.min(over);
+                let permanent = self.remove(&statements.remove_permanent, 0, rest).await?;
+                removed += soonest + permanent;
+                if soonest + permanent == 0 {
+                    break;
+                }
+            }
         }
         Ok(removed)
+    }
+
+    /// How many rows there are over `most`, as far as one step goes.
+    async fn over(&self, most: u64) -> Result<u64> {
+        let limit = self.inner.sweeper.limit();
+        let most = i64::try_from(most).unwrap_or(i64::MAX - limit);
+        let counted = most.saturating_add(limit);
+        let (_, count) = self
+            .run_bounded(&self.inner.statements.count, 0, counted)
+            .await?;
+        Ok(count.saturating_sub(most).max(0).unsigned_abs())
     }
 
     /// Removes up to `most` rows, so many at a time, until there are no more. How many.
@@ -93,7 +115,9 @@ impl Sql {
             Slot::Due => Bind::Int(Some(due)),
             _ => Bind::Int(Some(limit)),
         };
-        let reply = self.within("cull", self.run(statement, bind)).await?;
+        let deadline = Deadline(self.inner.deadline.0.max(CULL_TIMEOUT));
+        let reply = deadline.run(self.run(statement, bind)).await;
+        let reply = reply.map_err(|error| error.at(self.inner.dialect.name, "cull"))?;
         let num = reply.rows.first().and_then(|row| row.num);
         Ok((reply.changed, num.unwrap_or_default()))
     }

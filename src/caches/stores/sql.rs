@@ -8,20 +8,26 @@ use crate::caches::BackendSettings;
 use crate::error::{Error, Result};
 
 /// What the URLs of servers may say beside where they are; everything else is an option of the
-/// store. As the drivers spell it.
+/// store. As the drivers spell it, who drop what they do not know.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
-const PARAMETERS: [&str; 12] = [
+const POSTGRES_PARAMETERS: &[&str] = &[
     "application_name",
-    "charset",
-    "collation",
     "host",
-    "socket",
-    "ssl-mode",
     "sslmode",
-    "sslca",
     "sslcert",
     "sslkey",
     "sslrootcert",
+    "statement-cache-capacity",
+];
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+const MYSQL_PARAMETERS: &[&str] = &[
+    "charset",
+    "collation",
+    "socket",
+    "ssl-mode",
+    "ssl-ca",
+    "ssl-cert",
+    "ssl-key",
     "statement-cache-capacity",
 ];
 
@@ -44,7 +50,12 @@ pub(super) fn make_server(settings: &BackendSettings, schemes: &[&str]) -> Resul
         return Err(settings.bad("location", "is a URL of another database"));
     }
     let mut url = server.clone();
-    for name in PARAMETERS {
+    let parameters = if schemes.contains(&"mysql") {
+        MYSQL_PARAMETERS
+    } else {
+        POSTGRES_PARAMETERS
+    };
+    for name in parameters {
         if let Some(value) = settings.option::<serde_json::Value>(name)? {
             let value = match value {
                 serde_json::Value::String(text) => text,
