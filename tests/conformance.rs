@@ -126,7 +126,8 @@ const STORES: &[Store] = &[
         cases: CASES,
         needs: &["redis-server"],
         fixture: || {
-            static SERVERS: LazyLock<Sentinel> = LazyLock::new(|| Sentinel::start().expect(FOUND));
+            static SERVERS: LazyLock<Sentinel> =
+                LazyLock::new(|| Sentinel::start(Duration::from_secs(30)).expect(FOUND));
             let redis = backend::Redis::builder([SERVERS.url()]).read_from_replicas(true);
             with_server(redis.build())
         },

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use crate::services::Store;
 use crate::support::servers::folder;
@@ -135,7 +136,12 @@ fn visit(url: &str) -> Vec<Answer> {
         "GET /search?q=delta",
         "GET /search?q=beta",
     ];
-    let answers = asked.map(|asked| site.ask(asked));
+    let answers = asked.map(|asked| {
+        let answer = site.ask(asked);
+        // A page is answered first and stored then.
+        std::thread::sleep(Duration::from_millis(150));
+        answer
+    });
     std::fs::remove_dir_all(pages).unwrap();
     answers.into()
 }

@@ -116,13 +116,16 @@ const PECULIAR: &[Peculiar] = peculiar! {
         reads_are_spread_and_fall_back_to_the_leader, a_failover_is_followed,
         a_lock_has_one_holder_until_its_lease_ends, keys_of_a_prefix_are_found_and_removed,
         batches_and_counters_take_one_command, refusals_of_the_server_are_typed,
-        no_call_waits_longer_than_its_deadline;
+        no_call_waits_longer_than_its_deadline, a_write_over_a_lost_connection_happens,
+        a_late_set_does_not_undo_the_next, one_node_that_hangs_holds_up_only_its_own,
+        settings_are_followed_or_refused;
     memcached needs &["memcached"] =>
         too_large_is_refused_by_client_and_by_server, no_key_or_value_injects_a_command,
         forty_days_are_forty_days, cancelled_calls_leave_the_connection_in_step,
         one_server_more_moves_its_share, a_dead_server_is_a_miss_for_its_share,
         what_was_cleared_stays_away, a_socket_does_too, user_and_password_open_what_is_locked,
-        many_calls_share_one_connection;
+        many_calls_share_one_connection, a_server_that_hangs_costs_one_deadline,
+        arithmetic_leaves_texts_of_digits_alone;
 };
 
 fn block_on(test: Running) -> Result<(), libtest_mimic::Failed> {

@@ -327,3 +327,58 @@ pub(crate) async fn many_calls_share_one_connection() {
     store.close().await.unwrap();
     assert_eq!(cache.get("k:7").await.unwrap(), Some(7_u32));
 }
+
+/// A server that hangs costs a bounded time, whatever the size of the batch, and holds on to
+/// nothing afterwards.
+pub(crate) async fn a_server_that_hangs_costs_one_deadline() {
+    let server = start();
+    let builder = Store::builder([server.url()]);
+    let store = builder
+        .operation_timeout(Duration::from_millis(200))
+        .build();
+    let cache = Cache::new(store.unwrap());
+    cache.set("k", &1, Ttl::Default).await.unwrap();
+    server.server.signal("STOP");
+    let items: Vec<_> = (0..20)
+        .map(|number| (number.to_string(), "x".repeat(100_000)))
+        .collect();
+    for _ in 0..5 {
+        let start = std::time::Instant::now();
+        assert!(cache.set("k", &2, Ttl::Default).await.is_err());
+        assert_eq!(
+            cache
+                .set_many(items.clone(), Ttl::Default)
+                .await
+                .unwrap()
+                .len(),
+            20
+        );
+        let took = start.elapsed();
+        assert!(took < Duration::from_millis(700), "{took:?}");
+    }
+    server.server.signal("CONT");
+    let start = std::time::Instant::now();
+    while cache.set("k", &3, Ttl::Default).await.is_err() {
+        assert!(start.elapsed() < Duration::from_secs(2));
+    }
+    assert_eq!(cache.get("k").await.unwrap(), Some(3));
+    assert_in_step(&cache).await;
+}
+
+/// Texts of digits that are no counters are nothing to the server's arithmetic.
+pub(crate) async fn arithmetic_leaves_texts_of_digits_alone() {
+    let server = start();
+    let store = Store::connect([server.url()]).unwrap();
+    let cache = Cache::new(store.clone());
+    let key = cache.final_key("k").unwrap();
+    for text in ["007", "18446744073709551615", " 5", "+5", "-", ""] {
+        let entry = axum_cache::entry::Entry::from(text.as_bytes().to_vec());
+        store
+            .set(&key, entry.clone(), Lifetime::Forever)
+            .await
+            .unwrap();
+        assert_eq!(store.get(&key).await.unwrap(), Some(entry));
+        let error = store.incr(&key, 1).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotAnInteger, "{text:?}");
+    }
+}

@@ -178,7 +178,7 @@ pub(crate) async fn reads_are_spread_and_fall_back_to_the_leader() {
 
 /// The leader dies, the sentinel names another, and writes go there.
 pub(crate) async fn a_failover_is_followed() {
-    let mut servers = Sentinel::start().unwrap();
+    let mut servers = Sentinel::start(Duration::from_millis(300)).unwrap();
     let cache = Cache::new(Store::connect(&servers.url()).unwrap());
     cache.set("k", &1, Ttl::Default).await.unwrap();
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -333,4 +333,135 @@ pub(crate) async fn no_call_waits_longer_than_its_deadline() {
     while cache.get::<i32>("k").await.is_err() {
         assert!(start.elapsed() < Duration::from_secs(2));
     }
+}
+
+/// A connection that the server closed while nobody used it is no reason to keep an old value.
+pub(crate) async fn a_write_over_a_lost_connection_happens() {
+    let server = start(&[]);
+    let cache = Cache::new(Store::connect(&server.url()).unwrap());
+    let kill = || {
+        command(
+            server.port,
+            &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"],
+        );
+    };
+    cache.set("k", &1, Ttl::Default).await.unwrap();
+    for number in 2..10 {
+        kill();
+        cache.set("k", &number, Ttl::Default).await.unwrap();
+        assert_eq!(cache.get("k").await.unwrap(), Some(number));
+        kill();
+        let failed = cache
+            .set_many([("k", -number)], Ttl::Default)
+            .await
+            .unwrap();
+        assert!(failed.is_empty());
+        assert_eq!(cache.get("k").await.unwrap(), Some(-number));
+        kill();
+        assert!(cache.delete("k").await.unwrap());
+    }
+}
+
+/// What is sent after a `set` that ran out of time does not remove what is set next.
+pub(crate) async fn a_late_set_does_not_undo_the_next() {
+    let server = start(&[]);
+    let builder = Store::builder([server.url()]);
+    let store = builder
+        .operation_timeout(Duration::from_millis(200))
+        .build();
+    let cache = Cache::new(store.unwrap());
+    for _ in 0..5 {
+        cache.set("k", &0, Ttl::Default).await.unwrap();
+        server.server.signal("STOP");
+        let late = cache.set("k", &1, Ttl::Default).await;
+        assert_eq!(late.unwrap_err().kind(), ErrorKind::Timeout);
+        server.server.signal("CONT");
+        cache.set("k", &2, Ttl::Default).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(cache.get("k").await.unwrap(), Some(2));
+    }
+}
+
+/// One node of a cluster, or one sentinel, that hangs holds up only its own.
+pub(crate) async fn one_node_that_hangs_holds_up_only_its_own() {
+    let cluster = Cluster::start().unwrap();
+    let nodes = || {
+        cluster
+            .urls()
+            .into_iter()
+            .map(|url| url.replace("redis://", "redis+cluster://"))
+    };
+    let cache = Cache::new(Store::builder(nodes()).build().unwrap());
+    let keys: Vec<_> = (0..60).map(|number| format!("k:{number}")).collect();
+    for key in &keys {
+        cache.set(key, &1, Ttl::Default).await.unwrap();
+    }
+    cluster.nodes[0].server.signal("STOP");
+    let mut fresh = Cache::new(Store::builder(nodes()).build().unwrap());
+    for cache in [cache, fresh.clone()] {
+        let mut hits = 0;
+        for key in &keys {
+            let start = Instant::now();
+            hits += usize::from(cache.get::<i32>(key).await.is_ok());
+            assert!(
+                start.elapsed() < Duration::from_millis(700),
+                "{:?}",
+                start.elapsed()
+            );
+        }
+        assert!(
+            hits >= 20,
+            "only {hits} of 60, though two nodes of three are well"
+        );
+    }
+    cluster.nodes[0].server.signal("CONT");
+    fresh = Cache::new(Store::builder(nodes()).build().unwrap());
+    assert_eq!(fresh.get("k:1").await.unwrap(), Some(1));
+
+    let servers = Sentinel::start(Duration::from_secs(30)).unwrap();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = format!("redis+sentinel://{}", silent.local_addr().unwrap());
+    let store = Store::builder([silent, servers.url()]).build().unwrap();
+    Cache::new(store).set("k", &1, Ttl::Default).await.unwrap();
+}
+
+/// Settings that could not be followed, or only by some of the servers.
+pub(crate) async fn settings_are_followed_or_refused() {
+    let server = start(&["--requirepass", "secret"]);
+    let port = server.port;
+    let said_once = format!("redis://:secret@127.0.0.1:{port}/3,redis://127.0.0.1:{port}");
+    let store = Store::builder(said_once.split(',')).build().unwrap();
+    let cache = Cache::new(store);
+    cache.set("k", &1, Ttl::Default).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!(
+        cache.get("k").await.unwrap(),
+        Some(1),
+        "the replica's database is another"
+    );
+    for (servers, why) in [
+        (
+            vec!["redis://a/1", "redis://b/2"],
+            "differ in their database",
+        ),
+        (
+            vec!["redis://:x@a", "redis://:y@b"],
+            "differ in their password",
+        ),
+        (vec!["redis+cluster://a/1"], "database 0 only"),
+    ] {
+        let error = Store::builder(servers).build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert!(error.to_string().contains(why), "{error}");
+    }
+    for builder in [
+        Store::builder(["redis://a"]).service("x"),
+        Store::builder(["redis://a"]).read_from_replicas(true),
+        Store::builder(["redis://a"]).operation_timeout(Duration::ZERO),
+    ] {
+        assert_eq!(builder.build().unwrap_err().kind(), ErrorKind::Config);
+    }
+    let patient = Store::builder([said_once.split(',').next().unwrap()]);
+    let patient = patient.operation_timeout(Duration::MAX).build().unwrap();
+    assert_eq!(Cache::new(patient).get("k").await.unwrap(), Some(1));
 }

@@ -1,5 +1,7 @@
 //! The stores that processes share, started for a test.
 
+use std::time::Duration;
+
 use crate::support::servers::database::Database;
 use crate::support::servers::memcached::Memcached;
 use crate::support::servers::redis::{Cluster, Redis, Replicated, Sentinel, command};
@@ -59,7 +61,7 @@ pub(crate) const STORES: &[Store] = &[
         name: "redis-sentinel",
         needs: &["redis-server"],
         has_server: false,
-        start: || Box::new(Sentinel::start().unwrap()),
+        start: || Box::new(Sentinel::start(Duration::from_secs(30)).unwrap()),
     },
     Store {
         name: "memcached",

@@ -131,7 +131,9 @@ pub(crate) struct Sentinel {
 }
 
 impl Sentinel {
-    pub(crate) fn start() -> Option<Self> {
+    /// The sentinel takes a leader for dead that is silent for `patience`. A busy machine is
+    /// silent, too.
+    pub(crate) fn start(patience: Duration) -> Option<Self> {
         let leader = Redis::start(&[])?;
         let of = leader.port.to_string();
         let replica = Redis::start(&["--replicaof", "127.0.0.1", &of])?;
@@ -140,8 +142,9 @@ impl Sentinel {
         let file: PathBuf = dir.join("sentinel.conf");
         let text = format!(
             "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor mymaster 127.0.0.1 {of} 1\n\
-             sentinel down-after-milliseconds mymaster 300\nsentinel failover-timeout mymaster 2000\n",
-            dir.display()
+             sentinel down-after-milliseconds mymaster {}\nsentinel failover-timeout mymaster 2000\n",
+            dir.display(),
+            patience.as_millis()
         );
         std::fs::write(&file, text).expect("the folder is ours");
         let args = [file.into_os_string(), "--sentinel".into()];
