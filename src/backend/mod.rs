@@ -97,7 +97,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Gives a live entry a new lifetime. Whether there was one.
     fn touch(&self, key: &Key, lifetime: Lifetime) -> impl Future<Output = Result<bool>> + Send;
 
-    /// Removes an entry. Whether there was a live one.
+    /// Removes an entry. Whether there was a live one; if the connection broke on the way and it had
+    /// to be sent again, false may mean that the first time removed it.
     fn delete(&self, key: &Key) -> impl Future<Output = Result<bool>> + Send;
 
     /// Adds `delta` to a live entry that holds a decimal `i64`, keeping its remaining lifetime;

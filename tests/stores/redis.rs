@@ -392,7 +392,7 @@ pub(crate) async fn one_node_that_hangs_holds_up_only_its_own() {
             .map(|url| url.replace("redis://", "redis+cluster://"))
     };
     let cache = Cache::new(Store::builder(nodes()).build().unwrap());
-    let keys: Vec<_> = (0..60).map(|number| format!("k:{number}")).collect();
+    let keys: Vec<_> = (0..30).map(|number| format!("k:{number}")).collect();
     for key in &keys {
         cache.set(key, &1, Ttl::Default).await.unwrap();
     }
@@ -410,8 +410,8 @@ pub(crate) async fn one_node_that_hangs_holds_up_only_its_own() {
             );
         }
         assert!(
-            hits >= 20,
-            "only {hits} of 60, though two nodes of three are well"
+            hits >= 12,
+            "only {hits} of 30, though two nodes of three are well"
         );
     }
     cluster.nodes[0].server.signal("CONT");

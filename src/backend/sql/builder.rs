@@ -90,8 +90,8 @@ impl SqlBuilder {
     }
 
     /// The deadline of each operation, of waiting for a connection to reading the answer:
-    /// 2 seconds by default. A batch is one operation; of `clear`, `flush_store` and `cull`, it
-    /// is the deadline of each statement.
+    /// 2 seconds by default. A batch is one operation; of `clear` and `flush_store`, it is
+    /// the deadline of each statement. Leave room for connecting, which an operation may have to do.
     pub fn operation_timeout(mut self, timeout: Duration) -> Self {
         self.operation_timeout = timeout;
         self

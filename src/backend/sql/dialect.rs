@@ -128,7 +128,7 @@ impl Statements {
             delete_to_end: delete(TO_END),
             remove_due: one(dialect.remove_due),
             remove_permanent: one(dialect.remove_permanent),
-            count: one("SELECT COUNT(*) FROM (SELECT 1 FROM {table} LIMIT :limit) AS some"),
+            count: one("SELECT COUNT(*) FROM (SELECT 1 FROM {table} LIMIT :limit) AS counted"),
             set_many,
             delete_many: dialect.delete.replace("{rows}", THESE),
             filling,

@@ -9,7 +9,10 @@
 //! - No statement touches more than some thousand rows, none counts the table on the caller's way,
 //!   and expired rows are removed behind the caller's back.
 //! - What may have run is not sent again, unless running it twice comes to the same. So an `incr`
-//!   or `add` whose connection broke is an error.
+//!   or `add` whose connection broke is an error; a `delete` is sent again, and may then say that
+//!   nothing lived.
+//! - What callers gave up ends on the server, too: the waits for locks there are as long as an
+//!   operation.
 //! - A connection whose statement did not come to its end is closed, not used again.
 //!
 //! Texts of statements are data: [`dialect`] has what sets the databases apart, [`statement`] fills

@@ -161,3 +161,21 @@ pub(crate) async fn a_server_that_is_away_says_so_at_once(target: Target) {
         "{shown}"
     );
 }
+
+/// What callers gave up does not pile up in the server.
+pub(crate) async fn what_nobody_waits_for_does_not_pile_up(target: Target) {
+    let (server, cache) = started(&target, Duration::from_millis(300)).await;
+    let held = server.hold_table("axum_cache", 3);
+    let start = Instant::now();
+    let (mut most, mut failed) = (0, 0);
+    while start.elapsed() < Duration::from_millis(2500) {
+        for (outcome, _) in together(&cache, 8).await {
+            failed += usize::from(outcome.is_err());
+        }
+        most = most.max(server.count_connections());
+    }
+    // The pool's eight, those that the server is about to end, and this question's.
+    assert!(most < 40, "{most} connections");
+    assert!(failed > 16, "only {failed} calls met the lock");
+    drop(held);
+}

@@ -24,7 +24,8 @@ macro_rules! cases {
 pub(crate) const CASES: &[Case] = cases! {
     tables: a_missing_table_says_what_to_do, tables_are_made_once_by_many,
         the_store_makes_its_table_if_told_to, culling_removes_what_expired,
-        culling_leaves_the_entries_that_live_longest, writes_cull_in_the_background;
+        culling_leaves_the_entries_that_live_longest, writes_cull_in_the_background,
+        culling_at_once_leaves_what_one_would, a_move_has_one_winner;
     batches: large_batches_are_complete, a_bad_item_stops_no_other, clear_takes_every_page;
 };
 
@@ -33,7 +34,8 @@ pub(crate) const SERVER_CASES: &[Case] = cases! {
     tables: a_table_may_have_a_schema;
     batches: keys_that_do_not_fit_are_refused;
     faults: a_restart_is_over_when_it_is_over, a_restart_under_load_is_typed_errors_and_short,
-        nothing_waits_longer_than_its_deadline, a_server_that_is_away_says_so_at_once;
+        nothing_waits_longer_than_its_deadline, a_server_that_is_away_says_so_at_once,
+        what_nobody_waits_for_does_not_pile_up;
 };
 
 /// Of the limit of a packet, which only MySQL has.

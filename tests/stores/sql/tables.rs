@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use axum_cache::backend::Backend;
 use axum_cache::{Cache, ErrorKind, Ttl};
 
 use super::Target;
@@ -130,4 +131,62 @@ pub(crate) async fn writes_cull_in_the_background(target: Target) {
     tokio::time::sleep(Duration::from_millis(200)).await;
     let left = store.cull().await.unwrap();
     assert!(left < 120, "{left} were left to this call");
+}
+
+/// Several processes cull at the same time, and do not add up.
+pub(crate) async fn culling_at_once_leaves_what_one_would(target: Target) {
+    let builder = target.builder().max_entries(500).cull_limit(50);
+    let builder = builder.cull_interval(0);
+    let stores: Vec<_> = (0..4).map(|_| builder.clone().build().unwrap()).collect();
+    stores[0].create_table().await.unwrap();
+    let cache = Cache::new(stores[0].clone());
+    let keys: Vec<_> = (0..1000).map(|n| format!("k{n}")).collect();
+    let items = keys.iter().map(|key| (key, 1));
+    assert!(
+        cache
+            .set_many(items, Duration::from_secs(600))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    let culls = stores
+        .into_iter()
+        .map(|store| tokio::spawn(async move { store.cull().await }));
+    for cull in culls.collect::<Vec<_>>() {
+        cull.await.unwrap().unwrap();
+    }
+    let left = cache.get_many::<_, i32>(&keys).await.unwrap().len();
+    // Each may be one step ahead of the others.
+    assert!((300..=500).contains(&left), "{left} are left");
+}
+
+/// Of two that move an entry, one does; and nothing that was added meanwhile is lost.
+pub(crate) async fn a_move_has_one_winner(target: Target) {
+    let store = target.builder().build().unwrap();
+    store.create_table().await.unwrap();
+    let cache = Cache::new(store.clone());
+    let key = |name: &str| cache.final_key(name).unwrap();
+    let (from, one, other) = (key("from"), key("one"), key("other"));
+    for _ in 0..50 {
+        cache.set("from", &0, Ttl::Never).await.unwrap();
+        let (first, second, added) = tokio::join!(
+            store.rename(&from, &one),
+            store.rename(&from, &other),
+            cache.incr("from", 1),
+        );
+        let (first, second) = (first.unwrap(), second.unwrap());
+        assert!(first ^ second, "{first} {second}");
+        let moved: Option<i64> = cache
+            .get(if first { "one" } else { "other" })
+            .await
+            .unwrap();
+        let left: Option<i64> = cache.get("from").await.unwrap();
+        match added {
+            Ok(_) => assert_eq!((moved, left), (Some(1), None)),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::KeyMissing);
+                assert_eq!((moved, left), (Some(0), None));
+            }
+        }
+    }
 }

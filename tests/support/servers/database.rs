@@ -5,6 +5,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::chown;
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use super::{Server, find, folder, id, is_root, port, run};
 
@@ -134,6 +136,70 @@ impl Database {
         run("sh", &["-c".as_ref(), script.as_ref()], false);
     }
 
+    /// Holds a table for some seconds, so that nobody else gets at it.
+    pub(crate) fn hold_table(&self, table: &str, seconds: u32) -> Held {
+        let script = if self.is_postgres {
+            format!(
+                "BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep({seconds})"
+            )
+        } else {
+            format!("LOCK TABLES {table} WRITE; SELECT SLEEP({seconds})")
+        };
+        let mut client = self.client();
+        let client = client.arg(script).stdout(Stdio::null()).spawn();
+        std::thread::sleep(Duration::from_millis(300));
+        Held(client.expect("the client comes with the server"))
+    }
+
+    /// How many connections the server has.
+    pub(crate) fn count_connections(&self) -> usize {
+        let script = if self.is_postgres {
+            "SELECT count(*) FROM pg_stat_activity WHERE usename IS NOT NULL"
+        } else {
+            "SELECT COUNT(*) FROM information_schema.processlist"
+        };
+        let output = self.client().arg(script).output().expect("as above");
+        let count = String::from_utf8_lossy(&output.stdout);
+        count.trim().parse().expect("a number")
+    }
+
+    fn client(&self) -> Command {
+        let port = self.port.to_string();
+        let (program, arguments): (_, &[&str]) = if self.is_postgres {
+            (
+                "psql",
+                &[
+                    "-h",
+                    "127.0.0.1",
+                    "-p",
+                    &port,
+                    "-U",
+                    "cache",
+                    "-tA",
+                    "postgres",
+                    "-c",
+                ],
+            )
+        } else {
+            (
+                "mariadb",
+                &[
+                    "--no-defaults",
+                    "-h",
+                    "127.0.0.1",
+                    "-P",
+                    &port,
+                    "-N",
+                    "test",
+                    "-e",
+                ],
+            )
+        };
+        let mut client = Command::new(program);
+        client.args(arguments);
+        client
+    }
+
     /// Starts it again, on the address that it had.
     pub(crate) fn start_again(&mut self) {
         self.server.start_again();
@@ -165,7 +231,18 @@ impl Database {
     pub(crate) fn signal(&mut self, signal: &str) {
         self.server.signal_all(signal);
         // Its threads notice one after another.
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// A table that is held.
+#[derive(Debug)]
+pub(crate) struct Held(Child);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
