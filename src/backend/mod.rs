@@ -235,6 +235,16 @@ impl Default for Capabilities {
     }
 }
 
+/// Refuses an entry of more than `limit` bytes.
+#[cfg(any(feature = "redis", feature = "memcached", feature = "memory"))]
+fn refuse_if_larger(entry: &Entry, limit: usize) -> Result<()> {
+    if entry.bytes().len() <= limit {
+        return Ok(());
+    }
+    Err(crate::error::Error::new(ErrorKind::TooLarge)
+        .with_message(format!("value is larger than {limit} bytes")))
+}
+
 /// Reads a counter as every backend must: a canonical decimal `i64`.
 ///
 /// # Errors

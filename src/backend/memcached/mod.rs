@@ -37,9 +37,9 @@ use tokio::time::Instant;
 use self::node::Node;
 use self::protocol::{Batch, Flags, Reply, refused, unexpected, wire_key};
 use self::value::{done, entry, on_wire, seconds, set};
-use super::{Backend, Capabilities};
+use super::{Backend, Capabilities, refuse_if_larger};
 use crate::entry::Entry;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::key::Key;
 use crate::observe;
 use crate::ttl::Lifetime;
@@ -169,7 +169,7 @@ impl Memcached {
         lifetime: Lifetime,
         until: Instant,
     ) -> Result<()> {
-        let stored = match self.refuse_if_too_large(entry) {
+        let stored = match refuse_if_larger(entry, self.inner.max_value_bytes) {
             Ok(()) => {
                 let sent = self.send_surely(key, until, |batch, wire| {
                     set(batch, wire, entry, seconds(lifetime), "");
@@ -190,15 +190,6 @@ impl Memcached {
             batch.push(format_args!("md {wire}"), None);
         });
         done(&reply.await?)
-    }
-
-    fn refuse_if_too_large(&self, entry: &Entry) -> Result<()> {
-        let limit = self.inner.max_value_bytes;
-        if entry.bytes().len() <= limit {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::TooLarge)
-            .with_message(format!("value is larger than {limit} bytes")))
     }
 
     async fn move_entry(&self, from: &Key, to: &Key) -> Result<bool> {
@@ -305,7 +296,7 @@ impl Backend for Memcached {
 
     async fn add(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<bool> {
         let outcome = async {
-            if let Err(error) = self.refuse_if_too_large(&entry) {
+            if let Err(error) = refuse_if_larger(&entry, self.inner.max_value_bytes) {
                 let lives = self.contains(key).await?;
                 return if lives { Ok(false) } else { Err(error) };
             }
@@ -411,7 +402,7 @@ impl Backend for Memcached {
         let command = |batch: &mut Batch, wire: &str, item: &(Key, Entry, Lifetime)| {
             let (_, entry, lifetime) = item;
             // Too large for a server to read, so what is there goes instead.
-            match self.refuse_if_too_large(entry) {
+            match refuse_if_larger(entry, self.inner.max_value_bytes) {
                 Ok(()) => set(batch, wire, entry, seconds(*lifetime), ""),
                 Err(_) => batch.push(format_args!("md {wire}"), None),
             }
@@ -420,8 +411,7 @@ impl Backend for Memcached {
         let mut outcomes = Vec::with_capacity(items.len());
         let mut failed = Vec::new();
         for ((key, entry, _), reply) in items.iter().zip(replies.await) {
-            let stored = self
-                .refuse_if_too_large(entry)
+            let stored = refuse_if_larger(entry, self.inner.max_value_bytes)
                 .and_then(|()| done(&reply?))
                 .map(drop);
             if stored.is_err() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use self::store::Store;
-use super::{Backend, Capabilities, Peek, parse_counter};
+use super::{Backend, Capabilities, Peek, parse_counter, refuse_if_larger};
 use crate::clock::{Clock, SystemClock};
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
@@ -79,14 +79,11 @@ impl Memory {
     }
 
     fn refuse_if_too_large(&self, key: &Key, entry: &Entry, operation: &'static str) -> Result<()> {
-        let limit = self.store.max_value_bytes();
-        if entry.bytes().len() <= limit {
-            return Ok(());
-        }
-        self.store.update(key, |_| (None, ()));
-        Err(Error::new(ErrorKind::TooLarge)
-            .at("memory", operation)
-            .with_message(format!("value is larger than {limit} bytes")))
+        let fits = refuse_if_larger(entry, self.store.max_value_bytes());
+        fits.map_err(|error| {
+            self.store.update(key, |_| (None, ()));
+            error.at("memory", operation)
+        })
     }
 }
 

@@ -15,6 +15,7 @@ mod lane;
 mod lock;
 mod recent;
 mod reply;
+mod route;
 mod scan;
 mod script;
 
@@ -24,7 +25,7 @@ pub use self::scan::KeyScan;
 
 use std::future::{Future, poll_fn};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ use self::lane::{Lane, Request};
 use self::recent::Recent;
 use self::reply::Reason;
 use self::script::INCR;
-use super::{Backend, Capabilities};
+use super::{Backend, Capabilities, refuse_if_larger};
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -111,106 +112,6 @@ impl Redis {
         RedisBuilder::new(Vec::new()).finish(vec![Lane::Pool(pool)], Vec::new(), false)
     }
 
-    /// Sends what changes the key of this hash, once: it may count.
-    async fn write(&self, hash: u64, request: Request<'_>, until: Instant) -> Result<Value> {
-        self.note(hash);
-        let outcome = self.leader(hash).call(request, until).await;
-        self.note(hash);
-        outcome
-    }
-
-    /// Sends what changes the key of this hash, and again if the connection turns out lost: twice is
-    /// the same as once.
-    async fn write_surely(&self, hash: u64, request: Request<'_>, until: Instant) -> Result<Value> {
-        match self.write(hash, request, until).await {
-            Err(error) if reply::is_lost_call(&error) => {
-                Box::pin(self.write(hash, request, until)).await
-            }
-            outcome => outcome,
-        }
-    }
-
-    /// Sends a command that only reads `key`.
-    async fn read(&self, key: &Key, command: &Cmd) -> Result<Value> {
-        let hash = self.hash(key);
-        let request = Request::Command(command);
-        self.read_at(hash, !self.is_recent(hash), request, self.until())
-            .await
-    }
-
-    async fn read_at(
-        &self,
-        hash: u64,
-        may_lag: bool,
-        request: Request<'_>,
-        until: Instant,
-    ) -> Result<Value> {
-        if may_lag && let Some(replica) = self.replica(hash) {
-            let half = Instant::now() + self.inner.operation_timeout / 2;
-            if let Ok(answer) = Box::pin(replica.call(request, half.min(until))).await {
-                return Ok(answer);
-            }
-        }
-        let leader = self.leader(hash);
-        match leader.call(request, until).await {
-            Err(error) if reply::is_lost_call(&error) => {
-                Box::pin(leader.call(request, until)).await
-            }
-            outcome => outcome,
-        }
-    }
-
-    /// The connection to the leader that all commands on one key share, so that they stay in
-    /// order.
-    fn leader(&self, hash: u64) -> &Lane {
-        &self.inner.leader[pick(hash, self.inner.leader.len())]
-    }
-
-    /// A connection to the next replica that is not known to be down.
-    fn replica(&self, hash: u64) -> Option<&Lane> {
-        let replicas = &self.inner.replicas;
-        if replicas.is_empty() {
-            return None;
-        }
-        let turn = self.inner.turn.fetch_add(1, Ordering::Relaxed);
-        (0..replicas.len())
-            .map(|next| &replicas[turn.wrapping_add(next) % replicas.len()])
-            .map(|lanes| &lanes[pick(hash, lanes.len())])
-            .find(|lane| !lane.is_down())
-    }
-
-    /// By which a key finds its connection, and is known as written.
-    fn hash(&self, key: &Key) -> u64 {
-        // One connection and no replica: there is nothing to choose.
-        if self.inner.leader.len() == 1 && self.inner.recent.is_none() {
-            return 0;
-        }
-        recent::hash(key)
-    }
-
-    /// Notes that a key is being written, or was just now.
-    fn note(&self, hash: u64) {
-        if let Some(recent) = &self.inner.recent {
-            recent.note(hash);
-        }
-    }
-
-    fn note_all(&self) {
-        if let Some(recent) = &self.inner.recent {
-            recent.note_all();
-        }
-    }
-
-    fn is_recent(&self, hash: u64) -> bool {
-        let recent = self.inner.recent.as_ref();
-        recent.is_some_and(|recent| recent.contains(hash))
-    }
-
-    fn until(&self) -> Instant {
-        // At most a day, so it does not overflow.
-        Instant::now() + self.inner.operation_timeout
-    }
-
     /// Makes sure that no older value outlives a `set` that failed, as far as the server can be
     /// told.
     async fn drop_old(&self, keys: &[&Key], error: &Error, until: Instant) {
@@ -237,15 +138,6 @@ impl Redis {
         }
     }
 
-    fn refuse_if_too_large(&self, entry: &Entry) -> Result<()> {
-        let limit = self.inner.max_value_bytes;
-        if entry.bytes().len() <= limit {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::TooLarge)
-            .with_message(format!("value is larger than {limit} bytes")))
-    }
-
     async fn set_one(
         &self,
         key: &Key,
@@ -253,7 +145,7 @@ impl Redis {
         lifetime: Lifetime,
         until: Instant,
     ) -> Result<()> {
-        let outcome = match self.refuse_if_too_large(entry) {
+        let outcome = match refuse_if_larger(entry, self.inner.max_value_bytes) {
             Ok(()) => {
                 let set = set(key, entry, lifetime);
                 let hash = self.hash(key);
@@ -272,7 +164,7 @@ impl Redis {
         let until = self.until();
         let mut pipeline = Pipeline::with_capacity(items.len());
         for (key, entry, lifetime) in items {
-            let fits = self.refuse_if_too_large(entry).is_ok();
+            let fits = refuse_if_larger(entry, self.inner.max_value_bytes).is_ok();
             pipeline.add_command(if fits {
                 set(key, entry, *lifetime)
             } else {
@@ -298,7 +190,7 @@ impl Redis {
             if let Err(error) = &answer {
                 self.drop_old(&[key], error, until).await;
             }
-            outcomes.push(answer.and_then(|_| self.refuse_if_too_large(entry)));
+            outcomes.push(answer.and_then(|_| refuse_if_larger(entry, self.inner.max_value_bytes)));
         }
         Ok(outcomes)
     }
@@ -328,15 +220,6 @@ impl Redis {
         let request = Request::Command(unlink.arg(key.as_str()));
         reply::is_some(self.write_surely(self.hash(key), request, until).await)
     }
-
-    /// Notes that these keys are being written, or were just now; the hash of the first.
-    fn note_keys<'a>(&self, keys: impl IntoIterator<Item = &'a Key>) -> u64 {
-        let mut hashes = keys.into_iter().map(|key| self.hash(key));
-        let first = hashes.next().unwrap_or(0);
-        self.note(first);
-        hashes.for_each(|hash| self.note(hash));
-        first
-    }
 }
 
 impl Backend for Redis {
@@ -361,7 +244,7 @@ impl Backend for Redis {
 
     async fn add(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<bool> {
         let outcome = async {
-            if let Err(error) = self.refuse_if_too_large(&entry) {
+            if let Err(error) = refuse_if_larger(&entry, self.inner.max_value_bytes) {
                 let lives = self.contains(key).await?;
                 return if lives { Ok(false) } else { Err(error) };
             }
@@ -548,11 +431,4 @@ fn lifetime(answer: Result<Value>) -> Result<Option<Lifetime>> {
             Some(Lifetime::For(Duration::from_millis(millis)))
         }
     })
-}
-
-fn pick(hash: u64, lanes: usize) -> usize {
-    // The low bits choose the slot of recent writes.
-    #[allow(clippy::cast_possible_truncation, reason = "any bits of a hash do")]
-    let high = (hash >> 32) as usize;
-    high % lanes
 }
