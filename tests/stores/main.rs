@@ -70,7 +70,7 @@ fn main() {
         });
         add(
             "a_new_address_is_found",
-            has_server && outages::can_move(),
+            store.moves && outages::can_move(),
             |store| Box::pin(outages::new_address(store)),
         );
     }

@@ -12,8 +12,10 @@ pub(crate) struct Store {
     pub(crate) name: &'static str,
     /// The programs without which its tests are ignored.
     pub(crate) needs: &'static [&'static str],
-    /// Whether it has one server that can be stopped.
+    /// Whether it has servers that can be stopped.
     pub(crate) has_server: bool,
+    /// Whether its server can move to another address.
+    pub(crate) moves: bool,
     pub(crate) start: fn() -> Box<dyn Service>,
 }
 
@@ -43,60 +45,70 @@ pub(crate) const STORES: &[Store] = &[
         name: "redis",
         needs: &["redis-server"],
         has_server: true,
+        moves: true,
         start: || Box::new(Some(Redis::start(&[]).unwrap())),
     },
     Store {
         name: "redis-replicas",
         needs: &["redis-server"],
-        has_server: false,
+        has_server: true,
+        moves: false,
         start: || Box::new(Replicated::start().unwrap()),
     },
     Store {
         name: "redis-cluster",
         needs: &["redis-server"],
-        has_server: false,
+        has_server: true,
+        moves: false,
         start: || Box::new(Cluster::start().unwrap()),
     },
     Store {
         name: "redis-sentinel",
         needs: &["redis-server"],
         has_server: false,
+        moves: false,
         start: || Box::new(Sentinel::start(Duration::from_secs(30)).unwrap()),
     },
     Store {
         name: "memcached",
         needs: &["memcached"],
         has_server: true,
+        moves: true,
         start: || Box::new(Some(Memcached::start(&[]).unwrap())),
     },
     Store {
         name: "memcached-two",
         needs: &["memcached"],
-        has_server: false,
+        has_server: true,
+        moves: false,
         start: || Box::new([(); 2].map(|()| Memcached::start(&[]).unwrap())),
     },
     Store {
         name: "file",
         needs: &[],
         has_server: false,
+        moves: false,
         start: || Box::new(Files(tempfile::tempdir().unwrap())),
     },
     Store {
         name: "sqlite",
         needs: &[],
         has_server: false,
+        moves: false,
         start: || Box::new(Sqlite(tempfile::tempdir().unwrap())),
     },
     Store {
         name: "postgres",
         needs: &["postgres"],
         has_server: true,
+        moves: true,
         start: || Box::new(Database::postgres().unwrap()),
     },
     Store {
         name: "mysql",
         needs: &["mariadbd"],
         has_server: true,
+        moves: true,
         start: || Box::new(Database::mysql().unwrap()),
     },
 ];
@@ -123,17 +135,57 @@ impl Service for Option<Redis> {
     }
 }
 
+/// The leader is what goes away.
 impl Service for Replicated {
     fn url(&self) -> String {
         self.urls().join(",")
     }
+
+    fn kill_clients(&mut self) {
+        self.urls()
+            .iter()
+            .for_each(|url| kill_clients(port_of(url)));
+    }
+
+    fn stop(&mut self) {
+        self.leader.server.stop("KILL");
+    }
+
+    fn start_again(&mut self, _address: &str) {
+        self.leader.start_again();
+    }
 }
 
+fn port_of(url: &str) -> u16 {
+    url.rsplit(':').next().unwrap().parse().unwrap()
+}
+
+fn kill_clients(port: u16) {
+    let killed = command(port, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    assert!(killed.unwrap().starts_with(':'));
+}
+
+/// All nodes go away.
 impl Service for Cluster {
     fn url(&self) -> String {
         self.urls()
             .join(",")
             .replace("redis://", "redis+cluster://")
+    }
+
+    fn kill_clients(&mut self) {
+        self.nodes.iter().for_each(|node| kill_clients(node.port));
+    }
+
+    fn stop(&mut self) {
+        for node in &mut self.nodes {
+            node.server.stop("KILL");
+        }
+    }
+
+    fn start_again(&mut self, _address: &str) {
+        self.nodes.iter_mut().for_each(Redis::start_again);
+        self.wait();
     }
 }
 
@@ -171,6 +223,21 @@ impl Service for [Memcached; 2] {
     fn url(&self) -> String {
         let urls: Vec<_> = self.iter().map(Memcached::url).collect();
         urls.join(",")
+    }
+
+    fn kill_clients(&mut self) {
+        self.stop();
+        self.start_again("127.0.0.1");
+    }
+
+    fn stop(&mut self) {
+        for server in self {
+            server.server.stop("KILL");
+        }
+    }
+
+    fn start_again(&mut self, _address: &str) {
+        self.iter_mut().for_each(Memcached::start_again);
     }
 }
 

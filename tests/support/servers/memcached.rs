@@ -50,6 +50,13 @@ impl Memcached {
         Some((server, socket))
     }
 
+    /// Starts it again, as it was, and returns when it takes connections.
+    pub(crate) fn start_again(&mut self) {
+        self.server.start_again();
+        let up = || TcpStream::connect(("127.0.0.1", self.port)).is_ok();
+        self.server.wait_until(up);
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("memcached://127.0.0.1:{}", self.port)
     }

@@ -37,6 +37,12 @@ impl Redis {
         Some(redis)
     }
 
+    /// Starts it again, as it was, and returns when it answers.
+    pub(crate) fn start_again(&mut self) {
+        self.server.start_again();
+        self.wait_at("127.0.0.1");
+    }
+
     fn wait_at(&self, address: &str) {
         self.server.wait_until(|| {
             let answer = command_at(address, self.port, &["PING"]).unwrap_or_default();
@@ -113,14 +119,20 @@ impl Cluster {
             let first = nodes[0].port.to_string();
             command(node.port, &["CLUSTER", "MEET", "127.0.0.1", &first]);
         }
+        let cluster = Self { nodes };
+        cluster.wait();
+        Some(cluster)
+    }
+
+    /// Waits until each node knows that all is well.
+    pub(crate) fn wait(&self) {
         let knows_all = |node: &Redis| {
             let info = command(node.port, &["CLUSTER", "INFO"]).unwrap_or_default();
             info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
         };
-        for node in &nodes {
+        for node in &self.nodes {
             node.server.wait_until(|| knows_all(node));
         }
-        Some(Self { nodes })
     }
 
     pub(crate) fn urls(&self) -> Vec<String> {
