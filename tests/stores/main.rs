@@ -125,7 +125,7 @@ const PECULIAR: &[Peculiar] = peculiar! {
         one_server_more_moves_its_share, a_dead_server_is_a_miss_for_its_share,
         what_was_cleared_stays_away, a_socket_does_too, user_and_password_open_what_is_locked,
         many_calls_share_one_connection, a_server_that_hangs_costs_one_deadline,
-        arithmetic_leaves_texts_of_digits_alone;
+        arithmetic_leaves_texts_of_digits_alone, a_batch_over_a_lost_connection_happens;
 };
 
 fn block_on(test: Running) -> Result<(), libtest_mimic::Failed> {

@@ -382,3 +382,19 @@ pub(crate) async fn arithmetic_leaves_texts_of_digits_alone() {
         assert_eq!(error.kind(), ErrorKind::NotAnInteger, "{text:?}");
     }
 }
+
+/// A server that was restarted while nobody asked: batches go over a new connection.
+pub(crate) async fn a_batch_over_a_lost_connection_happens() {
+    let mut server = start();
+    let cache = cache(&server);
+    for round in 0..5 {
+        let failed = cache
+            .set_many([("a", round), ("b", round)], Ttl::Default)
+            .await
+            .unwrap();
+        assert!(failed.is_empty(), "{failed:?}");
+        server.server.stop("KILL");
+        server.start_again();
+        assert_eq!(cache.get_many::<_, i32>(["a", "b"]).await.unwrap().len(), 0);
+    }
+}

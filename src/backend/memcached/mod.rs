@@ -235,13 +235,20 @@ impl Memcached {
             .into_iter()
             .map(async |((node, namespace), indexes)| {
                 let node = &self.inner.nodes[node];
-                let replies = node.in_generation(namespace, 0, until, |batch, generation| {
-                    for index in &indexes {
-                        let item = &items[*index];
-                        command(batch, &wire_key(key(item), generation), item);
-                    }
-                });
-                (replies.await, indexes)
+                let ask = || {
+                    node.in_generation(namespace, 0, until, |batch, generation| {
+                        for index in &indexes {
+                            let item = &items[*index];
+                            command(batch, &wire_key(key(item), generation), item);
+                        }
+                    })
+                };
+                // Every batch comes to the same when it happens twice.
+                let replies = match ask().await {
+                    Err(error) if error.kind() == ErrorKind::Unavailable => ask().await,
+                    replies => replies,
+                };
+                (replies, indexes)
             });
         let mut outcomes: Vec<Result<Reply>> = Vec::new();
         outcomes.resize_with(items.len(), || Err(unexpected()));
