@@ -273,6 +273,12 @@ impl BackendSettings {
         self.options.take(name)
     }
 
+    /// The error of a store's own builder, with the alias that it knows nothing of.
+    #[allow(dead_code, reason = "every store that has one may be left out")]
+    pub(super) fn of_alias(&self, error: &Error) -> Error {
+        Error::config(format!("cache {:?}: {error}", self.alias()))
+    }
+
     /// An error that names the alias and `option`.
     pub fn bad(&self, option: &str, reason: &str) -> Error {
         self.options.bad(option, reason)

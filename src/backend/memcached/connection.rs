@@ -119,9 +119,7 @@ impl Connection {
         sent.map_err(|_| lost(closed()))?;
         let replies = answered.await.map_err(|_| lost(closed()))?;
         match replies.last() {
-            Some(Reply::Error(line)) if replies.last().is_some_and(Reply::is_confusion) => {
-                Err(lost(refused(line)))
-            }
+            Some(reply @ Reply::Error(line)) if reply.is_confusion() => Err(lost(refused(line))),
             _ => Ok(replies),
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::backend::{AnyBackend, Memcached};
 use crate::caches::BackendSettings;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 pub(super) fn make(settings: &BackendSettings) -> Result<AnyBackend> {
     let mut builder = Memcached::builder(settings.servers(settings.name())?);
@@ -25,8 +25,6 @@ pub(super) fn make(settings: &BackendSettings) -> Result<AnyBackend> {
     if let Some(bytes) = settings.option("max_value_bytes")? {
         builder = builder.max_value_bytes(bytes);
     }
-    let memcached = builder
-        .build()
-        .map_err(|error| Error::config(format!("cache {:?}: {error}", settings.alias())))?;
+    let memcached = builder.build().map_err(|error| settings.of_alias(&error))?;
     Ok(memcached.into())
 }

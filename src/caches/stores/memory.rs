@@ -2,7 +2,7 @@
 
 use crate::backend::{AnyBackend, Memory};
 use crate::caches::BackendSettings;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 pub(super) fn make(settings: &BackendSettings) -> Result<AnyBackend> {
     let mut builder = Memory::builder();
@@ -17,8 +17,6 @@ pub(super) fn make(settings: &BackendSettings) -> Result<AnyBackend> {
     if let Some(entries) = settings.option("max_entries")? {
         builder = builder.max_entries(entries);
     }
-    let memory = builder
-        .build()
-        .map_err(|error| Error::config(format!("cache {:?}: {error}", settings.alias())))?;
+    let memory = builder.build().map_err(|error| settings.of_alias(&error))?;
     Ok(memory.into())
 }

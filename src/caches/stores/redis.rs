@@ -2,7 +2,7 @@
 
 use crate::backend::{AnyBackend, Redis};
 use crate::caches::BackendSettings;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 pub(super) fn make(settings: &BackendSettings) -> Result<AnyBackend> {
     let mut builder = Redis::builder(settings.servers(settings.name())?);
@@ -49,8 +49,6 @@ pub(super) fn make(settings: &BackendSettings) -> Result<AnyBackend> {
         })?;
         builder = builder.root_certificate(pem);
     }
-    let redis = builder
-        .build()
-        .map_err(|error| Error::config(format!("cache {:?}: {error}", settings.alias())))?;
+    let redis = builder.build().map_err(|error| settings.of_alias(&error))?;
     Ok(redis.into())
 }

@@ -5,7 +5,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::backend::{AnyBackend, Sql, SqlBuilder};
 use crate::caches::BackendSettings;
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// What the URLs of servers may say beside where they are; everything else is an option of the
 /// store. As the drivers spell it, who drop what they do not know.
@@ -98,8 +98,6 @@ fn finish(settings: &BackendSettings, mut builder: SqlBuilder) -> Result<AnyBack
     if let Some(entries) = settings.option("max_entries")? {
         builder = builder.max_entries(entries);
     }
-    let store = builder
-        .build()
-        .map_err(|error| Error::config(format!("cache {:?}: {error}", settings.alias())))?;
+    let store = builder.build().map_err(|error| settings.of_alias(&error))?;
     Ok(store.into())
 }
