@@ -1,4 +1,6 @@
-//! `Caches` and `Cache` as extractors of Axum handlers.
+//! `Caches`, `Cache` and `CacheVeto` as extractors of Axum handlers.
+
+use std::convert::Infallible;
 
 use axum::extract::{FromRef, FromRequestParts};
 use axum::response::{IntoResponse, Response};
@@ -7,6 +9,7 @@ use http::request::Parts;
 
 use crate::cache::Cache;
 use crate::caches::Caches;
+use crate::layer::CacheVeto;
 
 /// A router state that may hold [`Caches`].
 ///
@@ -88,6 +91,15 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
         let caches = Caches::from_request_parts(parts, state).await?;
         Ok(caches.default())
+    }
+}
+
+/// The mark of this request; one that no layer sees if it came through none.
+impl<S: Send + Sync> FromRequestParts<S> for CacheVeto {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self::of(&mut parts.extensions))
     }
 }
 

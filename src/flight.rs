@@ -52,9 +52,7 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
         F: FnOnce() -> Fut,
         Fut: Future<Output = V> + Send + 'static,
     {
-        let mut result = self.board(key, compute);
-        let landed = result.wait_for(Option::is_some).await.map_err(|_| Lost)?;
-        landed.clone().ok_or(Lost)
+        self.board(key, compute).result().await
     }
 
     /// How many computations have ended. If that changed since a caller looked for a value, the
@@ -74,29 +72,39 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
         self.running().clear();
     }
 
-    fn board<F, Fut>(self: &Arc<Self>, key: &str, compute: F) -> Running<V>
+    /// Begins a computation of `key`, or joins the one that is running.
+    pub(crate) fn enter(self: &Arc<Self>, key: &str) -> Role<V> {
+        let mut running = self.running();
+        if let Some(result) = running.get(key) {
+            return Role::Follower(Follower(result.clone()));
+        }
+        let (waiting, result) = watch::channel(None);
+        running.insert(key.to_owned(), result);
+        drop(running);
+        Role::Leader(Landing {
+            flights: Arc::clone(self),
+            key: key.to_owned(),
+            waiting,
+        })
+    }
+
+    fn board<F, Fut>(self: &Arc<Self>, key: &str, compute: F) -> Follower<V>
     where
         F: FnOnce() -> Fut,
         Fut: Future<Output = V> + Send + 'static,
     {
-        let mut running = self.running();
-        if let Some(result) = running.get(key) {
-            return result.clone();
+        match self.enter(key) {
+            Role::Follower(follower) => follower,
+            Role::Leader(landing) => {
+                let follower = Follower(landing.waiting.subscribe());
+                let computation = compute();
+                tokio::spawn(async move {
+                    let value = computation.await;
+                    landing.land(value);
+                });
+                follower
+            }
         }
-        let (landing, result) = watch::channel(None);
-        running.insert(key.to_owned(), result.clone());
-        drop(running);
-        let leave = Leave {
-            flights: Arc::clone(self),
-            key: key.to_owned(),
-            landing,
-        };
-        let computation = compute();
-        tokio::spawn(async move {
-            let value = computation.await;
-            leave.land(value);
-        });
-        result
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<String, Running<V>>> {
@@ -104,17 +112,45 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
     }
 }
 
-/// Frees the key when the computation is over, however it ended.
-struct Leave<V: Clone + Send + Sync + 'static> {
-    flights: Arc<Flights<V>>,
-    key: String,
-    landing: watch::Sender<Option<V>>,
+/// What a caller is to a computation.
+#[derive(Debug)]
+pub(crate) enum Role<V: Clone + Send + Sync + 'static> {
+    /// It has to run it.
+    Leader(Landing<V>),
+    /// It waits for its result.
+    Follower(Follower<V>),
 }
 
-impl<V: Clone + Send + Sync + 'static> Leave<V> {
-    fn land(self, value: V) {
+/// Waits for a computation that another caller runs.
+#[derive(Debug)]
+pub(crate) struct Follower<V>(Running<V>);
+
+impl<V: Clone + Send + Sync> Follower<V> {
+    /// The result.
+    ///
+    /// # Errors
+    ///
+    /// [`Lost`] if the computation ended without one.
+    pub(crate) async fn result(mut self) -> Result<V, Lost> {
+        let landed = self.0.wait_for(Option::is_some).await.map_err(|_| Lost)?;
+        landed.clone().ok_or(Lost)
+    }
+}
+
+/// Has to be landed by who runs the computation; frees the key when it is dropped, however the
+/// computation ended.
+#[derive(Debug)]
+pub(crate) struct Landing<V: Clone + Send + Sync + 'static> {
+    flights: Arc<Flights<V>>,
+    key: String,
+    waiting: watch::Sender<Option<V>>,
+}
+
+impl<V: Clone + Send + Sync + 'static> Landing<V> {
+    /// Hands the result to all who wait for it.
+    pub(crate) fn land(self, value: V) {
         self.free();
-        self.landing.send_replace(Some(value));
+        self.waiting.send_replace(Some(value));
     }
 
     fn free(&self) {
@@ -122,14 +158,14 @@ impl<V: Clone + Send + Sync + 'static> Leave<V> {
         self.flights.landings.fetch_add(1, Ordering::SeqCst);
         if running
             .get(&self.key)
-            .is_some_and(|result| result.same_channel(&self.landing.subscribe()))
+            .is_some_and(|result| result.same_channel(&self.waiting.subscribe()))
         {
             running.remove(&self.key);
         }
     }
 }
 
-impl<V: Clone + Send + Sync + 'static> Drop for Leave<V> {
+impl<V: Clone + Send + Sync + 'static> Drop for Landing<V> {
     fn drop(&mut self) {
         // Before the sender goes, which tells the waiters that the computation is lost.
         self.free();
@@ -208,8 +244,7 @@ mod tests {
         });
         flights.forget("k");
         assert_eq!(flights.join("k", || async { 2 }).await, Ok(2));
-        let mut old = old;
-        assert!(old.wait_for(|value| *value == Some(1)).await.is_ok());
+        assert_eq!(old.result().await, Ok(1));
         assert!(flights.running().is_empty());
     }
 }

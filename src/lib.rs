@@ -70,6 +70,6 @@ pub mod docs;
 pub use self::cache::{Cache, CacheBuilder};
 pub use self::caches::{Caches, Settings};
 pub use self::error::{BoxError, Error, ErrorKind, Result};
-pub use self::layer::CacheLayer;
+pub use self::layer::{CacheLayer, CacheVeto};
 pub use self::page::cache_page;
 pub use self::ttl::Ttl;

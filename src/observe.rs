@@ -2,6 +2,8 @@
 //!
 //! Labels have constant cardinality: never a key, a tag or a URL.
 
+use std::future::Future;
+
 use crate::error::Error;
 
 /// How an operation on values, a fragment or a page was answered.
@@ -95,4 +97,11 @@ pub(crate) fn corrupt(cache: &str, operation: &'static str, reason: &'static str
     )
     .increment(1);
     let _ = (cache, operation, reason);
+}
+
+/// A future that goes on in the caller's span, whatever task runs it.
+pub(crate) fn in_current_span<F: Future>(future: F) -> impl Future<Output = F::Output> {
+    #[cfg(feature = "tracing")]
+    let future = tracing::Instrument::in_current_span(future);
+    future
 }

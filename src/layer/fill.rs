@@ -1,24 +1,26 @@
 //! From the inner service's response to what the client gets and what is stored.
 
-use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, COOKIE, DATE};
+use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::Body;
-use tokio::runtime::Handle;
 
-use super::body::{CacheBody, Tee};
+use super::body::CacheBody;
+use super::collapse::{Alone, Duty};
 use super::layer::{Config, TtlRule};
 use super::lookup::{Asked, Miss};
-use super::service::STATUS_NAME;
-use super::stored::{StoredPage, StoredResponse, fingerprint};
+use super::relay::{Copied, relay};
+use super::service::{Question, STATUS_NAME};
+use super::stored::{StoredResponse, fingerprint};
+use super::veto::{CacheVeto, LastWord};
+use super::write::{Writer, alone_for, later, now_or_later};
 use crate::control::patch_response_headers;
-use crate::error::Result;
 use crate::fence::Fill;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
@@ -34,11 +36,20 @@ const A_YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// A page about to be made.
 pub(super) struct Filler {
-    config: Arc<Config>,
-    key: Key,
-    miss: Miss,
+    pub(super) config: Arc<Config>,
+    pub(super) key: Key,
+    pub(super) miss: Miss,
     /// Begun before the inner service is called, so that a purge meanwhile bars the store.
-    fill: Fill,
+    pub(super) fill: Fill,
+    /// Those who wait for it.
+    pub(super) duty: Duty,
+    /// See [`Asked::flight`]; `None` if the request is of a kind that others do not wait for.
+    pub(super) flight: Option<String>,
+    /// An earlier answer was not shared.
+    pub(super) marked: Option<Alone>,
+    pub(super) veto: CacheVeto,
+    /// That of the layer outside, if there is one.
+    pub(super) last_word: Option<LastWord>,
 }
 
 /// How long a storable response is kept, and for how long it has been on its way.
@@ -49,81 +60,89 @@ struct Terms {
 }
 
 impl Filler {
-    pub(super) fn begin(config: &Arc<Config>, key: Key, miss: Miss) -> Self {
-        Self {
-            config: Arc::clone(config),
-            fill: config.cache.begin_fill(&key),
-            key,
-            miss,
-        }
-    }
-
     /// The response for the client. It is stored once its body is complete, if it may be.
-    pub(super) async fn respond<B>(
+    pub(super) fn respond<B>(
         self,
-        asked: &Asked<'_>,
-        head: bool,
+        question: &Question,
         response: Response<B>,
     ) -> Response<CacheBody<B>>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Send,
     {
+        let asked = question.asked();
         let (mut parts, body) = response.into_parts();
-        let status = CacheStatus::forward(STATUS_NAME, self.miss.forward);
         let facts = ResponseFacts::new(parts.status, &parts.headers, asked.now);
-        let terms = match self.terms(asked, &parts.headers, &facts) {
+        let terms = match self.terms(&asked, &parts, &facts) {
             Ok(terms) => terms,
             Err(refusal) => {
                 if refusal == Refusal::TtlZero {
                     patch_response_headers(&mut parts.headers, Duration::ZERO, asked.now);
                 }
-                return self.refuse(refusal, status, parts, body);
+                return self.refuse(refusal, parts, body);
             }
         };
         advertise(&mut parts.headers, terms.lifetime, &facts, asked.now);
         let announced = content_length(&parts.headers);
         let ceiling = self.config.max_body_bytes;
-        let size = body.size_hint();
-        if head || announced.unwrap_or(size.lower()) > ceiling as u64 {
-            let refusal = if head {
-                Refusal::Head
-            } else {
-                Refusal::BodyTooLarge
-            };
-            return self.refuse(refusal, status, parts, body);
+        if question.head {
+            return self.refuse(Refusal::Head, parts, body);
         }
-        let page = self.page(asked, &parts, &facts, terms);
-        let store = move |body| store_now_or_later(page.store(body));
-        let mut tee = Tee::new(body, ceiling, announced, Box::new(store));
-        let whole = std::future::poll_fn(|cx| Poll::Ready(tee.read_ahead(cx))).await;
-        let status = if whole.is_some() {
-            status.with_ttl(terms.lifetime.duration()).with_stored()
-        } else if tee.is_given_up() {
-            status.with_detail(Refusal::BodyTooLarge.as_str())
-        } else {
+        let least = announced.unwrap_or(body.size_hint().lower());
+        let endless = self.marked == Some(Alone::TooLarge) && body.size_hint().exact().is_none();
+        if least > ceiling as u64 || (endless && announced.is_none()) {
+            return self.refuse(Refusal::BodyTooLarge, parts, body);
+        }
+        let status = CacheStatus::forward(STATUS_NAME, self.miss.forward)
+            .with_ttl(terms.lifetime.duration());
+        let unavailable = self.is_unavailable();
+        let writer = self.writer(&asked, &parts, &facts, terms);
+        let (client, mut copier) = relay(body, ceiling, announced);
+        let mut once = Context::from_waker(Waker::noop());
+        let (status, body) = match copier.read_ready(&mut once) {
+            Some(Copied::Whole(body)) => {
+                now_or_later(writer.finish(Copied::Whole(body.clone())));
+                let status = if unavailable {
+                    status
+                        .with_ttl(None)
+                        .with_detail(Refusal::Unavailable.as_str())
+                } else {
+                    status.with_stored()
+                };
+                (status, CacheBody::stored(body))
+            }
+            Some(outcome) => {
+                let status = status.with_ttl(None).with_detail(outcome.as_str());
+                now_or_later(writer.finish(outcome));
+                (status, CacheBody::relayed(client))
+            }
             // Whether it is stored turns out when its body ends.
-            status
-                .with_ttl(terms.lifetime.duration())
-                .with_detail("streaming")
+            None => {
+                later(writer.copy(copier));
+                (status.with_detail("streaming"), CacheBody::relayed(client))
+            }
         };
         status.append_to(&mut parts.headers);
-        let body = whole.map_or_else(|| CacheBody::tee(tee), CacheBody::stored);
         Response::from_parts(parts, body)
+    }
+
+    /// The store failed a moment ago.
+    fn is_unavailable(&self) -> bool {
+        self.miss.reason == Some(Refusal::Unavailable)
     }
 
     /// The terms on which a response may be stored.
     fn terms(
         &self,
         asked: &Asked<'_>,
-        headers: &HeaderMap,
+        parts: &Parts,
         facts: &ResponseFacts,
     ) -> Result<Terms, Refusal> {
-        if let Some(Refusal::Unavailable) = self.miss.reason {
-            return Err(Refusal::Unavailable);
+        if self.veto.is_forbidden() || CacheVeto::is_in(&parts.extensions) {
+            return Err(Refusal::Veto);
         }
         admit(self.config.intent, asked.facts(), facts)?;
-        let initial_age = parse_age(headers).unwrap_or(0);
+        let initial_age = parse_age(&parts.headers).unwrap_or(0);
         let ttl = match self.config.ttl {
             TtlRule::Fixed(ttl) => ttl,
             TtlRule::Fallback(ttl) => facts.explicit_lifetime().map_or(ttl, |explicit| {
@@ -139,27 +158,33 @@ impl Filler {
 
     /// The response as it came, and why it is not stored.
     fn refuse<B: Body<Data = Bytes>>(
-        &self,
+        mut self,
         refusal: Refusal,
-        status: CacheStatus,
-        mut parts: http::response::Parts,
+        mut parts: Parts,
         body: B,
     ) -> Response<CacheBody<B>> {
+        let alone = if refusal == Refusal::BodyTooLarge {
+            Alone::TooLarge
+        } else {
+            Alone::Refused
+        };
+        alone_for(&self.config, self.flight.as_deref(), &mut self.duty, alone);
         let name = self.config.cache.name();
         observe::outcome(name, "page", Outcome::Bypass, refusal.as_str());
-        let status = status.with_detail(refusal.as_str());
-        status.append_to(&mut parts.headers);
+        CacheStatus::forward(STATUS_NAME, self.miss.forward)
+            .with_detail(refusal.as_str())
+            .append_to(&mut parts.headers);
         Response::from_parts(parts, CacheBody::live(body))
     }
 
     /// All that is stored of a response but its body.
-    fn page(
+    fn writer(
         self,
         asked: &Asked<'_>,
-        parts: &http::response::Parts,
+        parts: &Parts,
         facts: &ResponseFacts,
         terms: Terms,
-    ) -> PageToStore {
+    ) -> Writer {
         let mut headers = storable_fields(&parts.headers);
         if !headers.contains_key(DATE)
             && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(asked.now))
@@ -189,12 +214,11 @@ impl Filler {
             || RandomState::new().hash_one(asked.now),
             |page| page.generation,
         );
-        let fresh_until = expiry(asked.now, terms.lifetime);
         let has_variants = !vary.is_empty() || !self.config.page_keys.inlines();
         let variant_key = has_variants
             .then(|| asked.variant_key(&vary, generation).ok())
             .flatten();
-        PageToStore {
+        Writer {
             variant_key,
             known: known.cloned(),
             response: StoredResponse {
@@ -202,7 +226,7 @@ impl Filler {
                 headers,
                 body: Bytes::new(),
                 stored_at: asked.now,
-                fresh_until,
+                fresh_until: expiry(asked.now, terms.lifetime),
                 initial_age: terms.initial_age,
                 sharing: facts.sharing(),
                 varied: own
@@ -216,73 +240,15 @@ impl Filler {
             vary,
             generation,
             lifetime: terms.lifetime,
-            filler: self,
+            unavailable: self.is_unavailable(),
+            verdict: self.last_word.map(|word| word.ask(facts.vary())),
+            config: self.config,
+            key: self.key,
+            fill: self.fill,
+            duty: self.duty,
+            flight: self.flight,
+            veto: self.veto,
         }
-    }
-}
-
-/// A response on its way into the store, its body still to come.
-struct PageToStore {
-    filler: Filler,
-    response: StoredResponse,
-    /// Where the response goes beside the primary entry, if the target has variants.
-    variant_key: Option<Key>,
-    vary: Vec<String>,
-    generation: u64,
-    lifetime: Lifetime,
-    /// The primary entry that serves other variants meanwhile.
-    known: Option<Arc<StoredPage>>,
-}
-
-impl PageToStore {
-    async fn store(mut self, body: Bytes) {
-        self.response.body = body;
-        let config = Arc::clone(&self.filler.config);
-        let name = config.cache.name();
-        match self.write(&config).await {
-            Ok(true) => observe::outcome(name, "page", Outcome::Stored, ""),
-            Ok(false) => observe::outcome(name, "page", Outcome::Bypass, "invalidated"),
-            Err(error) => observe::failed(name, "page", &error),
-        }
-    }
-
-    /// Whether it was stored: not if the page was purged meanwhile.
-    async fn write(self, config: &Config) -> Result<bool> {
-        let now = self.response.stored_at;
-        let own_until = self.response.fresh_until;
-        let known_until = self.known.as_ref().map(|known| known.fresh_until);
-        let (primary_until, primary_lifetime) = match known_until {
-            // The primary entry has to outlive all its variants.
-            Some(None) => (None, Lifetime::Forever),
-            Some(Some(known)) if own_until.is_some_and(|own| own < known) => {
-                let rest = known.duration_since(now).unwrap_or_default();
-                (Some(known), Lifetime::For(rest))
-            }
-            _ => (own_until, self.lifetime),
-        };
-        let mut page = StoredPage {
-            generation: self.generation,
-            vary: self.vary,
-            fresh_until: own_until,
-            response: Some(self.response),
-        };
-        let mut batch = Vec::with_capacity(2);
-        if let Some(key) = self.variant_key {
-            let entry = page.encode(&key, now)?;
-            batch.push((key, entry, self.lifetime));
-        }
-        page.fresh_until = primary_until;
-        if !config.page_keys.inlines() {
-            page.response = None;
-        }
-        let key = self.filler.key;
-        let entry = page.encode(&key, now)?;
-        batch.push((key, entry, primary_lifetime));
-        let backend = config.cache.backend();
-        let Some(outcomes) = self.filler.fill.land(backend.set_many(batch)).await else {
-            return Ok(false);
-        };
-        outcomes?.into_iter().collect::<Result<()>>().map(|()| true)
     }
 }
 
@@ -305,16 +271,4 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
 
 fn expiry(now: SystemTime, lifetime: Lifetime) -> Option<SystemTime> {
     now.checked_add(lifetime.duration()?)
-}
-
-/// Stores at once if the store is in this process, so that the next request finds it; else in a
-/// task of its own, which no client that goes away cancels.
-fn store_now_or_later(store: impl Future<Output = ()> + Send + 'static) {
-    let mut store = Box::pin(store);
-    let mut once = Context::from_waker(Waker::noop());
-    if store.as_mut().poll(&mut once).is_pending()
-        && let Ok(runtime) = Handle::try_current()
-    {
-        runtime.spawn(store);
-    }
 }

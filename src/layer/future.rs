@@ -11,6 +11,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::CacheBody;
+use super::veto::Place;
 use crate::semantics::cache_status::CacheStatus;
 
 type Answer<B, E> = Pin<Box<dyn Future<Output = Result<Response<CacheBody<B>>, E>> + Send>>;
@@ -27,7 +28,7 @@ pin_project! {
     #[project = InnerProject]
     enum Inner<F, B: Body, E> {
         Hit { response: Option<Response<CacheBody<B>>> },
-        Pass { #[pin] future: F, status: CacheStatus },
+        Pass { #[pin] future: F, status: CacheStatus, place: Place },
         Answer { future: Answer<B, E> },
     }
 }
@@ -41,9 +42,13 @@ impl<F, B: Body, E> ResponseFuture<F, B, E> {
     }
 
     /// Not for the cache: only the status is added.
-    pub(super) fn pass(future: F, status: CacheStatus) -> Self {
+    pub(super) fn pass(future: F, status: CacheStatus, place: Place) -> Self {
         Self {
-            inner: Inner::Pass { future, status },
+            inner: Inner::Pass {
+                future,
+                status,
+                place,
+            },
         }
     }
 
@@ -69,8 +74,13 @@ where
                     response.expect("a future is not polled after it is ready")
                 ))
             }
-            InnerProject::Pass { future, status } => {
+            InnerProject::Pass {
+                future,
+                status,
+                place,
+            } => {
                 let mut response = ready!(future.poll(cx))?.map(CacheBody::live);
+                place.leave(&response);
                 status.append_to(response.headers_mut());
                 Poll::Ready(Ok(response))
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, Uri};
 use tower_layer::Layer;
 
+use super::collapse::Collapse;
 use super::service::CacheService;
 use super::target::RequestTarget;
 use crate::cache::Cache;
@@ -20,6 +21,9 @@ const DEFAULT_TTL: Ttl = Ttl::After(Duration::from_secs(600));
 
 /// The largest body that is stored unless set otherwise.
 const DEFAULT_MAX_BODY_BYTES: usize = 1 << 20;
+
+/// For how long it is remembered that a page was not shared.
+const DEFAULT_HIT_FOR_MISS: Duration = Duration::from_secs(60);
 
 /// Caches the responses of the service it wraps.
 ///
@@ -85,6 +89,9 @@ pub(super) struct Config {
     pub(super) max_body_bytes: usize,
     /// The cookies that matter; `None`: not declared.
     pub(super) cookies: Option<Arc<[String]>>,
+    pub(super) hit_for_miss: Duration,
+    /// Shared by the layers made from this one.
+    pub(super) collapse: Arc<Collapse>,
 }
 
 /// Whose word on the lifetime counts.
@@ -108,6 +115,8 @@ impl CacheLayer {
                 page_keys: Arc::new(DigestKeys),
                 max_body_bytes: DEFAULT_MAX_BODY_BYTES,
                 cookies: None,
+                hit_for_miss: DEFAULT_HIT_FOR_MISS,
+                collapse: Arc::default(),
             }),
         }
     }
@@ -147,6 +156,14 @@ impl CacheLayer {
     /// The largest body to store, in bytes; larger ones pass through. 1 MiB by default.
     pub fn max_body_bytes(self, bytes: usize) -> Self {
         self.set(|config| config.max_body_bytes = bytes)
+    }
+
+    /// How long requests for a page go to the inner service side by side after its answer turned
+    /// out to be one that is not stored. At other times, of the requests for one page one goes
+    /// there, and the others wait for its answer. 60 seconds by default, in whole seconds; zero
+    /// lets requests wait for each other every time.
+    pub fn hit_for_miss(self, ttl: Duration) -> Self {
+        self.set(|config| config.hit_for_miss = ttl)
     }
 
     /// Declares that of all cookies only these change a response: their values become part of

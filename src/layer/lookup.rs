@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::Forward;
-use crate::semantics::storable::{Refusal, RequestFacts, shareable};
+use crate::semantics::storable::{Intent, Refusal, RequestFacts, shareable};
 
 /// What a lookup came to.
 #[derive(Debug)]
@@ -85,6 +85,27 @@ impl Asked<'_> {
         let target = RequestTarget::new(self.uri, self.headers, self.config);
         let key = target.variant(self.config, &values, generation);
         self.config.cache.final_key(&key)
+    }
+
+    /// Names the requests that may wait for each other's answer: those for one page or variant, by
+    /// clients of one kind. What one with credentials gets, others can seldom have.
+    pub(super) fn flight(&self, key: &Key, miss: &Miss) -> String {
+        let facts = self.facts();
+        let blanket = self.config.intent == Intent::Blanket;
+        let personal = facts.authorization || (blanket && facts.undeclared_cookies);
+        let variant = miss
+            .known
+            .as_ref()
+            .and_then(|page| self.variant_key(&page.vary, page.generation).ok());
+        let key = variant.as_ref().unwrap_or(key).as_str();
+        format!("{}{key}", if personal { 'p' } else { 'a' })
+    }
+
+    /// Whether a page that was made for another request may be had by this one.
+    pub(super) fn may_have(&self, page: &StoredPage) -> bool {
+        page.response.as_ref().is_some_and(|response| {
+            response.matches(self.headers) && matches!(self.judge(response), Verdict::Hit)
+        })
     }
 
     /// What the request says about itself.

@@ -10,16 +10,23 @@
 //! - A cache that fails changes nothing but the `Cache-Status`: the inner service answers.
 
 mod body;
+mod collapse;
+mod errand;
 mod fill;
 mod future;
 #[allow(clippy::module_inception, reason = "the layer of the module `layer`")]
 mod layer;
 mod lookup;
+mod relay;
+mod serve;
 mod service;
 mod stored;
 mod target;
+mod veto;
+mod write;
 
 pub use self::body::CacheBody;
 pub use self::future::ResponseFuture;
 pub use self::layer::CacheLayer;
 pub use self::service::CacheService;
+pub use self::veto::CacheVeto;

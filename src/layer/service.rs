@@ -4,21 +4,21 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
+use http::header::{CONTENT_LENGTH, RANGE, TRANSFER_ENCODING};
+use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use tower_service::Service;
 
 use super::body::CacheBody;
-use super::fill::Filler;
+use super::errand::Errand;
 use super::future::ResponseFuture;
 use super::layer::Config;
-use super::lookup::{Asked, Found, Miss};
-use super::stored::StoredPage;
+use super::lookup::{Asked, Found};
+use super::serve::serve;
 use super::target::original_uri;
+use super::veto::Place;
 use crate::key::Key;
 use crate::semantics::cache_status::{CacheStatus, Forward};
-use crate::semantics::freshness::current_age;
 use crate::semantics::storable::Refusal;
 
 /// The name of this cache in `Cache-Status`.
@@ -54,16 +54,16 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<RequestBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
         let head = request.method() == Method::HEAD;
         if !head && request.method() != Method::GET {
             let status = CacheStatus::forward(STATUS_NAME, Forward::Method);
-            return ResponseFuture::pass(self.inner.call(request), status);
+            return self.pass(request, status);
         }
         if has_body(&request) {
             let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
             let status = status.with_detail(Refusal::RequestBody.as_str());
-            return ResponseFuture::pass(self.inner.call(request), status);
+            return self.pass(request, status);
         }
         let asked = Asked {
             config: &self.config,
@@ -73,67 +73,83 @@ where
         };
         let Ok(key) = asked.primary_key() else {
             let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
-            return ResponseFuture::pass(self.inner.call(request), status);
+            return self.pass(request, status);
         };
+        let landings = self.config.collapse.landings();
         let found = asked.look_up_now(&key);
         if let Some(Found::Hit(page)) = &found
-            && let Some(response) = hit(page, &asked, head)
+            && let Some(stored) = page.response.as_ref()
         {
-            return ResponseFuture::hit(response);
+            let status = CacheStatus::hit(STATUS_NAME);
+            return ResponseFuture::hit(serve(stored, &asked, head, status));
         }
-        // The service that is ready is the one to call:
-        // https://docs.rs/tower/latest/tower/trait.Service.html#be-careful-when-cloning-inner-services
-        let next = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, next);
-        let config = Arc::clone(&self.config);
-        ResponseFuture::answer(Box::pin(answer(config, inner, request, key, found)))
+        let errand = Errand {
+            inner: self.take_inner(),
+            place: Place::of(request.extensions_mut()),
+            question: Question::new(&self.config, &request, key),
+            request,
+        };
+        ResponseFuture::answer(Box::pin(errand.run(found, landings)))
     }
 }
 
-/// Answers a request that could not be answered at once.
-async fn answer<S, RequestBody, ResponseBody>(
-    config: Arc<Config>,
-    mut inner: S,
-    request: Request<RequestBody>,
-    key: Key,
-    found: Option<Found>,
-) -> Result<Response<CacheBody<ResponseBody>>, S::Error>
-where
-    S: Service<Request<RequestBody>, Response = Response<ResponseBody>> + Send,
-    S::Future: Send,
-    S::Error: Send,
-    RequestBody: Send,
-    ResponseBody: Body<Data = Bytes> + Send + 'static,
-    ResponseBody::Error: Send,
-{
-    let head = request.method() == Method::HEAD;
-    // Kept beside the request, which the inner service consumes: what is stored depends on them.
-    let uri = original_uri(request.uri(), request.extensions()).clone();
-    let headers: HeaderMap = request.headers().clone();
-    let asked = Asked {
-        config: &config,
-        uri: &uri,
-        headers: &headers,
-        now: config.cache.clock().now(),
-    };
-    let found = match found {
-        Some(found) => found,
-        None => asked.look_up(&key).await,
-    };
-    let miss = match found {
-        Found::Miss(miss) => miss,
-        Found::Hit(page) => match hit(&page, &asked, head) {
-            Some(response) => return Ok(response),
-            None => Miss::of(Forward::UriMiss),
-        },
-    };
-    let filler = Filler::begin(&config, key, miss);
-    let response = inner.call(request).await?;
-    let asked = Asked {
-        now: config.cache.clock().now(),
-        ..asked
-    };
-    Ok(filler.respond(&asked, head, response).await)
+impl<S: Clone> CacheService<S> {
+    /// The service that is ready is the one to call:
+    /// <https://docs.rs/tower/latest/tower/trait.Service.html#be-careful-when-cloning-inner-services>
+    fn take_inner(&mut self) -> S {
+        let next = self.inner.clone();
+        std::mem::replace(&mut self.inner, next)
+    }
+
+    /// Not for the cache.
+    fn pass<RequestBody, B, E>(
+        &mut self,
+        mut request: Request<RequestBody>,
+        status: CacheStatus,
+    ) -> ResponseFuture<S::Future, B, E>
+    where
+        S: Service<Request<RequestBody>>,
+        B: Body,
+    {
+        let place = Place::of(request.extensions_mut());
+        ResponseFuture::pass(self.inner.call(request), status, place)
+    }
+}
+
+/// What is kept of a request beside itself, which the inner service consumes.
+pub(super) struct Question {
+    pub(super) config: Arc<Config>,
+    pub(super) key: Key,
+    uri: Uri,
+    headers: HeaderMap,
+    pub(super) head: bool,
+}
+
+impl Question {
+    fn new<B>(config: &Arc<Config>, request: &Request<B>, key: Key) -> Self {
+        Self {
+            config: Arc::clone(config),
+            key,
+            uri: original_uri(request.uri(), request.extensions()).clone(),
+            headers: request.headers().clone(),
+            head: request.method() == Method::HEAD,
+        }
+    }
+
+    /// The request at this moment.
+    pub(super) fn asked(&self) -> Asked<'_> {
+        Asked {
+            config: &self.config,
+            uri: &self.uri,
+            headers: &self.headers,
+            now: self.config.cache.clock().now(),
+        }
+    }
+
+    /// Whether others with the same question may wait for the answer.
+    pub(super) fn is_everybodys(&self) -> bool {
+        !self.head && !self.headers.contains_key(RANGE)
+    }
 }
 
 /// Whether a request has a body: the key knows nothing of it, and a handler may. HTTP/1 announces
@@ -144,34 +160,4 @@ fn has_body<B: Body>(request: &Request<B>) -> bool {
     headers.contains_key(TRANSFER_ENCODING)
         || length.is_some_and(|length| length != "0")
         || (request.version() > Version::HTTP_11 && !request.body().is_end_stream())
-}
-
-/// The response of a stored page.
-fn hit<B: Body<Data = Bytes>>(
-    page: &StoredPage,
-    asked: &Asked<'_>,
-    head: bool,
-) -> Option<Response<CacheBody<B>>> {
-    let stored = page.response.as_ref()?;
-    let body = if head {
-        Bytes::new()
-    } else {
-        stored.body.clone()
-    };
-    let mut response = Response::new(CacheBody::stored(body));
-    *response.status_mut() = stored.status;
-    let headers = response.headers_mut();
-    headers.clone_from(&stored.headers);
-    if head {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(stored.body.len()));
-    }
-    let age = current_age(stored.stored_at, stored.initial_age, asked.now);
-    headers.insert(AGE, HeaderValue::from(age));
-    let remaining = stored
-        .fresh_until
-        .map(|until| until.duration_since(asked.now).unwrap_or_default());
-    CacheStatus::hit(STATUS_NAME)
-        .with_ttl(remaining)
-        .append_to(headers);
-    Some(response)
 }

@@ -96,6 +96,8 @@ pub enum Refusal {
     BodyTooLarge,
     /// The store failed.
     Unavailable,
+    /// What made it marked it as personal.
+    Veto,
 }
 
 impl Refusal {
@@ -119,6 +121,7 @@ impl Refusal {
             Self::Head => "head",
             Self::BodyTooLarge => "body-too-large",
             Self::Unavailable => "unavailable",
+            Self::Veto => "veto",
         }
     }
 }

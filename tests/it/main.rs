@@ -4,6 +4,7 @@
 
 #[cfg(feature = "memory")]
 mod caches;
+mod collapse;
 #[cfg(feature = "file")]
 mod files;
 #[cfg(all(feature = "askama", feature = "memory"))]
@@ -14,3 +15,4 @@ mod pages;
 #[cfg(feature = "memory")]
 mod support;
 mod tidy;
+mod veto;

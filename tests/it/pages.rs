@@ -18,7 +18,7 @@ use axum_cache::{Cache, CacheLayer, Ttl, cache_page};
 use tower::Layer;
 
 use crate::support::backends::Remote;
-use crate::support::http::{Answer, Server};
+use crate::support::http::{Answer, Channel, Server};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -509,22 +509,6 @@ fn streamed(parts: Vec<Result<&'static str, std::io::Error>>) -> Body {
         }
     });
     Body::new(Channel(receiver))
-}
-
-struct Channel(tokio::sync::mpsc::Receiver<Result<Bytes, std::io::Error>>);
-
-impl http_body::Body for Channel {
-    type Data = Bytes;
-    type Error = std::io::Error;
-
-    fn poll_frame(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, std::io::Error>>> {
-        self.0
-            .poll_recv(cx)
-            .map(|part| part.map(|part| part.map(http_body::Frame::data)))
-    }
 }
 
 /// Makes a response anew for each request.

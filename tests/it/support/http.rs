@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Bytes;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 use tower::Service;
 
 /// A server that is stopped when this is dropped.
@@ -111,5 +113,22 @@ impl Answer {
 
     pub(crate) fn text(&self) -> &str {
         std::str::from_utf8(&self.body).unwrap()
+    }
+}
+
+/// A body of parts that come through a channel.
+pub(crate) struct Channel<E>(pub(crate) mpsc::Receiver<Result<Bytes, E>>);
+
+impl<E> http_body::Body for Channel<E> {
+    type Data = Bytes;
+    type Error = E;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, E>>> {
+        self.0
+            .poll_recv(cx)
+            .map(|part| part.map(|part| part.map(http_body::Frame::data)))
     }
 }

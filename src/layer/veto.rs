@@ -1,0 +1,167 @@
+//! A word against storing, from wherever a response is found to be personal.
+//!
+//! # Invariants
+//!
+//! - A veto that is there before a response is stored keeps every layer on its way from storing
+//!   and sharing it.
+//! - Where a layer stands inside another one, it stores nothing before the outer one has seen the
+//!   fields of the response as they leave it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use http::{Extensions, Response};
+use tokio::sync::oneshot;
+
+use crate::semantics::outer::unharmed;
+use crate::semantics::vary::Vary;
+
+/// Marks what a request gets as personal: it is neither stored nor shared.
+///
+/// Every [`CacheLayer`](crate::CacheLayer) puts one into the extensions of a request that it
+/// forwards, unless there is one already. Code that makes a response personal, such as that of
+/// sessions, CSRF tokens or authentication, gets it there and calls [`forbid`](Self::forbid); with
+/// feature `axum` it is an extractor, too. It counts for all layers the request came through. A
+/// middleware in front of all of them puts one of its own into the request's extensions.
+///
+/// A response may carry one in its extensions as well, for the layers it goes through.
+///
+/// # Example
+///
+/// ```
+/// # #[cfg(all(feature = "axum", feature = "memory"))]
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// use axum::{Router, body::Body, http::Request, routing::get};
+/// use axum_cache::{Cache, CacheLayer, CacheVeto, backend::Memory};
+/// use tower::{Layer, ServiceExt};
+///
+/// async fn basket(veto: CacheVeto) -> &'static str {
+///     veto.forbid();
+///     "two apples"
+/// }
+///
+/// let router = Router::new().route("/basket", get(basket));
+/// let site = CacheLayer::new(Cache::new(Memory::new())).layer(router);
+/// let request = Request::get("/basket").body(Body::empty()).unwrap();
+/// let response = site.oneshot(request).await.unwrap();
+/// assert_eq!(response.headers()["cache-status"], "axum-cache; fwd=uri-miss; detail=veto");
+/// # }
+/// # #[cfg(not(all(feature = "axum", feature = "memory")))] fn main() {}
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct CacheVeto {
+    forbidden: Arc<AtomicBool>,
+}
+
+impl CacheVeto {
+    /// A mark that is not set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the mark. What has been stored already stays.
+    pub fn forbid(&self) {
+        self.forbidden.store(true, Ordering::Release);
+    }
+
+    /// Whether the mark is set.
+    pub fn is_forbidden(&self) -> bool {
+        self.forbidden.load(Ordering::Acquire)
+    }
+
+    /// The mark in these extensions, which is put there if there is none.
+    pub(crate) fn of(extensions: &mut Extensions) -> Self {
+        extensions.get_or_insert_default::<Self>().clone()
+    }
+
+    /// Whether a response carries one that is set.
+    pub(super) fn is_in(extensions: &Extensions) -> bool {
+        extensions.get::<Self>().is_some_and(Self::is_forbidden)
+    }
+}
+
+/// Where a layer stands on the way of a request.
+#[derive(Debug)]
+pub(super) enum Place {
+    Outermost(LastWord),
+    /// Another one is outside of it.
+    Inside(LastWord),
+}
+
+/// What the layers inside of the outermost one wait for, in the extensions of the request.
+#[derive(Clone, Debug, Default)]
+pub(super) struct LastWord {
+    waiting: Arc<Mutex<Vec<Waiting>>>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// What the inner layer knows its response to vary on.
+    vary: Vary,
+    verdict: oneshot::Sender<bool>,
+}
+
+/// The verdict of the outermost layer on a response of an inner one.
+#[derive(Debug)]
+pub(super) struct Verdict(oneshot::Receiver<bool>);
+
+impl Place {
+    /// Where the layer stands that is about to forward a request with these extensions.
+    pub(super) fn of(extensions: &mut Extensions) -> Self {
+        if let Some(outside) = extensions.get::<LastWord>() {
+            return Self::Inside(outside.clone());
+        }
+        let own = LastWord::default();
+        extensions.insert(own.clone());
+        Self::Outermost(own)
+    }
+
+    /// The last word of the layer outside, if there is one.
+    pub(super) fn outside(&self) -> Option<LastWord> {
+        match self {
+            Self::Outermost(_) => None,
+            Self::Inside(outside) => Some(outside.clone()),
+        }
+    }
+
+    /// The response leaves the layer.
+    pub(super) fn leave<B>(&self, response: &Response<B>) {
+        if let Self::Outermost(own) = self {
+            own.say(response);
+        }
+    }
+}
+
+impl LastWord {
+    /// Leaves a note for the outermost layer.
+    pub(super) fn ask(&self, vary: &Vary) -> Verdict {
+        let (verdict, receiver) = oneshot::channel();
+        let waiting = Waiting {
+            vary: vary.clone(),
+            verdict,
+        };
+        self.waiting().push(waiting);
+        Verdict(receiver)
+    }
+
+    /// Answers all who wait, by the response as it leaves the outermost layer.
+    fn say<B>(&self, response: &Response<B>) {
+        let vetoed = CacheVeto::is_in(response.extensions());
+        for waiting in std::mem::take(&mut *self.waiting()) {
+            let storable = !vetoed && unharmed(&waiting.vary, response.headers()).is_ok();
+            // Who does not wait any more stores nothing.
+            let _ = waiting.verdict.send(storable);
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Verdict {
+    /// Whether the response may be stored. Not if the outermost layer never saw it.
+    pub(super) async fn storable(self) -> bool {
+        self.0.await.unwrap_or(false)
+    }
+}

@@ -1,0 +1,342 @@
+//! Many requests for one page at once: one computation, and nobody waits for what is not shared.
+#![allow(clippy::print_stdout, reason = "figures beside their criterion")]
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::Request;
+use axum::response::{IntoResponse, Response};
+use axum_cache::backend::Memory;
+use axum_cache::layer::CacheService;
+use axum_cache::{Cache, CacheLayer};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tower::{Layer, ServiceExt};
+
+use crate::support::backends::Remote;
+use crate::support::http::{Channel, Server};
+
+const PARTS: usize = 20;
+const PART: usize = 5_000;
+const WORK: Duration = Duration::from_millis(100);
+
+/// Works for a while, then sends a body of parts for as long.
+#[derive(Clone, Default)]
+struct Slow {
+    runs: Arc<AtomicUsize>,
+    field: Option<(&'static str, &'static str)>,
+}
+
+impl Slow {
+    fn runs(&self) -> usize {
+        self.runs.swap(0, Ordering::SeqCst)
+    }
+
+    async fn answer(self) -> Response {
+        let run = self.runs.fetch_add(1, Ordering::SeqCst);
+        tokio::time::sleep(WORK).await;
+        let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(1);
+        tokio::spawn(async move {
+            for _ in 0..PARTS {
+                tokio::time::sleep(WORK / u32::try_from(PARTS).unwrap()).await;
+                let part = Bytes::from(vec![b'a' + u8::try_from(run % 26).unwrap(); PART]);
+                if sender.send(Ok(part)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let mut response = Body::new(Channel(receiver)).into_response();
+        if let Some((name, value)) = self.field {
+            response.headers_mut().insert(name, value.parse().unwrap());
+        }
+        response
+    }
+
+    fn behind(&self, layer: &CacheLayer) -> CacheService<Router> {
+        let slow = self.clone();
+        layer.layer(Router::new().fallback(move || slow.clone().answer()))
+    }
+}
+
+fn request(fields: &[(&str, String)]) -> Request {
+    let mut request = Request::builder().uri("http://site/page");
+    for (name, value) in fields {
+        request = request.header(*name, value);
+    }
+    request.body(Body::empty()).unwrap()
+}
+
+/// The body, and how long it took from the request to its last byte.
+async fn fetch(site: CacheService<Router>, request: Request) -> (Bytes, Duration) {
+    let start = Instant::now();
+    let response = site.oneshot(request).await.unwrap();
+    let body = to_bytes(Body::new(response.into_body()), usize::MAX).await;
+    (body.unwrap(), start.elapsed())
+}
+
+async fn crowd(site: &CacheService<Router>, count: usize) -> Vec<(Bytes, Duration)> {
+    let requests = (0..count).map(|_| fetch(site.clone(), request(&[])));
+    requests.collect::<JoinSet<_>>().join_all().await
+}
+
+fn percentile(times: impl Iterator<Item = Duration>, percent: usize) -> Duration {
+    let mut times: Vec<_> = times.collect();
+    times.sort_unstable();
+    times[(times.len() * percent / 100).min(times.len() - 1)]
+}
+
+fn caches() -> [Cache; 2] {
+    [Cache::new(Memory::new()), Cache::new(Remote::default())]
+}
+
+/// C5: before the head, in the body, near its end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c5_a_leader_that_leaves_changes_nothing_for_a_thousand_followers() {
+    for cache in caches() {
+        for percent in [10, 50, 90] {
+            let slow = Slow::default();
+            let layer = CacheLayer::new(cache.clone()).key_prefix(percent.to_string());
+            let site = slow.behind(&layer);
+            let leaves = WORK * 2 * percent / 100;
+            let leader = tokio::time::timeout(leaves, fetch(site.clone(), request(&[])));
+            let leader = tokio::spawn(leader);
+            while slow.runs.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+            let bodies = crowd(&site, 1_000).await;
+            assert!(leader.await.unwrap().is_err(), "the leader left");
+            for (body, _) in bodies {
+                assert_eq!(body, vec![b'a'; PARTS * PART]);
+            }
+            assert_eq!(slow.runs(), 1, "{percent} %");
+            let (stored, _) = fetch(site, request(&[])).await;
+            assert_eq!((stored.len(), slow.runs()), (PARTS * PART, 0));
+        }
+    }
+}
+
+/// C6: what was begun is finished, and nothing is left behind.
+#[tokio::test]
+async fn c6_when_all_leave_the_page_is_stored_all_the_same() {
+    let slow = Slow::default();
+    let site = slow.behind(&CacheLayer::new(Cache::new(Memory::new())));
+    let all = tokio::time::timeout(WORK / 2, crowd(&site, 100)).await;
+    assert!(all.is_err());
+    tokio::time::sleep(WORK * 3).await;
+    let (body, took) = fetch(site, request(&[])).await;
+    assert_eq!((body.len(), slow.runs()), (PARTS * PART, 1));
+    assert!(took < WORK, "{took:?}");
+}
+
+/// C7: everybody gets an answer of their own, and the second wave waits for nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn c7_an_uncacheable_answer_is_nobody_elses_and_holds_nobody_up() {
+    for field in [("set-cookie", "sid=1"), ("cache-control", "private")] {
+        let slow = Slow {
+            field: Some(field),
+            ..Slow::default()
+        };
+        let site = slow.behind(&CacheLayer::new(Cache::new(Memory::new())));
+        let alone = fetch(
+            slow.behind(&CacheLayer::new(Cache::new(Memory::new()))),
+            request(&[]),
+        );
+        let alone = alone.await.1;
+        slow.runs();
+        let first = crowd(&site, 1_000).await;
+        assert_eq!(slow.runs(), 1_000);
+        let second = crowd(&site, 1_000).await;
+        assert_eq!(slow.runs(), 1_000);
+        let waves = [first, second].map(|wave| percentile(wave.into_iter().map(|it| it.1), 99));
+        println!("{field:?}: alone {alone:?}, p99 of the waves {waves:?}");
+        assert!(waves[0] < alone * 2 + WORK * 3, "{waves:?}");
+        assert!(waves[1] < alone + WORK * 3, "{waves:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_is_shared_again_is_waited_for_again() {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let runs = Arc::clone(&runs);
+        move || {
+            let run = runs.fetch_add(1, Ordering::SeqCst);
+            async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                let directive = if run == 0 { "no-store" } else { "max-age=60" };
+                ([("cache-control", directive)], "page")
+            }
+        }
+    };
+    let cache = Cache::new(Memory::new());
+    let site = CacheLayer::new(cache.clone()).layer(Router::new().fallback(handler));
+    fetch(site.clone(), request(&[])).await;
+    fetch(site.clone(), request(&[])).await;
+    assert_eq!(runs.swap(1, Ordering::SeqCst), 2);
+    cache.clear().await.unwrap();
+    crowd(&site, 50).await;
+    assert_eq!(runs.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn followers_get_the_variant_they_asked_for() {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let runs = Arc::clone(&runs);
+        move |request: Request| {
+            runs.fetch_add(1, Ordering::SeqCst);
+            let language = request.headers()["accept-language"].clone();
+            async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                (
+                    [("vary", "Accept-Language")],
+                    language.to_str().unwrap().to_owned(),
+                )
+            }
+        }
+    };
+    for cache in caches() {
+        let site = CacheLayer::new(cache).layer(Router::new().fallback(handler.clone()));
+        let requests = (0..300).map(|number| {
+            let language = format!("l{}", number % 3);
+            let site = site.clone();
+            async move {
+                let (body, _) =
+                    fetch(site, request(&[("accept-language", language.clone())])).await;
+                assert_eq!(body, language);
+            }
+        });
+        requests.collect::<JoinSet<_>>().join_all().await;
+        assert_eq!(runs.swap(0, Ordering::SeqCst), 3);
+    }
+}
+
+#[tokio::test]
+async fn who_may_not_have_the_leaders_answer_asks_for_themselves() {
+    let handler = |request: Request| async move {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let of = |name| {
+            let value = request.headers().get(name);
+            value.map_or("nobody", |it| it.to_str().unwrap()).to_owned()
+        };
+        format!("{}, {}", of("cookie"), of("authorization"))
+    };
+    for cache in caches() {
+        let site = CacheLayer::new(cache).layer(Router::new().fallback(handler));
+        let requests = (0..200).map(|number| {
+            let site = site.clone();
+            async move {
+                let secret = format!("secret-{number}");
+                let (fields, expected) = match number % 3 {
+                    0 => (vec![], "nobody, nobody".to_owned()),
+                    1 => (
+                        vec![("cookie", secret.clone())],
+                        format!("{secret}, nobody"),
+                    ),
+                    _ => (
+                        vec![("authorization", secret.clone())],
+                        format!("nobody, {secret}"),
+                    ),
+                };
+                assert_eq!(fetch(site, request(&fields)).await.0, expected);
+            }
+        });
+        requests.collect::<JoinSet<_>>().join_all().await;
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_panics_does_so_before_its_client_and_frees_the_others() {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let runs = Arc::clone(&runs);
+        move || {
+            let run = runs.fetch_add(1, Ordering::SeqCst);
+            async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                if run == 0 {
+                    std::panic::resume_unwind(Box::new("on purpose"));
+                }
+                "page"
+            }
+        }
+    };
+    let layer = CacheLayer::new(Cache::new(Memory::new()));
+    let site = layer.layer(Router::new().fallback(handler));
+    let leader = tokio::spawn(fetch(site.clone(), request(&[])));
+    let followers: Vec<_> = (0..10)
+        .map(|_| tokio::spawn(fetch(site.clone(), request(&[]))))
+        .collect();
+    assert!(leader.await.is_err_and(|error| error.is_panic()));
+    for follower in followers {
+        assert_eq!(follower.await.unwrap().0, "page");
+    }
+}
+
+#[tokio::test]
+async fn a_page_purged_while_others_wait_is_made_anew_for_them() {
+    let slow = Slow::default();
+    let layer = CacheLayer::new(Cache::new(Memory::new()));
+    let site = slow.behind(&layer);
+    let waiting = tokio::spawn({
+        let site = site.clone();
+        async move { crowd(&site, 50).await }
+    });
+    tokio::time::sleep(WORK / 2).await;
+    layer
+        .purge(&"http://site/page".parse().unwrap())
+        .await
+        .unwrap();
+    let (late, _) = fetch(site.clone(), request(&[])).await;
+    assert_eq!(late[0], b'b', "made after the purge");
+    let olds = waiting.await.unwrap();
+    assert_eq!(olds.iter().filter(|(body, _)| body[0] == b'a').count(), 1);
+    assert!(slow.runs() <= 3);
+    assert_eq!(fetch(site, request(&[])).await.0[0], b'b');
+}
+
+#[tokio::test]
+async fn a_layer_twice_on_the_way_does_not_wait_for_itself() {
+    let layer = CacheLayer::new(Cache::new(Memory::new()));
+    let slow = Slow::default();
+    let site = layer.layer(slow.behind(&layer));
+    let answer = tokio::time::timeout(WORK * 20, site.oneshot(request(&[]))).await;
+    assert_eq!(answer.unwrap().unwrap().status(), 200);
+    assert_eq!(slow.runs(), 1);
+}
+
+#[tokio::test]
+async fn a_store_that_fails_still_lets_one_request_answer_all() {
+    let remote = Remote::default();
+    remote.set_broken(true);
+    let slow = Slow::default();
+    let site = slow.behind(&CacheLayer::new(Cache::new(remote)));
+    for (body, _) in crowd(&site, 100).await {
+        assert_eq!(body.len(), PARTS * PART);
+    }
+    assert_eq!(slow.runs(), 1);
+}
+
+/// E13: what the leader does not read keeps nobody waiting.
+#[tokio::test]
+async fn e13_a_leader_that_reads_slowly_holds_nobody_up() {
+    let slow = Slow::default();
+    let server = Server::start(slow.behind(&CacheLayer::new(Cache::new(Memory::new())))).await;
+    let mut leader = tokio::net::TcpStream::connect(&server.host).await.unwrap();
+    let request = format!("GET /page HTTP/1.1\r\nhost: {}\r\n\r\n", server.host);
+    tokio::io::AsyncWriteExt::write_all(&mut leader, request.as_bytes())
+        .await
+        .unwrap();
+    while slow.runs.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let start = Instant::now();
+    assert_eq!(server.get("/page").await.status, 200);
+    assert!(start.elapsed() < WORK * 4, "{:?}", start.elapsed());
+    assert_eq!(slow.runs(), 1);
+    drop(leader);
+}

@@ -1,0 +1,129 @@
+//! What is personal is not stored, wherever that turns out.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::handler::Handler;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum_cache::backend::{Dummy, Memory};
+use axum_cache::control::{cache_control, never_cache, vary_on_cookie};
+use axum_cache::{Cache, CacheLayer, CacheVeto, cache_page, control::CacheControl};
+use tower::Layer;
+
+use crate::support::http::{Channel, Server};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn memory() -> Cache {
+    Cache::new(Memory::new())
+}
+
+async fn is_stored(server: &Server) -> bool {
+    server.get("/").await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    server.get("/").await.is_hit()
+}
+
+#[tokio::test]
+async fn a_veto_from_inside_counts_for_every_layer_it_came_through() {
+    let page = |veto: CacheVeto| async move {
+        veto.forbid();
+        "yours"
+    };
+    let inner = Router::new().route("/", get(page.layer(cache_page(MINUTE, memory(), ""))));
+    let server = Server::start(CacheLayer::new(memory()).layer(inner)).await;
+    let status = server.get("/").await.cache_status();
+    assert_eq!(status.matches("detail=veto").count(), 2, "{status}");
+    assert!(!is_stored(&server).await);
+}
+
+#[tokio::test]
+async fn a_veto_while_the_body_is_made_counts() {
+    let page = |veto: CacheVeto| async move {
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        tokio::spawn(async move {
+            for part in ["a", "b"] {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                let part = Ok::<_, std::convert::Infallible>(axum::body::Bytes::from(part));
+                let _ = sender.send(part).await;
+                veto.forbid();
+            }
+        });
+        axum::body::Body::new(Channel(receiver)).into_response()
+    };
+    let router = Router::new().route("/", get(page));
+    let server = Server::start(CacheLayer::new(memory()).layer(router)).await;
+    assert!(!is_stored(&server).await);
+}
+
+#[tokio::test]
+async fn a_veto_in_the_response_counts() {
+    let page = || async {
+        let veto = CacheVeto::new();
+        veto.forbid();
+        (axum::Extension(veto), "yours")
+    };
+    let router = Router::new().route("/", get(page));
+    let server = Server::start(CacheLayer::new(memory()).layer(router)).await;
+    assert!(!is_stored(&server).await);
+}
+
+/// A session that is outside of the cached route, and learns only there that it is used.
+#[tokio::test]
+async fn a_middleware_outside_hands_its_own_veto_in() {
+    async fn session(mut request: Request, next: Next) -> Response {
+        request.extensions_mut().insert(CacheVeto::new());
+        next.run(request).await
+    }
+    let page = |veto: CacheVeto, request: Request| async move {
+        if request.headers().contains_key("x-session") {
+            veto.forbid();
+        }
+        "page"
+    };
+    let cached = page.layer(cache_page(MINUTE, memory(), ""));
+    let router = Router::new()
+        .route("/", get(cached))
+        .layer(from_fn(session));
+    let server = Server::start(router).await;
+    let used = server.send("GET", "/", &["x-session: 1"]).await;
+    assert!(used.cache_status().ends_with("detail=veto"));
+    assert!(!server.get("/").await.is_hit());
+    assert!(server.get("/").await.is_hit());
+}
+
+/// W-09, P-05: what is added between the route's layer and the site's.
+#[tokio::test]
+async fn w_09_the_outermost_layer_has_the_last_word_on_what_is_stored_inside() {
+    async fn session(request: Request, next: Next) -> Response {
+        let mut response = next.run(request).await;
+        let fields = response.headers_mut();
+        fields.insert("set-cookie", "sid=1".parse().unwrap());
+        response
+    }
+    let route = || {
+        let cached = (|| async { "page" }).layer(cache_page(MINUTE, memory(), ""));
+        Router::new().route("/", get(cached))
+    };
+    let private = CacheControl::new().with_private();
+    for router in [
+        route().layer(from_fn(session)),
+        route().layer(vary_on_cookie()),
+        route().layer(never_cache()),
+        route().layer(cache_control(private)),
+    ] {
+        let outermost = CacheLayer::new(Cache::new(Dummy));
+        let server = Server::start(outermost.layer(router)).await;
+        assert!(!is_stored(&server).await);
+        // Also when the outermost layer has nothing to do with the request.
+        server.send("GET", "/", &["cookie: a=1"]).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        assert!(!server.send("GET", "/", &["cookie: a=1"]).await.is_hit());
+    }
+    let outermost = CacheLayer::new(Cache::new(Dummy));
+    let server = Server::start(outermost.layer(route())).await;
+    assert!(is_stored(&server).await);
+}
