@@ -2,9 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{AGE, DATE, EXPIRES, HeaderMap, HeaderName};
+use http::StatusCode;
+use http::header::{AGE, DATE, EXPIRES, HeaderMap, HeaderName, LAST_MODIFIED};
 
-use super::cache_control::CacheControl;
+use super::cache_control::{CacheControl, Malformed};
 
 /// The `Age` a response arrived with, in seconds: the first member of the first line, if it is a
 /// number; too large a one counts as 2^31.
@@ -17,6 +18,83 @@ pub fn parse_age(headers: &HeaderMap) -> Option<u64> {
     let member = line.split(',').next()?.trim();
     let is_number = !member.is_empty() && member.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| member.parse().map_or(1 << 31, |age: u64| age.min(1 << 31)))
+}
+
+/// The `Age` a response arrived with, for caches that take an unclear one for a sign of staleness.
+///
+/// RFC 9111 section 5.1 asks for [`parse_age`], which takes the first of several members and
+/// ignores what is no number; section 4.2.1 encourages caches to doubt what they cannot read.
+///
+/// # Errors
+///
+/// [`Malformed`] if it is not one line with one number.
+pub fn parse_age_strictly(headers: &HeaderMap) -> Result<Option<u64>, Malformed> {
+    let mut lines = headers.get_all(AGE).into_iter();
+    let Some(line) = lines.next() else {
+        return Ok(None);
+    };
+    if lines.next().is_some() || line.as_bytes().contains(&b',') {
+        return Err(Malformed);
+    }
+    parse_age(headers).map(Some).ok_or(Malformed)
+}
+
+/// How old a response is as it arrives, in seconds: the larger of what its `Date` and its `Age`
+/// say, the latter with the time added that the response took. `age` is what [`parse_age`] found.
+/// A `Date` that is no date, or lies in the future, says nothing.
+///
+/// # Specification
+///
+/// RFC 9111 section 4.2.3.
+pub fn corrected_initial_age(
+    headers: &HeaderMap,
+    age: Option<u64>,
+    request_time: SystemTime,
+    response_time: SystemTime,
+) -> u64 {
+    let apparent = parse_date(headers, &DATE)
+        .and_then(|date| response_time.duration_since(date).ok())
+        .unwrap_or_default();
+    let delay = response_time
+        .duration_since(request_time)
+        .unwrap_or_default();
+    let corrected = age.unwrap_or(0).saturating_add(delay.as_secs());
+    apparent.as_secs().max(corrected)
+}
+
+/// Statuses whose responses may be fresh though they do not say so.
+///
+/// # Specification
+///
+/// RFC 9110 section 15.1, without 206, which is a part of something.
+pub fn is_heuristically_cacheable(status: StatusCode) -> bool {
+    matches!(
+        status.as_u16(),
+        200 | 203 | 204 | 300 | 301 | 308 | 404 | 405 | 410 | 414 | 501
+    )
+}
+
+/// How long a response that does not say so is taken to be fresh: a tenth of the time since its
+/// last modification when it was made, and `cap` at most. `None` if that is not known, or nothing
+/// permits it: neither the status nor `public`.
+///
+/// # Specification
+///
+/// RFC 9111 section 4.2.2.
+pub fn heuristic_lifetime(
+    status: StatusCode,
+    headers: &HeaderMap,
+    cache_control: &CacheControl,
+    now: SystemTime,
+    cap: Duration,
+) -> Option<Duration> {
+    if !cache_control.public && !is_heuristically_cacheable(status) {
+        return None;
+    }
+    let date = parse_date(headers, &DATE).unwrap_or(now);
+    let modified = parse_date(headers, &LAST_MODIFIED)?;
+    let unchanged = date.duration_since(modified).ok()?;
+    Some((unchanged / 10).min(cap))
 }
 
 /// The age at `now`, in seconds, of a response stored at `stored_at` with `initial_age`. A clock
@@ -54,8 +132,13 @@ pub fn explicit_lifetime(
     })
 }
 
-/// The date in a field that comes once.
-fn parse_date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
+/// The date in a field that comes once: an IMF-fixdate, or one of the two obsolete forms, in their
+/// exact spelling.
+///
+/// # Specification
+///
+/// RFC 9110 section 5.6.7.
+pub fn parse_date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> {
     let mut lines = headers.get_all(name).into_iter();
     let line = lines.next()?.to_str().ok()?;
     if lines.next().is_some() {
@@ -137,6 +220,113 @@ mod tests {
         assert_eq!(age("99999999999999999999"), Some(1 << 31));
         for bad in ["", "-1", "1.5", "x"] {
             assert_eq!(age(bad), None, "{bad}");
+        }
+    }
+
+    fn fields(lines: &[(HeaderName, String)]) -> HeaderMap {
+        let lines = lines.iter().map(|(name, value)| {
+            let value = HeaderValue::from_str(value).unwrap();
+            (name.clone(), value)
+        });
+        lines.collect()
+    }
+
+    fn date(seconds: u64) -> String {
+        httpdate::fmt_http_date(at(seconds))
+    }
+
+    #[test]
+    fn rfc_9111_5_1_an_unclear_age_is_malformed_to_the_strict() {
+        let strict = |lines: &[&str]| {
+            let lines: Vec<_> = lines.iter().map(|line| (AGE, (*line).to_owned())).collect();
+            parse_age_strictly(&fields(&lines))
+        };
+        assert_eq!(strict(&[]), Ok(None));
+        assert_eq!(strict(&["7"]), Ok(Some(7)));
+        for bad in [
+            &["0,7"][..],
+            &["0", "0"],
+            &["x"],
+            &["-1"],
+            &["7;a=1"],
+            &[""],
+        ] {
+            assert_eq!(strict(bad), Err(Malformed), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn rfc_9111_4_2_3_the_larger_of_apparent_and_corrected_age() {
+        let initial = |date_at: u64, age| {
+            let headers = fields(&[(DATE, date(date_at))]);
+            corrected_initial_age(&headers, age, at(NOW - 3), at(NOW))
+        };
+        assert_eq!(initial(NOW - 10, None), 10);
+        assert_eq!(initial(NOW - 10, Some(25)), 28);
+        assert_eq!(initial(NOW + 10, Some(15)), 18);
+        assert_eq!(initial(NOW + 10, None), 3);
+        let bare = HeaderMap::new();
+        assert_eq!(
+            corrected_initial_age(&bare, Some(1), at(NOW), at(NOW - 9)),
+            1
+        );
+    }
+
+    #[test]
+    fn rfc_9111_4_2_2_a_tenth_of_the_time_unchanged() {
+        let cap = Duration::from_secs(500);
+        let lifetime = |status: u16, directives: &CacheControl, modified: u64| {
+            let headers = fields(&[(DATE, date(NOW)), (LAST_MODIFIED, date(modified))]);
+            let status = StatusCode::from_u16(status).unwrap();
+            heuristic_lifetime(status, &headers, directives, at(NOW + 99), cap)
+        };
+        let (none, public) = (CacheControl::new(), CacheControl::new().with_public());
+        assert_eq!(
+            lifetime(200, &none, NOW - 100),
+            Some(Duration::from_secs(10))
+        );
+        assert_eq!(lifetime(200, &none, NOW - 86_400), Some(cap));
+        assert_eq!(lifetime(200, &none, NOW + 1), None);
+        for status in [203, 204, 300, 301, 308, 404, 405, 410, 414, 501] {
+            assert!(lifetime(status, &none, NOW - 100).is_some(), "{status}");
+        }
+        for status in [201, 202, 206, 302, 307, 403, 500, 502, 503, 504, 599] {
+            assert_eq!(lifetime(status, &none, NOW - 100), None, "{status}");
+            assert!(lifetime(status, &public, NOW - 100).is_some(), "{status}");
+        }
+        let without = HeaderMap::new();
+        let of_nothing = heuristic_lifetime(StatusCode::OK, &without, &none, at(NOW), cap);
+        assert_eq!(of_nothing, None);
+    }
+
+    #[test]
+    fn rfc_9110_5_6_7_three_forms_in_their_exact_spelling() {
+        let parsed = |line: &str| {
+            let headers = fields(&[(EXPIRES, line.to_owned())]);
+            parse_date(&headers, &EXPIRES).is_some()
+        };
+        for good in [
+            "Thu, 18 Aug 2050 02:01:18 GMT",
+            "Thursday, 18-Aug-50 02:01:18 GMT",
+            "Thu Aug 18 02:01:18 2050",
+            "Mon Aug  8 02:01:18 2050",
+        ] {
+            assert!(parsed(good), "{good}");
+        }
+        for bad in [
+            "THU, 18 Aug 2050 02:01:18 GMT",
+            "Thu, 18 AUG 2050 02:01:18 GMT",
+            "Thu, 18 Aug 2050 02:01:18 gMT",
+            "Thu, 18 Aug 2050 02:01:18 UTC",
+            "Thu, 18 Aug 50 02:01:18 GMT",
+            "Thu 18 Aug 2050 02:01:18 GMT",
+            "Thu, 18  Aug  2050 02:01:18 GMT",
+            "Thu, 18-Aug-2050 02:01:18 GMT",
+            "Thu, 18 Aug 2050 02.01.18 GMT",
+            "Thu, 18 Aug 2050 2:01:18 GMT",
+            "Thu, 31 Feb 2050 02:01:18 GMT",
+        ] {
+            assert!(!parsed(bad), "{bad}");
         }
     }
 

@@ -9,11 +9,17 @@
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
-use http::header::{AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, COOKIE, HeaderMap, SET_COOKIE};
+use http::header::{
+    AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, COOKIE, ETAG, EXPIRES, HeaderMap, HeaderName,
+    LAST_MODIFIED, SET_COOKIE,
+};
 use serde::{Deserialize, Serialize};
 
 use super::cache_control::{CacheControl, Malformed};
-use super::freshness::explicit_lifetime;
+use super::freshness::{explicit_lifetime, heuristic_lifetime, is_heuristically_cacheable};
+use super::range::parse_content_range;
+use super::request::RequestControl;
+use super::targeted::targeted;
 use super::vary::Vary;
 
 /// Who asked for the caching.
@@ -37,6 +43,7 @@ pub struct RequestFacts {
 
 /// What a response says that bears on storing it.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct ResponseFacts {
     status: StatusCode,
     cache_control: Result<CacheControl, Malformed>,
@@ -45,6 +52,10 @@ pub struct ResponseFacts {
     content_range: bool,
     event_stream: bool,
     explicit_lifetime: Option<Duration>,
+    heuristic_lifetime: Option<Duration>,
+    expires: bool,
+    part: bool,
+    validator: bool,
 }
 
 /// What a stored response says that bears on sharing it.
@@ -82,6 +93,8 @@ pub enum Refusal {
     EventStream,
     /// It says itself that it is stale.
     Expired,
+    /// It neither says how long it is fresh, nor can it be validated.
+    NoFreshness,
     /// The request has credentials, and the response does not say that it may be shared.
     Authorization,
     /// The request has cookies, and the response does not say that it may be shared.
@@ -114,6 +127,7 @@ impl Refusal {
             Self::Partial => "partial",
             Self::EventStream => "event-stream",
             Self::Expired => "expired",
+            Self::NoFreshness => "no-freshness",
             Self::Authorization => "authorization",
             Self::Cookie => "cookie",
             Self::RequestBody => "request-body",
@@ -140,6 +154,50 @@ impl ResponseFacts {
     /// The facts of a response.
     pub fn new(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Self {
         let cache_control = CacheControl::parse(headers);
+        let explicit_lifetime = cache_control
+            .as_ref()
+            .ok()
+            .and_then(|cache_control| explicit_lifetime(headers, cache_control, now));
+        Self::with(status, headers, cache_control, explicit_lifetime)
+    }
+
+    /// The facts of a response for a cache that goes by [`storable_http`]: with the directives of
+    /// the first of these targeted fields that counts, and a lifetime of up to `heuristic_cap` if
+    /// the response says nothing of its own. With a targeted field, `Expires` has no say.
+    ///
+    /// # Specification
+    ///
+    /// RFC 9111 sections 4.2.1 and 4.2.2, RFC 9213 section 2.2.
+    pub fn for_http(
+        status: StatusCode,
+        headers: &HeaderMap,
+        targets: &[HeaderName],
+        heuristic_cap: Duration,
+        now: SystemTime,
+    ) -> Self {
+        let Some(directives) = targeted(headers, targets) else {
+            let mut facts = Self::new(status, headers, now);
+            facts.expires = headers.contains_key(EXPIRES);
+            facts.heuristic_lifetime = facts
+                .cache_control()
+                .and_then(|of| heuristic_lifetime(status, headers, of, now, heuristic_cap));
+            return facts;
+        };
+        let seconds = directives.s_maxage.or(directives.max_age);
+        let heuristic = heuristic_lifetime(status, headers, &directives, now, heuristic_cap);
+        let explicit = seconds.map(Duration::from_secs);
+        Self {
+            heuristic_lifetime: heuristic,
+            ..Self::with(status, headers, Ok(directives), explicit)
+        }
+    }
+
+    fn with(
+        status: StatusCode,
+        headers: &HeaderMap,
+        cache_control: Result<CacheControl, Malformed>,
+        explicit_lifetime: Option<Duration>,
+    ) -> Self {
         let content_type = headers
             .get(CONTENT_TYPE)
             .map_or(&b""[..], |value| value.as_bytes());
@@ -147,10 +205,6 @@ impl ResponseFacts {
             .split(|byte| *byte == b';')
             .next()
             .unwrap_or_default();
-        let explicit_lifetime = cache_control
-            .as_ref()
-            .ok()
-            .and_then(|cache_control| explicit_lifetime(headers, cache_control, now));
         Self {
             status,
             cache_control,
@@ -161,10 +215,17 @@ impl ResponseFacts {
                 .trim_ascii()
                 .eq_ignore_ascii_case(b"text/event-stream"),
             explicit_lifetime,
+            heuristic_lifetime: None,
+            expires: false,
+            part: headers
+                .get_all(CONTENT_RANGE)
+                .into_iter()
+                .any(|value| parse_content_range(value).is_some()),
+            validator: headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED),
         }
     }
 
-    /// Its `Cache-Control`, if it can be parsed.
+    /// Its `Cache-Control`, or the targeted field in its place, if it can be parsed.
     pub fn cache_control(&self) -> Option<&CacheControl> {
         self.cache_control.as_ref().ok()
     }
@@ -172,6 +233,22 @@ impl ResponseFacts {
     /// How long it says it is fresh; see [`explicit_lifetime`].
     pub fn explicit_lifetime(&self) -> Option<Duration> {
         self.explicit_lifetime
+    }
+
+    /// How long it is fresh, counted from its making: what it says, or else what can be told from
+    /// its last modification, or else not at all.
+    ///
+    /// # Specification
+    ///
+    /// RFC 9111 section 4.2.
+    pub fn lifetime(&self) -> Duration {
+        let known = self.explicit_lifetime.or(self.heuristic_lifetime);
+        known.unwrap_or_default()
+    }
+
+    /// Whether it has an `ETag` or a `Last-Modified`.
+    pub fn has_validator(&self) -> bool {
+        self.validator
     }
 
     /// Its `Vary`.
@@ -224,6 +301,97 @@ pub fn storable(response: &ResponseFacts) -> Result<(), Refusal> {
     ];
     let refusal = refused.into_iter().find(|(refused, _)| *refused);
     refusal.map_or(Ok(()), |(_, refusal)| Err(refusal))
+}
+
+/// Statuses whose caching is known here; `must-understand` asks for one of them.
+fn is_understood(status: StatusCode) -> bool {
+    matches!(
+        status.as_u16(),
+        200..=205 | 300..=303 | 305 | 307 | 308 | 400..=410 | 411..=415 | 417 | 421 | 422 | 426
+            | 451 | 500..=505
+    )
+}
+
+/// Whether a cache that goes by HTTP alone may store a response: one that every directive permits,
+/// and that will be of use, as it is fresh now or can be validated later.
+///
+/// Any final status is stored with explicit freshness or `public`, and the others of
+/// [`is_heuristically_cacheable`]; 206, 304 and 416 answer one request only and never are.
+/// `no-cache` is no hindrance, as what is stored is then validated on each use. `no-store` beside
+/// `must-understand` counts for unknown statuses only.
+///
+/// # Errors
+///
+/// Why not.
+///
+/// # Specification
+///
+/// RFC 9111 sections 3 and 5.2.2.3, and stricter: no `Set-Cookie`, no event streams, nothing with
+/// a `Vary` of `*`, and `private` or `no-cache` for some fields are taken for the whole response.
+/// `Content-Range` makes a part of a response to 206 only: RFC 9110 section 14.4; elsewhere one
+/// that can be parsed is refused all the same.
+pub fn storable_http(response: &ResponseFacts) -> Result<(), Refusal> {
+    let directives = response
+        .cache_control
+        .as_ref()
+        .map_err(|Malformed| Refusal::CacheControl)?;
+    let status = response.status;
+    let understood = directives.must_understand && is_understood(status);
+    let cacheable = directives.public
+        || directives.max_age.is_some()
+        || directives.s_maxage.is_some()
+        || response.expires
+        || is_heuristically_cacheable(status);
+    let partial = [
+        StatusCode::PARTIAL_CONTENT,
+        StatusCode::RANGE_NOT_SATISFIABLE,
+    ];
+    let single = status.is_informational() || status == StatusCode::NOT_MODIFIED;
+    let useless = response.lifetime() == Duration::ZERO && !response.validator;
+    let refused = [
+        (
+            single || (directives.must_understand && !understood),
+            Refusal::Status,
+        ),
+        (partial.contains(&status) || response.part, Refusal::Partial),
+        (response.set_cookie, Refusal::SetCookie),
+        (directives.no_store && !understood, Refusal::NoStore),
+        (directives.private.is_set(), Refusal::Private),
+        (response.vary == Vary::Any, Refusal::Vary),
+        (response.event_stream, Refusal::EventStream),
+        (!cacheable, Refusal::Status),
+        (
+            useless && response.explicit_lifetime.is_some(),
+            Refusal::Expired,
+        ),
+        (useless, Refusal::NoFreshness),
+    ];
+    let refusal = refused.into_iter().find(|(refused, _)| *refused);
+    refusal.map_or(Ok(()), |(_, refusal)| Err(refusal))
+}
+
+/// Whether a cache that goes by HTTP alone may store a response, given the request it answers; the
+/// `directives` of the request count if they are given.
+///
+/// Cookies of the request are no hindrance.
+///
+/// # Errors
+///
+/// Why not.
+///
+/// # Specification
+///
+/// RFC 9111 sections 3, 3.5 and 5.2.1.5.
+pub fn admit_http(
+    request: RequestFacts,
+    directives: Option<&RequestControl>,
+    response: &ResponseFacts,
+) -> Result<(), Refusal> {
+    if directives.is_some_and(|directives| directives.no_store) {
+        return Err(Refusal::NoStore);
+    }
+    storable_http(response)?;
+    shareable(Intent::Explicit, request, response.sharing())
 }
 
 /// Whether a response may be served to a request.
@@ -403,6 +571,145 @@ mod tests {
         );
         assert_eq!(verdict(Intent::Blanket, &[("vary", "cookie")]), Ok(()));
         assert_eq!(verdict(Intent::Explicit, &[]), Ok(()));
+    }
+
+    fn http(status: u16, lines: &[(&'static str, &str)]) -> Result<(), Refusal> {
+        storable_http(&http_facts(status, lines))
+    }
+
+    fn http_facts(status: u16, lines: &[(&'static str, &str)]) -> ResponseFacts {
+        let headers: HeaderMap = lines
+            .iter()
+            .map(|(name, value)| {
+                let value = HeaderValue::from_str(value).unwrap();
+                (HeaderName::from_static(name), value)
+            })
+            .collect();
+        let status = StatusCode::from_u16(status).unwrap();
+        let targets = [crate::semantics::targeted::CDN_CACHE_CONTROL];
+        let cap = Duration::from_secs(100);
+        ResponseFacts::for_http(status, &headers, &targets, cap, SystemTime::now())
+    }
+
+    const FRESH: (&str, &str) = ("cache-control", "max-age=60");
+
+    #[test]
+    fn rfc_9111_3_any_final_status_with_explicit_freshness() {
+        for status in [
+            200, 201, 203, 204, 299, 301, 302, 303, 307, 308, 400, 404, 410, 499, 500, 503, 599,
+        ] {
+            assert_eq!(http(status, &[FRESH]), Ok(()), "{status}");
+        }
+        for (status, refusal) in [
+            (304, Refusal::Status),
+            (206, Refusal::Partial),
+            (416, Refusal::Partial),
+        ] {
+            assert_eq!(http(status, &[FRESH]), Err(refusal), "{status}");
+        }
+    }
+
+    #[test]
+    fn rfc_9111_3_neither_freshness_nor_validator_nor_a_status_for_heuristics() {
+        let old = ("last-modified", "Wed, 01 Jan 2020 00:00:00 GMT");
+        assert_eq!(http(200, &[]), Err(Refusal::NoFreshness));
+        assert_eq!(http(200, &[("etag", "\"a\"")]), Ok(()));
+        assert_eq!(http(200, &[old]), Ok(()));
+        assert_eq!(http_facts(200, &[old]).lifetime(), Duration::from_secs(100));
+        assert_eq!(http(201, &[old]), Err(Refusal::Status));
+        assert_eq!(http(599, &[old]), Err(Refusal::Status));
+        assert_eq!(http(599, &[old, ("cache-control", "public")]), Ok(()));
+        assert_eq!(
+            http(200, &[("cache-control", "max-age=0")]),
+            Err(Refusal::Expired)
+        );
+        assert_eq!(http(200, &[("cache-control", "max-age=0"), old]), Ok(()));
+        assert_eq!(http(302, &[("expires", "0"), old]), Ok(()));
+        assert_eq!(http(302, &[("expires", "0")]), Err(Refusal::Expired));
+    }
+
+    #[test]
+    fn rfc_9111_3_what_forbids_storing() {
+        for (name, value, verdict) in [
+            ("cache-control", "no-store", Err(Refusal::NoStore)),
+            ("cache-control", "private", Err(Refusal::Private)),
+            ("cache-control", "private=\"x\"", Err(Refusal::Private)),
+            ("cache-control", "no-cache", Ok(())),
+            ("cache-control", "max-age=x", Err(Refusal::CacheControl)),
+            ("set-cookie", "a=b", Err(Refusal::SetCookie)),
+            ("vary", "a, *", Err(Refusal::Vary)),
+            ("vary", "a", Ok(())),
+            (
+                "content-type",
+                "text/event-stream",
+                Err(Refusal::EventStream),
+            ),
+            ("content-range", "bytes 0-4/10", Err(Refusal::Partial)),
+            ("content-range", "whatever", Ok(())),
+            ("cdn-cache-control", "no-store", Err(Refusal::NoStore)),
+        ] {
+            assert_eq!(
+                http(200, &[FRESH, (name, value)]),
+                verdict,
+                "{name}: {value}"
+            );
+        }
+    }
+
+    #[test]
+    fn rfc_9111_5_2_2_3_must_understand() {
+        let both = ("cache-control", "max-age=60, must-understand, no-store");
+        assert_eq!(http(200, &[both]), Ok(()));
+        assert_eq!(http(599, &[both]), Err(Refusal::Status));
+        let alone = ("cache-control", "max-age=60, must-understand");
+        assert_eq!(http(404, &[alone]), Ok(()));
+        assert_eq!(http(599, &[alone]), Err(Refusal::Status));
+    }
+
+    #[test]
+    fn rfc_9213_2_2_a_targeted_field_silences_cache_control_and_expires() {
+        let facts = http_facts(
+            200,
+            &[
+                ("cache-control", "no-store"),
+                ("cdn-cache-control", "max-age=9"),
+                ("expires", "0"),
+            ],
+        );
+        assert_eq!(storable_http(&facts), Ok(()));
+        assert_eq!(facts.lifetime(), Duration::from_secs(9));
+        let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(60));
+        let other = http(200, &[("expires", &later), ("cdn-cache-control", "other")]);
+        assert_eq!(other, Err(Refusal::NoFreshness));
+    }
+
+    #[test]
+    fn rfc_9111_3_5_and_5_2_1_5_the_request_has_a_say() {
+        let request = RequestFacts {
+            authorization: true,
+            undeclared_cookies: true,
+        };
+        let of = |value| http_facts(200, &[("cache-control", value)]);
+        let verdict = |value| admit_http(request, None, &of(value));
+        for shared in [
+            "public, max-age=1",
+            "s-maxage=60",
+            "max-age=60, must-revalidate",
+        ] {
+            assert_eq!(verdict(shared), Ok(()));
+        }
+        assert_eq!(verdict("max-age=60"), Err(Refusal::Authorization));
+        let mut directives = RequestControl::default();
+        let plain = RequestFacts::default();
+        assert_eq!(
+            admit_http(plain, Some(&directives), &of("max-age=1")),
+            Ok(())
+        );
+        directives.no_store = true;
+        assert_eq!(
+            admit_http(plain, Some(&directives), &of("max-age=1")),
+            Err(Refusal::NoStore)
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `Cache-Control` of responses: one strict parser, one writer.
 
-mod parse;
+pub(super) mod parse;
 
 use std::fmt;
 use std::time::Duration;

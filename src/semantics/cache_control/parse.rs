@@ -5,9 +5,18 @@ use http::HeaderName;
 use super::{CacheControl, Limit, Malformed, shorter};
 
 /// RFC 9111 section 1.2.2: what a lifetime that is too large counts as.
-const MAX_SECONDS: u64 = 1 << 31;
+pub(in crate::semantics) const MAX_SECONDS: u64 = 1 << 31;
 
-pub(super) fn parse_line(mut line: &[u8], directives: &mut CacheControl) -> Result<(), Malformed> {
+pub(super) fn parse_line(line: &[u8], directives: &mut CacheControl) -> Result<(), Malformed> {
+    each_directive(line, |name, value| apply(directives, name, value))
+}
+
+/// Calls `apply` with each directive of a line, its name in lower case, until one of the two
+/// fails.
+pub(in crate::semantics) fn each_directive(
+    mut line: &[u8],
+    mut apply: impl FnMut(String, Option<String>) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
     loop {
         line = skip_space(line);
         if let Some(rest) = line.strip_prefix(b",") {
@@ -23,7 +32,7 @@ pub(super) fn parse_line(mut line: &[u8], directives: &mut CacheControl) -> Resu
             Some(rest) => value(rest).map(|(value, rest)| (Some(value), rest))?,
             None => (None, rest),
         };
-        apply(directives, name, value)?;
+        apply(name, value)?;
         line = skip_space(rest);
         if !line.is_empty() && !line.starts_with(b",") {
             return Err(Malformed);
@@ -68,20 +77,24 @@ fn apply(
 }
 
 fn shorten(lifetime: &mut Option<u64>, value: Option<String>) -> Result<(), Malformed> {
-    let value = value.ok_or(Malformed)?;
-    if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(Malformed);
-    }
-    // Digits that are no u64 are too many.
-    let seconds = value
-        .parse()
-        .map_or(MAX_SECONDS, |seconds: u64| seconds.min(MAX_SECONDS));
+    let seconds = delta_seconds(&value.ok_or(Malformed)?)?;
     *lifetime = shorter(*lifetime, Some(seconds));
     Ok(())
 }
 
+/// RFC 9111 section 1.2.2.
+pub(in crate::semantics) fn delta_seconds(value: &str) -> Result<u64, Malformed> {
+    if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Malformed);
+    }
+    // Digits that are no u64 are too many.
+    Ok(value
+        .parse()
+        .map_or(MAX_SECONDS, |seconds: u64| seconds.min(MAX_SECONDS)))
+}
+
 /// Field names that are none widen the directive to the whole response.
-fn limit(limit: &mut Limit, value: Option<String>) {
+pub(in crate::semantics) fn limit(limit: &mut Limit, value: Option<String>) {
     let fields = value.map(|value| {
         value
             .split(',')
