@@ -1,17 +1,25 @@
-//! Header helpers: what a response says to caches, as functions and as layers.
+//! Header helpers: what a response says to caches, as functions and as layers; and conditional
+//! requests.
 
+mod condition;
 mod layers;
 
+pub use self::condition::{
+    ConditionFuture, ConditionLayer, ConditionService, condition, etag, last_modified,
+};
 pub use self::layers::{
     ControlFuture, ControlLayer, ControlService, cache_control, never_cache, vary_on_cookie,
     vary_on_headers,
 };
 pub use crate::semantics::cache_control::CacheControl;
+pub use crate::semantics::conditional::Validators;
 pub use crate::semantics::vary::{has_vary, patch_vary};
 
 use std::time::{Duration, SystemTime};
 
-use http::header::{CACHE_CONTROL, EXPIRES, HeaderMap, HeaderValue};
+use http::header::{CACHE_CONTROL, EXPIRES, HeaderMap};
+
+use crate::semantics::freshness::format_date;
 
 /// Adds directives to the `Cache-Control` of a response: the shorter lifetimes, these directives'
 /// word on `public` or `private`, the stricter of everything else. A field that cannot be parsed is
@@ -54,7 +62,7 @@ pub fn patch_response_headers(headers: &mut HeaderMap, ttl: Duration, now: Syste
     let ttl = Duration::from_secs(ttl.as_secs());
     if !headers.contains_key(EXPIRES)
         && let Some(expires) = now.checked_add(ttl)
-        && let Some(expires) = http_date(expires)
+        && let Some(expires) = format_date(expires)
     {
         headers.insert(EXPIRES, expires);
     }
@@ -95,17 +103,6 @@ pub fn add_never_cache_headers(headers: &mut HeaderMap, now: SystemTime) {
 pub fn get_max_age(headers: &HeaderMap) -> Option<Duration> {
     let directives = CacheControl::parse(headers).ok()?;
     directives.max_age.map(Duration::from_secs)
-}
-
-/// An instant as a field's value; `None` for one that no date can say.
-fn http_date(instant: SystemTime) -> Option<HeaderValue> {
-    // What lies beyond the year 9999 makes the formatter panic.
-    const LAST: Duration = Duration::from_secs(253_402_300_799);
-    let since_epoch = instant.duration_since(SystemTime::UNIX_EPOCH).ok()?;
-    if since_epoch > LAST {
-        return None;
-    }
-    HeaderValue::try_from(httpdate::fmt_http_date(instant)).ok()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::*;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 /// The field's name.
@@ -22,6 +23,12 @@ pub enum Forward {
     VaryMiss,
     /// What is stored is stale.
     Stale,
+    /// What is stored would do, but for the directives of the request.
+    Request,
+    /// Nothing that is stored would do; it is not known why.
+    Miss,
+    /// Only a part of what was asked for is stored.
+    Partial,
 }
 
 /// One member of `Cache-Status`.
@@ -33,8 +40,10 @@ pub enum Forward {
 pub struct CacheStatus {
     cache: &'static str,
     forward: Option<Forward>,
+    forward_status: Option<StatusCode>,
     ttl: Option<u64>,
     stored: bool,
+    collapsed: bool,
     detail: Option<&'static str>,
 }
 
@@ -47,6 +56,9 @@ impl Forward {
             Self::UriMiss => "uri-miss",
             Self::VaryMiss => "vary-miss",
             Self::Stale => "stale",
+            Self::Request => "request",
+            Self::Miss => "miss",
+            Self::Partial => "partial",
         }
     }
 }
@@ -57,8 +69,10 @@ impl CacheStatus {
         Self {
             cache,
             forward: None,
+            forward_status: None,
             ttl: None,
             stored: false,
+            collapsed: false,
             detail: None,
         }
     }
@@ -69,6 +83,13 @@ impl CacheStatus {
             forward: Some(forward),
             ..Self::hit(cache)
         }
+    }
+
+    /// `fwd-status`: what the inner service answered, if the response has another status.
+    #[must_use]
+    pub fn with_forward_status(mut self, status: StatusCode) -> Self {
+        self.forward_status = Some(status);
+        self
     }
 
     /// `ttl`: how long the response stays fresh, in whole seconds rounded down; left out for
@@ -86,6 +107,13 @@ impl CacheStatus {
         self
     }
 
+    /// `collapsed`: another request that was on its way was waited for.
+    #[must_use]
+    pub fn with_collapsed(mut self) -> Self {
+        self.collapsed = true;
+        self
+    }
+
     /// `detail`: a token that says more.
     #[must_use]
     pub fn with_detail(mut self, detail: &'static str) -> Self {
@@ -95,6 +123,18 @@ impl CacheStatus {
 
     /// Adds the member behind those of the caches nearer to the origin.
     pub fn append_to(self, headers: &mut HeaderMap) {
+        self.append(headers, None);
+    }
+
+    /// As [`append_to`](Self::append_to), with `key`: under which the response is stored. A key
+    /// that is not printable ASCII is left out.
+    ///
+    /// It tells clients what the key is made of, so it is for finding faults.
+    pub fn append_with_key(self, headers: &mut HeaderMap, key: &str) {
+        self.append(headers, Some(key));
+    }
+
+    fn append(self, headers: &mut HeaderMap, key: Option<&str>) {
         let mut member = String::with_capacity(64);
         member.push_str(self.cache);
         // Writing to a String cannot fail.
@@ -102,12 +142,30 @@ impl CacheStatus {
             None => write!(member, "; hit"),
             Some(forward) => write!(member, "; fwd={}", forward.as_str()),
         };
+        if let Some(status) = self.forward_status {
+            let _ = write!(member, "; fwd-status={}", status.as_u16());
+        }
         if let Some(ttl) = self.ttl {
             // Structured integers have at most 15 digits.
             let _ = write!(member, "; ttl={}", ttl.min(999_999_999_999_999));
         }
         if self.stored {
             member.push_str("; stored");
+        }
+        if self.collapsed {
+            member.push_str("; collapsed");
+        }
+        if let Some(key) = key
+            && key.bytes().all(|byte| matches!(byte, b' '..=b'~'))
+        {
+            member.push_str("; key=\"");
+            for character in key.chars() {
+                if matches!(character, '"' | '\\') {
+                    member.push('\\');
+                }
+                member.push(character);
+            }
+            member.push('"');
         }
         if let Some(detail) = self.detail {
             let _ = write!(member, "; detail={detail}");
@@ -146,6 +204,32 @@ mod tests {
         assert_eq!(written(refused), "c; fwd=stale; detail=private");
         let long = CacheStatus::hit("c").with_ttl(Some(Duration::MAX));
         assert_eq!(written(long), "c; hit; ttl=999999999999999");
+    }
+
+    #[test]
+    fn rfc_9211_2_2_to_2_7_further_parameters() {
+        let revalidated = CacheStatus::forward("c", Forward::Stale)
+            .with_forward_status(StatusCode::NOT_MODIFIED)
+            .with_collapsed()
+            .with_stored();
+        let mut headers = HeaderMap::new();
+        revalidated.append_with_key(&mut headers, "GET \"a\\b\"");
+        assert_eq!(
+            headers[CACHE_STATUS],
+            "c; fwd=stale; fwd-status=304; stored; collapsed; key=\"GET \\\"a\\\\b\\\"\""
+        );
+        for key in ["é", "a\nb"] {
+            let mut headers = HeaderMap::new();
+            CacheStatus::hit("c").append_with_key(&mut headers, key);
+            assert_eq!(headers[CACHE_STATUS], "c; hit");
+        }
+        for (forward, text) in [
+            (Forward::Request, "c; fwd=request"),
+            (Forward::Miss, "c; fwd=miss"),
+            (Forward::Partial, "c; fwd=partial"),
+        ] {
+            assert_eq!(written(CacheStatus::forward("c", forward)), text);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
-use http::header::{AGE, DATE, EXPIRES, HeaderMap, HeaderName, LAST_MODIFIED};
+use http::header::{AGE, DATE, EXPIRES, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED};
 
 use super::cache_control::{CacheControl, Malformed};
 
@@ -147,11 +147,38 @@ pub fn parse_date(headers: &HeaderMap, name: &HeaderName) -> Option<SystemTime> 
     httpdate::parse_http_date(line).ok()
 }
 
+/// An instant as a field's value, in whole seconds; `None` for one that no date can say.
+///
+/// # Specification
+///
+/// RFC 9110 section 5.6.7.
+pub fn format_date(instant: SystemTime) -> Option<HeaderValue> {
+    // What lies beyond the year 9999 makes the formatter panic.
+    const LAST: Duration = Duration::from_secs(253_402_300_799);
+    let since_epoch = instant.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    if since_epoch.as_secs() > LAST.as_secs() {
+        return None;
+    }
+    HeaderValue::try_from(httpdate::fmt_http_date(instant)).ok()
+}
+
+/// Adds a `Date` of `now` to a response that has none: what is stored keeps the date of its making
+/// then, whatever adds one to responses that have none on the way to the client.
+///
+/// # Specification
+///
+/// RFC 9110 section 6.6.1.
+pub fn stamp_date(headers: &mut HeaderMap, now: SystemTime) {
+    if !headers.contains_key(DATE)
+        && let Some(date) = format_date(now)
+    {
+        headers.insert(DATE, date);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
-
-    use http::HeaderValue;
 
     use super::*;
 
@@ -328,6 +355,18 @@ mod tests {
         ] {
             assert!(!parsed(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn rfc_9110_6_6_1_a_response_without_a_date_gets_one() {
+        let mut headers = HeaderMap::new();
+        stamp_date(&mut headers, at(NOW));
+        stamp_date(&mut headers, at(NOW + 9));
+        assert_eq!(parse_date(&headers, &DATE), Some(at(NOW)));
+        let last = Duration::from_millis(253_402_300_799_900);
+        assert!(format_date(SystemTime::UNIX_EPOCH + last).is_some());
+        assert_eq!(format_date(at(253_402_300_800)), None);
+        assert_eq!(format_date(SystemTime::UNIX_EPOCH - last), None);
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! `Vary`: which fields of a request selected its response.
 
-use http::header::{HeaderMap, HeaderName, HeaderValue, VARY};
+use std::borrow::Cow;
+
+use http::header::{
+    ACCEPT_LANGUAGE, AUTHORIZATION, COOKIE, HeaderMap, HeaderName, HeaderValue, VARY,
+};
 
 /// The fields that a response varies on.
 ///
@@ -82,6 +86,64 @@ pub fn patch_vary<N: AsRef<str>>(headers: &mut HeaderMap, names: impl IntoIterat
     headers.insert(VARY, value);
 }
 
+/// The value of a request's field, for comparing it with that of another request; `None` if it is
+/// not there.
+///
+/// Several lines are one list, and space around its commas does not count outside of quotes; the
+/// language tags of `Accept-Language` have no case. The order of a list stays, as servers take it
+/// for a preference. `Cookie` and `Authorization`, which are no lists, are compared as they are.
+///
+/// # Specification
+///
+/// RFC 9111 section 4.1.
+pub fn selecting_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<Cow<'a, [u8]>> {
+    let lines = headers.get_all(name);
+    let mut rest = lines.iter();
+    let first = rest.next()?.as_bytes();
+    let is_list = *name != COOKIE && *name != AUTHORIZATION;
+    let fold = *name == ACCEPT_LANGUAGE;
+    let plain = !is_list
+        || !first
+            .iter()
+            .any(|byte| matches!(byte, b' ' | b'\t' | b',') || (fold && byte.is_ascii_uppercase()));
+    if plain && rest.next().is_none() {
+        return Some(Cow::Borrowed(first));
+    }
+    let mut value = Vec::with_capacity(first.len());
+    for line in lines.iter().map(HeaderValue::as_bytes) {
+        if is_list {
+            append_list(&mut value, line);
+        } else {
+            // No line has such a byte in it.
+            value.extend_from_slice(line);
+            value.push(b'\n');
+        }
+    }
+    if fold {
+        value.make_ascii_lowercase();
+    }
+    Some(Cow::Owned(value))
+}
+
+/// Appends the members of a list that are not empty, without the space around them.
+fn append_list(value: &mut Vec<u8>, line: &[u8]) {
+    let (mut quoted, mut escaped) = (false, false);
+    let members = line.split(|byte| {
+        let separates = *byte == b',' && !quoted;
+        quoted ^= *byte == b'"' && !escaped;
+        escaped = *byte == b'\\' && quoted && !escaped;
+        separates
+    });
+    for member in members.map(<[u8]>::trim_ascii) {
+        if !member.is_empty() {
+            if !value.is_empty() {
+                value.push(b',');
+            }
+            value.extend_from_slice(member);
+        }
+    }
+}
+
 /// The members of a comma-separated list, trimmed, without the empty ones.
 fn members(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     line.as_bytes()
@@ -96,7 +158,7 @@ mod tests {
 
     use std::collections::BTreeSet;
 
-    use http::header::{ACCEPT, COOKIE};
+    use http::header::ACCEPT;
     use proptest::prelude::*;
 
     use super::*;
@@ -159,6 +221,40 @@ mod tests {
         let two = headers(&["Accept, cookie"]);
         assert!(has_vary(&two, &COOKIE));
         assert!(!has_vary(&two, &VARY));
+    }
+
+    fn selecting(name: &HeaderName, lines: &[&str]) -> Option<Vec<u8>> {
+        let values = lines
+            .iter()
+            .map(|line| HeaderValue::from_bytes(line.as_bytes()).unwrap());
+        let headers: HeaderMap = values.map(|value| (name.clone(), value)).collect();
+        selecting_value(&headers, name).map(Cow::into_owned)
+    }
+
+    #[test]
+    fn rfc_9111_4_1_lists_that_mean_the_same() {
+        let foo = HeaderName::from_static("foo");
+        for (one, other, same) in [
+            (&["1, 2"][..], &["1", "2"][..], true),
+            (&["1,2"], &[" 1 ,\t2, "], true),
+            (&["1"], &["1"], true),
+            (&["1, 2"], &["2, 1"], false),
+            (&["a"], &["A"], false),
+            (&["\"1, 2\""], &["\"1,2\""], false),
+            (&["\"\\\", 2\""], &["\"\\\",2\""], false),
+            (&["a b"], &["ab"], false),
+            (&[], &[""], false),
+        ] {
+            let equal = selecting(&foo, one) == selecting(&foo, other);
+            assert_eq!(equal, same, "{one:?} {other:?}");
+        }
+        let language = |line| selecting(&ACCEPT_LANGUAGE, &[line]);
+        assert_eq!(language("en, De;Q=0.5"), language("eN ,de;q=0.5"));
+        assert_ne!(language("en, de"), language("de, en"));
+        for name in [COOKIE, AUTHORIZATION] {
+            assert_ne!(selecting(&name, &["a, b"]), selecting(&name, &["a,b"]));
+            assert_ne!(selecting(&name, &["a", "b"]), selecting(&name, &["a,b"]));
+        }
     }
 
     proptest! {
