@@ -6,7 +6,8 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::{AUTHORIZATION, COOKIE, IF_RANGE, RANGE};
+use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use tokio::runtime::Handle;
 use tower_service::Service;
@@ -14,14 +15,17 @@ use tower_service::Service;
 use super::body::CacheBody;
 use super::collapse::{Alone, Collapse, Duty, Landed};
 use super::fill::Filler;
+use super::http::{HttpRules, remove_conditions};
 use super::lookup::{Found, Miss};
 use super::serve::serve;
 use super::service::{Question, STATUS_NAME};
 use super::stored::StoredPage;
 use super::veto::{CacheVeto, Place};
+use super::write::later;
 use crate::flight::Role;
 use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::{CacheStatus, Forward};
+use crate::semantics::validation::make_conditional;
 
 /// How often a request waits for another one's answer before it asks for itself.
 const ROUNDS: usize = 3;
@@ -38,13 +42,20 @@ pub(super) struct Errand<S, RequestBody> {
 enum Way {
     /// The cache has the answer.
     Answered(Arc<StoredPage>, CacheStatus),
+    /// The cache has an answer, and the inner service is asked for a better one meanwhile.
+    Refresh(Arc<StoredPage>, Forwarding),
     /// The inner service is asked.
-    Forward {
-        miss: Miss,
-        duty: Duty,
-        flight: Option<String>,
-        marked: Option<Alone>,
-    },
+    Forward(Forwarding),
+    /// The cache has no answer, and the inner service is not to be asked.
+    Timeout,
+}
+
+/// A request on its way to the inner service.
+struct Forwarding {
+    miss: Miss,
+    duty: Duty,
+    flight: Option<String>,
+    marked: Option<Alone>,
 }
 
 /// The pages that a request is being made for, in its extensions: should it come through the same
@@ -63,52 +74,37 @@ where
 {
     /// `found` is what was found at once, when `landings` answers had landed.
     pub(super) async fn run(
-        mut self,
+        self,
         found: Option<Found>,
         landings: u64,
     ) -> Result<Response<CacheBody<ResponseBody>>, S::Error> {
         let leading = self.request.extensions().get::<Leading>();
         let leading = leading.cloned().unwrap_or_default();
         let way = choose(&self.question, &leading, found, landings).await;
-        let (miss, duty, flight, marked) = match way {
-            Way::Answered(page, status) => {
-                if let Some(stored) = page.response.as_ref() {
-                    let asked = self.question.asked();
-                    return Ok(serve(stored, &asked, self.question.head, status));
+        let forwarding = match way {
+            Way::Forward(forwarding) => forwarding,
+            Way::Answered(page, status) => match self.serve(&page, status) {
+                Some(response) => return Ok(response),
+                None => Forwarding::of(Miss::of(Forward::UriMiss)),
+            },
+            Way::Refresh(page, forwarding) => {
+                let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate");
+                match self.serve(&page, status) {
+                    Some(response) => {
+                        let refresh = self.in_background(&page).forward(leading, forwarding);
+                        later(async move { drop(observe::in_current_span(refresh).await) });
+                        return Ok(response);
+                    }
+                    None => forwarding,
                 }
-                (Miss::of(Forward::UriMiss), Duty::default(), None, None)
             }
-            Way::Forward {
-                miss,
-                duty,
-                flight,
-                marked,
-            } => (miss, duty, flight, marked),
+            Way::Timeout => return Ok(gateway_timeout()),
         };
-        let config = Arc::clone(&self.question.config);
-        if let Some(flight) = &flight {
-            let mut leading = leading;
-            leading
-                .0
-                .push((Arc::clone(&config.collapse), flight.clone()));
-            self.request.extensions_mut().insert(leading);
-        }
-        let is_leader = duty.is_one();
-        let filler = Filler {
-            fill: config.cache.begin_fill(&self.question.key),
-            key: self.question.key.clone(),
-            veto: CacheVeto::of(self.request.extensions_mut()),
-            last_word: self.place.outside(),
-            config,
-            miss,
-            duty,
-            flight,
-            marked,
-        };
-        let forwarded = self.forward(filler);
+        let leads = forwarding.duty.is_one();
+        let forwarded = self.forward(leading, forwarding);
         match Handle::try_current() {
             // A task of its own: a client that goes away takes nothing from those who wait.
-            Ok(runtime) if is_leader => {
+            Ok(runtime) if leads => {
                 let task = runtime.spawn(observe::in_current_span(forwarded));
                 match task.await {
                     Ok(response) => response,
@@ -123,15 +119,95 @@ where
         }
     }
 
+    fn serve(
+        &self,
+        page: &StoredPage,
+        status: CacheStatus,
+    ) -> Option<Response<CacheBody<ResponseBody>>> {
+        let stored = page.response.as_ref()?;
+        let asked = self.question.asked();
+        Some(serve(stored, &asked, self.question.head, status))
+    }
+
+    /// The same request on nobody's behalf: for a whole response, and without credentials unless
+    /// they select it.
+    fn in_background(mut self, page: &StoredPage) -> Self {
+        *self.request.method_mut() = Method::GET;
+        let headers = self.request.headers_mut();
+        remove_conditions(headers);
+        for name in [RANGE, IF_RANGE] {
+            headers.remove(name);
+        }
+        for name in [AUTHORIZATION, COOKIE] {
+            if !page.vary.iter().any(|selecting| name == selecting.as_str()) {
+                headers.remove(name);
+            }
+        }
+        self.question.everybodys(self.request.headers());
+        self
+    }
+
     async fn forward(
         mut self,
-        filler: Filler,
+        mut leading: Leading,
+        forwarding: Forwarding,
     ) -> Result<Response<CacheBody<ResponseBody>>, S::Error> {
-        let response = self.inner.call(self.request).await?;
-        let response = filler.respond(&self.question, response);
+        let Forwarding {
+            miss,
+            duty,
+            flight,
+            marked,
+        } = forwarding;
+        let config = Arc::clone(&self.question.config);
+        if let Some(flight) = &flight {
+            leading
+                .0
+                .push((Arc::clone(&config.collapse), flight.clone()));
+            self.request.extensions_mut().insert(leading);
+        }
+        let headers = self.request.headers_mut();
+        if let Some(stale) = miss.stale.as_ref().filter(|_| !self.question.head) {
+            if let Some(stored) = stale.response.as_ref() {
+                make_conditional(headers, &stored.headers);
+            }
+        } else if config.http.is_none() && flight.is_some() && marked.is_none() {
+            // The whole response is wanted; the conditions are for the layer to judge then.
+            remove_conditions(headers);
+        }
+        let filler = Filler {
+            asked_at: config.cache.clock().now(),
+            fill: config.cache.begin_fill(&self.question.key),
+            key: self.question.key.clone(),
+            veto: CacheVeto::of(self.request.extensions_mut()),
+            last_word: self.place.outside(),
+            config,
+            miss,
+            duty,
+            flight,
+            marked,
+        };
+        let response = match self.inner.call(self.request).await {
+            Ok(response) => filler.respond(&self.question, response),
+            Err(error) => {
+                let stale = filler.miss.stale.clone();
+                let instead =
+                    stale.and_then(|stale| filler.stale_instead(&self.question, &stale, None));
+                instead.ok_or(error)?
+            }
+        };
         self.place.leave(&response);
         Ok(response)
     }
+}
+
+/// 504: the answer to a request that only the cache was to answer.
+fn gateway_timeout<B: Body<Data = Bytes>>() -> Response<CacheBody<B>> {
+    let mut response = Response::new(CacheBody::stored(Bytes::new()));
+    *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
+    CacheStatus::hit(STATUS_NAME)
+        .with_detail("only-if-cached")
+        .append_to(response.headers_mut());
+    response
 }
 
 /// Looks the request up, and waits for another one's answer where there is one to wait for.
@@ -152,15 +228,19 @@ async fn choose(
         };
         let miss = match found {
             Found::Hit(page) => return Way::Answered(page, CacheStatus::hit(STATUS_NAME)),
+            Found::Refresh(page, miss) => return refresh(question, leading, page, miss),
             Found::Miss(miss) => miss,
         };
-        if !question.is_everybodys() {
-            return Way::alone(miss, None, None);
+        if config.http.is_some() && HttpRules::only_if_cached(asked.headers) {
+            return Way::Timeout;
+        }
+        if !question.is_everybodys(&miss) {
+            return Way::Forward(Forwarding::of(miss));
         }
         let flight = asked.flight(&question.key, &miss);
         let marked = collapse.marked(&flight, asked.now, config.hit_for_miss);
         if marked.is_some() || rounds == ROUNDS || leading.contains(collapse, &flight) {
-            return Way::alone(miss, Some(flight), marked);
+            return Way::Forward(Forwarding::alone(miss, flight, marked));
         }
         rounds += 1;
         let follower = match collapse.enter(&flight) {
@@ -168,12 +248,12 @@ async fn choose(
             Role::Leader(landing) => {
                 let mut duty = Duty::new(landing);
                 if collapse.landings() == landings {
-                    return Way::lead(miss, flight, duty);
+                    return Way::Forward(Forwarding::leading(miss, flight, duty));
                 }
                 // An answer has landed since this request looked.
                 return match question.asked().look_up(&question.key).await {
-                    Found::Miss(miss) => Way::lead(miss, flight, duty),
-                    Found::Hit(page) => {
+                    Found::Miss(miss) => Way::Forward(Forwarding::leading(miss, flight, duty)),
+                    Found::Hit(page) | Found::Refresh(page, _) => {
                         duty.land(Landed::Page(Arc::clone(&page)));
                         Way::Answered(page, CacheStatus::hit(STATUS_NAME))
                     }
@@ -184,32 +264,56 @@ async fn choose(
             Ok(Landed::Page(page)) if question.asked().may_have(&page) => {
                 observe::outcome(config.cache.name(), "page", Outcome::Hit, "collapsed");
                 let status = CacheStatus::forward(STATUS_NAME, miss.forward);
-                return Way::Answered(page, status.with_detail("collapsed"));
+                return Way::Answered(page, status.with_collapsed());
             }
             // Another variant, or it was purged meanwhile.
             Ok(Landed::Page(_) | Landed::Purged) => landings = collapse.landings(),
-            Ok(Landed::Alone(alone)) => return Way::alone(miss, Some(flight), Some(alone)),
-            Err(_) => return Way::alone(miss, Some(flight), None),
+            Ok(Landed::Alone(alone)) => {
+                return Way::Forward(Forwarding::alone(miss, flight, Some(alone)));
+            }
+            Err(_) => return Way::Forward(Forwarding::alone(miss, flight, None)),
         }
     }
 }
 
-impl Way {
-    fn lead(miss: Miss, flight: String, duty: Duty) -> Self {
-        Self::Forward {
+/// Serves what is stale, and leads the requests for a new one unless another request does.
+fn refresh(question: &Question, leading: &Leading, page: Arc<StoredPage>, miss: Miss) -> Way {
+    let collapse = &question.config.collapse;
+    let flight = question.asked().flight(&question.key, &miss);
+    if !leading.contains(collapse, &flight)
+        && let Role::Leader(landing) = collapse.enter(&flight)
+    {
+        let duty = Duty::new(landing);
+        return Way::Refresh(page, Forwarding::leading(miss, flight, duty));
+    }
+    let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate");
+    Way::Answered(page, status)
+}
+
+impl Forwarding {
+    /// One that nobody waits for.
+    fn of(miss: Miss) -> Self {
+        Self {
             miss,
-            duty,
-            flight: Some(flight),
+            duty: Duty::default(),
+            flight: None,
             marked: None,
         }
     }
 
-    fn alone(miss: Miss, flight: Option<String>, marked: Option<Alone>) -> Self {
-        Self::Forward {
-            miss,
-            duty: Duty::default(),
-            flight,
+    fn leading(miss: Miss, flight: String, duty: Duty) -> Self {
+        Self {
+            duty,
+            flight: Some(flight),
+            ..Self::of(miss)
+        }
+    }
+
+    fn alone(miss: Miss, flight: String, marked: Option<Alone>) -> Self {
+        Self {
+            flight: Some(flight),
             marked,
+            ..Self::of(miss)
         }
     }
 }

@@ -1,62 +1,51 @@
 //! From the inner service's response to what the client gets and what is stored.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, COOKIE, DATE};
+use http::header::{CONTENT_LENGTH, ETAG};
 use http::response::Parts;
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body;
 
 use super::body::CacheBody;
 use super::collapse::{Alone, Duty};
-use super::layer::{Config, TtlRule};
-use super::lookup::{Asked, Miss};
+use super::layer::{Config, ETags};
+use super::lookup::Miss;
 use super::relay::{Copied, relay};
+use super::serve::{answer, serve};
 use super::service::{Question, STATUS_NAME};
-use super::stored::{StoredResponse, fingerprint};
+use super::stored::StoredPage;
 use super::veto::{CacheVeto, LastWord};
-use super::write::{Writer, alone_for, later, now_or_later};
-use crate::control::patch_response_headers;
+use super::write::{alone_for, later, now_or_later};
 use crate::fence::Fill;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::CacheStatus;
-use crate::semantics::fields::storable_fields;
-use crate::semantics::freshness::parse_age;
-use crate::semantics::storable::{Refusal, ResponseFacts, admit};
-use crate::semantics::vary::Vary;
-use crate::ttl::{Lifetime, Ttl};
-
-/// What is advertised of a page that lives for ever.
-const A_YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+use crate::semantics::storable::Refusal;
+use crate::semantics::validation::{freshen, selects};
 
 /// A page about to be made.
 pub(super) struct Filler {
     pub(super) config: Arc<Config>,
     pub(super) key: Key,
     pub(super) miss: Miss,
+    /// When the inner service was called.
+    pub(super) asked_at: SystemTime,
     /// Begun before the inner service is called, so that a purge meanwhile bars the store.
     pub(super) fill: Fill,
     /// Those who wait for it.
     pub(super) duty: Duty,
-    /// See [`Asked::flight`]; `None` if the request is of a kind that others do not wait for.
+    /// See [`Asked::flight`](super::lookup::Asked::flight); `None` if the request is of a kind that
+    /// others do not wait for.
     pub(super) flight: Option<String>,
     /// An earlier answer was not shared.
     pub(super) marked: Option<Alone>,
     pub(super) veto: CacheVeto,
     /// That of the layer outside, if there is one.
     pub(super) last_word: Option<LastWord>,
-}
-
-/// How long a storable response is kept, and for how long it has been on its way.
-#[derive(Clone, Copy)]
-struct Terms {
-    lifetime: Lifetime,
-    initial_age: u64,
 }
 
 impl Filler {
@@ -70,37 +59,43 @@ impl Filler {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Send,
     {
-        let asked = question.asked();
         let (mut parts, body) = response.into_parts();
-        let facts = ResponseFacts::new(parts.status, &parts.headers, asked.now);
-        let terms = match self.terms(&asked, &parts, &facts) {
-            Ok(terms) => terms,
-            Err(refusal) => {
-                if refusal == Refusal::TtlZero {
-                    patch_response_headers(&mut parts.headers, Duration::ZERO, asked.now);
-                }
-                return self.refuse(refusal, parts, body);
+        if let Some(stale) = self.miss.stale.clone() {
+            if parts.status == StatusCode::NOT_MODIFIED {
+                return self.validated(question, &stale, parts);
             }
+            if let Some(response) = self.stale_instead(question, &stale, Some(parts.status)) {
+                return response;
+            }
+        }
+        let asked = question.asked();
+        let kept = match self.admit(&asked, &mut parts) {
+            Ok(kept) => kept,
+            Err(refusal) => return self.refuse(question, refusal, parts, body),
         };
-        advertise(&mut parts.headers, terms.lifetime, &facts, asked.now);
         let announced = content_length(&parts.headers);
         let ceiling = self.config.max_body_bytes;
         if question.head {
-            return self.refuse(Refusal::Head, parts, body);
+            return self.refuse(question, Refusal::Head, parts, body);
         }
-        let least = announced.unwrap_or(body.size_hint().lower());
-        let endless = self.marked == Some(Alone::TooLarge) && body.size_hint().exact().is_none();
-        if least > ceiling as u64 || (endless && announced.is_none()) {
-            return self.refuse(Refusal::BodyTooLarge, parts, body);
+        let hint = body.size_hint();
+        let known = announced.or(hint.exact());
+        let was_too_large = self.marked == Some(Alone::TooLarge) && known.is_none();
+        if known.unwrap_or(hint.lower()) > ceiling as u64 || was_too_large {
+            return self.refuse(question, Refusal::BodyTooLarge, parts, body);
         }
-        let status = CacheStatus::forward(STATUS_NAME, self.miss.forward)
-            .with_ttl(terms.lifetime.duration());
+        let status = self.status().with_ttl(kept.fresh_for());
         let unavailable = self.is_unavailable();
-        let writer = self.writer(&asked, &parts, &facts, terms);
+        let etags = self.etags();
+        let mut writer = self.writer(&asked, &parts, &kept);
         let (client, mut copier) = relay(body, ceiling, announced);
         let mut once = Context::from_waker(Waker::noop());
-        let (status, body) = match copier.read_ready(&mut once) {
+        match copier.read_ready(&mut once) {
             Some(Copied::Whole(body)) => {
+                if let Some(etag) = etags.of(&body, &parts.headers) {
+                    writer.response.headers.insert(ETAG, etag.clone());
+                    parts.headers.insert(ETAG, etag);
+                }
                 now_or_later(writer.finish(Copied::Whole(body.clone())));
                 let status = if unavailable {
                     status
@@ -109,166 +104,169 @@ impl Filler {
                 } else {
                     status.with_stored()
                 };
-                (status, CacheBody::stored(body))
+                status.append_to(&mut parts.headers);
+                answer(Response::from_parts(parts, CacheBody::stored(body)), &asked)
             }
             Some(outcome) => {
                 let status = status.with_ttl(None).with_detail(outcome.as_str());
                 now_or_later(writer.finish(outcome));
-                (status, CacheBody::relayed(client))
+                status.append_to(&mut parts.headers);
+                answer(
+                    Response::from_parts(parts, CacheBody::relayed(client)),
+                    &asked,
+                )
             }
             // Whether it is stored turns out when its body ends.
             None => {
+                writer.etags = etags;
                 later(writer.copy(copier));
-                (status.with_detail("streaming"), CacheBody::relayed(client))
+                status
+                    .with_detail("streaming")
+                    .append_to(&mut parts.headers);
+                answer(
+                    Response::from_parts(parts, CacheBody::relayed(client)),
+                    &asked,
+                )
+            }
+        }
+    }
+
+    /// The stored response, of which its origin says that it still holds, if that was the one.
+    fn validated<B: Body<Data = Bytes>>(
+        mut self,
+        question: &Question,
+        stale: &StoredPage,
+        not_modified: Parts,
+    ) -> Response<CacheBody<B>> {
+        let asked = question.asked();
+        let status = self.status().with_forward_status(not_modified.status);
+        let Some(stored) = stale
+            .response
+            .as_ref()
+            .filter(|stored| selects(&stored.headers, &not_modified.headers))
+        else {
+            // It asked about one response, and was told of another.
+            return self.bad_gateway(status);
+        };
+        let mut parts = Response::new(()).into_parts().0;
+        parts.status = stored.status;
+        parts.headers = stored.headers.clone();
+        parts.extensions = not_modified.extensions;
+        freshen(&mut parts.headers, &not_modified.headers);
+        let mut current = stored.clone();
+        let status = match self.admit(&asked, &mut parts) {
+            Ok(kept) => {
+                let status = status.with_stored();
+                let mut writer = self.writer(&asked, &parts, &kept);
+                writer.response.body = stored.body.clone();
+                current = writer.response.clone();
+                now_or_later(writer.finish(Copied::Whole(stored.body.clone())));
+                status
+            }
+            Err(refusal) => {
+                current.headers = parts.headers;
+                self.give_up(refusal);
+                status.with_detail(refusal.as_str())
             }
         };
-        status.append_to(&mut parts.headers);
-        Response::from_parts(parts, body)
+        serve(&current, &asked, question.head, status)
+    }
+
+    /// A stale response in the place of one with this status, or of one that never came, if it
+    /// may be served.
+    pub(super) fn stale_instead<B: Body<Data = Bytes>>(
+        &self,
+        question: &Question,
+        stale: &StoredPage,
+        status: Option<StatusCode>,
+    ) -> Option<Response<CacheBody<B>>> {
+        let asked = question.asked();
+        let stored = stale.response.as_ref()?;
+        if !asked.stale_instead(stored, status) {
+            return None;
+        }
+        let mut said = self.status();
+        if let Some(status) = status {
+            said = said.with_forward_status(status);
+        }
+        let name = self.config.cache.name();
+        observe::outcome(name, "page", Outcome::Hit, "stale-if-error");
+        let said = said.with_detail("stale-if-error");
+        Some(serve(stored, &asked, question.head, said))
+    }
+
+    /// The origin did not answer what it was asked.
+    fn bad_gateway<B: Body<Data = Bytes>>(mut self, status: CacheStatus) -> Response<CacheBody<B>> {
+        self.give_up(Refusal::Status);
+        let mut response = Response::new(CacheBody::stored(Bytes::new()));
+        *response.status_mut() = StatusCode::BAD_GATEWAY;
+        status
+            .with_detail("not-modified-mismatch")
+            .append_to(response.headers_mut());
+        response
     }
 
     /// The store failed a moment ago.
-    fn is_unavailable(&self) -> bool {
+    pub(super) fn is_unavailable(&self) -> bool {
         self.miss.reason == Some(Refusal::Unavailable)
     }
 
-    /// The terms on which a response may be stored.
-    fn terms(
-        &self,
-        asked: &Asked<'_>,
-        parts: &Parts,
-        facts: &ResponseFacts,
-    ) -> Result<Terms, Refusal> {
-        if self.veto.is_forbidden() || CacheVeto::is_in(&parts.extensions) {
-            return Err(Refusal::Veto);
+    /// What is said of a response that was asked for.
+    fn status(&self) -> CacheStatus {
+        CacheStatus::forward(STATUS_NAME, self.miss.forward)
+    }
+
+    fn etags(&self) -> ETags {
+        if self.config.http.is_some() {
+            ETags::Off
+        } else {
+            self.config.etags
         }
-        admit(self.config.intent, asked.facts(), facts)?;
-        let initial_age = parse_age(&parts.headers).unwrap_or(0);
-        let ttl = match self.config.ttl {
-            TtlRule::Fixed(ttl) => ttl,
-            TtlRule::Fallback(ttl) => facts.explicit_lifetime().map_or(ttl, |explicit| {
-                Ttl::After(explicit.saturating_sub(Duration::from_secs(initial_age)))
-            }),
-        };
-        let lifetime = ttl.lifetime().ok_or(Refusal::TtlZero)?;
-        Ok(Terms {
-            lifetime,
-            initial_age,
-        })
     }
 
     /// The response as it came, and why it is not stored.
     fn refuse<B: Body<Data = Bytes>>(
         mut self,
+        question: &Question,
         refusal: Refusal,
         mut parts: Parts,
         body: B,
     ) -> Response<CacheBody<B>> {
+        self.give_up(refusal);
+        self.status()
+            .with_detail(refusal.as_str())
+            .append_to(&mut parts.headers);
+        let response = Response::from_parts(parts, CacheBody::live(body));
+        answer(response, &question.asked())
+    }
+
+    /// Nothing is stored, and nobody waits any more.
+    fn give_up(&mut self, refusal: Refusal) {
         let alone = if refusal == Refusal::BodyTooLarge {
             Alone::TooLarge
         } else {
             Alone::Refused
         };
-        alone_for(&self.config, self.flight.as_deref(), &mut self.duty, alone);
+        let flight = self.flight.as_deref();
+        alone_for(&self.config, flight, &mut self.duty, alone);
         let name = self.config.cache.name();
         observe::outcome(name, "page", Outcome::Bypass, refusal.as_str());
-        CacheStatus::forward(STATUS_NAME, self.miss.forward)
-            .with_detail(refusal.as_str())
-            .append_to(&mut parts.headers);
-        Response::from_parts(parts, CacheBody::live(body))
-    }
-
-    /// All that is stored of a response but its body.
-    fn writer(
-        self,
-        asked: &Asked<'_>,
-        parts: &Parts,
-        facts: &ResponseFacts,
-        terms: Terms,
-    ) -> Writer {
-        let mut headers = storable_fields(&parts.headers);
-        if !headers.contains_key(DATE)
-            && let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(asked.now))
-        {
-            headers.insert(DATE, date);
-        }
-        let own: Vec<String> = match facts.vary() {
-            Vary::Names(names) => names
-                .iter()
-                // Declared cookies are in the key; the others are declared not to matter.
-                .filter(|name| **name != COOKIE || self.config.cookies.is_none())
-                .map(|name| name.as_str().to_owned())
-                .collect(),
-            Vary::Any => Vec::new(),
-        };
-        let known = self
-            .miss
-            .known
-            .as_ref()
-            .filter(|page| page.fresh_until.is_none_or(|until| asked.now < until));
-        // The union: a response that varies on less does not put the others out of reach.
-        let mut vary = own.clone();
-        vary.extend(known.into_iter().flat_map(|page| page.vary.iter().cloned()));
-        vary.sort_unstable();
-        vary.dedup();
-        let generation = known.map_or_else(
-            || RandomState::new().hash_one(asked.now),
-            |page| page.generation,
-        );
-        let has_variants = !vary.is_empty() || !self.config.page_keys.inlines();
-        let variant_key = has_variants
-            .then(|| asked.variant_key(&vary, generation).ok())
-            .flatten();
-        Writer {
-            variant_key,
-            known: known.cloned(),
-            response: StoredResponse {
-                status: parts.status,
-                headers,
-                body: Bytes::new(),
-                stored_at: asked.now,
-                fresh_until: expiry(asked.now, terms.lifetime),
-                initial_age: terms.initial_age,
-                sharing: facts.sharing(),
-                varied: own
-                    .into_iter()
-                    .map(|name| {
-                        let value = fingerprint(asked.headers, &name);
-                        (name, value)
-                    })
-                    .collect(),
-            },
-            vary,
-            generation,
-            lifetime: terms.lifetime,
-            unavailable: self.is_unavailable(),
-            verdict: self.last_word.map(|word| word.ask(facts.vary())),
-            config: self.config,
-            key: self.key,
-            fill: self.fill,
-            duty: self.duty,
-            flight: self.flight,
-            veto: self.veto,
-        }
     }
 }
 
-/// Adds `Expires` and `max-age` where they are missing.
-fn advertise(headers: &mut HeaderMap, lifetime: Lifetime, facts: &ResponseFacts, now: SystemTime) {
-    // Whoever gave shared caches a lifetime of their own did not mean it for browsers.
-    if facts
-        .cache_control()
-        .is_some_and(|directives| directives.s_maxage.is_some() && directives.max_age.is_none())
-    {
-        return;
+impl ETags {
+    /// The tag of a body, unless its response has one or is to have none.
+    pub(super) fn of(self, body: &Bytes, headers: &HeaderMap) -> Option<HeaderValue> {
+        if self == Self::Off || headers.contains_key(ETAG) {
+            return None;
+        }
+        let digest = blake3::hash(body).to_hex();
+        let weak = if self == Self::Weak { "W/" } else { "" };
+        // Half of it is enough to tell versions of one page apart.
+        HeaderValue::try_from(format!("{weak}\"{}\"", &digest[..32])).ok()
     }
-    let lifetime = lifetime.duration().unwrap_or(A_YEAR);
-    patch_response_headers(headers, lifetime, now);
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-fn expiry(now: SystemTime, lifetime: Lifetime) -> Option<SystemTime> {
-    now.checked_add(lifetime.duration()?)
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderName, Uri};
 use tower_layer::Layer;
 
 use super::collapse::Collapse;
+use super::http::HttpRules;
 use super::service::CacheService;
 use super::target::RequestTarget;
 use crate::cache::Cache;
@@ -90,8 +91,24 @@ pub(super) struct Config {
     /// The cookies that matter; `None`: not declared.
     pub(super) cookies: Option<Arc<[String]>>,
     pub(super) hit_for_miss: Duration,
+    /// `None`: the developer's TTL decides.
+    pub(super) http: Option<HttpRules>,
+    pub(super) etags: ETags,
     /// Shared by the layers made from this one.
     pub(super) collapse: Arc<Collapse>,
+}
+
+/// Whether responses without an `ETag` are given one; see [`CacheLayer::etags`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ETags {
+    /// A strong one: the bytes reach the client as they are stored.
+    #[default]
+    Strong,
+    /// A weak one: a layer outside changes the bytes, such as one that compresses them.
+    Weak,
+    /// None.
+    Off,
 }
 
 /// Whose word on the lifetime counts.
@@ -116,9 +133,66 @@ impl CacheLayer {
                 max_body_bytes: DEFAULT_MAX_BODY_BYTES,
                 cookies: None,
                 hit_for_miss: DEFAULT_HIT_FOR_MISS,
+                http: None,
+                etags: ETags::Strong,
                 collapse: Arc::default(),
             }),
         }
+    }
+
+    /// A shared cache by RFC 9111, for origins and reverse proxies that say in their responses how
+    /// these are to be cached.
+    ///
+    /// Nothing is fresh but by what a response says of itself, in `CDN-Cache-Control` (RFC 9213),
+    /// `Cache-Control` or `Expires`, or by a tenth of the time since its last modification. Any
+    /// status is stored that may be. What is stale is validated with `If-None-Match` and
+    /// `If-Modified-Since`, or served where `stale-while-revalidate` and `stale-if-error` (RFC 5861)
+    /// permit it, or where the inner service fails and nothing forbids it. Unsafe methods invalidate
+    /// what they change. `only-if-cached` is answered with 504 if nothing is stored; other
+    /// directives of requests count only if they are [honoured](Self::honour_requests). Settings of
+    /// the developer's TTL and of tags for responses without one do not apply.
+    ///
+    /// Stricter than the specification are the promises of every layer: no response with
+    /// `Set-Cookie` is stored, nor one that is `private` for some fields only.
+    ///
+    /// # Specification
+    ///
+    /// RFC 9111, RFC 9110 sections 13 and 14, RFC 9211, RFC 9213, RFC 5861, RFC 8246.
+    pub fn http(cache: Cache) -> Self {
+        Self::new(cache).set(|config| {
+            config.intent = Intent::Explicit;
+            config.http = Some(HttpRules::default());
+        })
+    }
+
+    /// Whether the `Cache-Control` of requests counts in [HTTP mode](Self::http): `no-cache`,
+    /// `no-store`, `max-age`, `max-stale`, `min-fresh`. It does not by default, as it lets every
+    /// client make the inner service work.
+    pub fn honour_requests(self, honour: bool) -> Self {
+        self.set_http(|rules| rules.honour_requests = honour)
+    }
+
+    /// How long a response is kept in [HTTP mode](Self::http) after it has become stale, to be
+    /// validated, or served when the inner service fails. An hour by default.
+    pub fn keep_stale(self, keep: Duration) -> Self {
+        self.set_http(|rules| rules.keep_stale = keep)
+    }
+
+    /// The longest that a response without explicit freshness is taken to be fresh in
+    /// [HTTP mode](Self::http). A day by default; zero takes none to be.
+    pub fn heuristic_lifetime(self, longest: Duration) -> Self {
+        self.set_http(|rules| rules.heuristic_lifetime = longest)
+    }
+
+    /// The fields that count in the place of `Cache-Control` in [HTTP mode](Self::http), the first
+    /// one that a response has. `CDN-Cache-Control` by default.
+    ///
+    /// # Specification
+    ///
+    /// RFC 9213 section 2.2.
+    pub fn targets(self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        let names = names.into_iter().collect();
+        self.set_http(|rules| rules.targets = names)
     }
 
     /// The layer of one route, whose author asked for it; see [`cache_page`](crate::cache_page).
@@ -166,6 +240,19 @@ impl CacheLayer {
         self.set(|config| config.hit_for_miss = ttl)
     }
 
+    /// The `ETag` of responses that come without one: a digest of the body, made once when it is
+    /// stored. Requests with `If-None-Match` are answered with 304 by it, on a hit and on a miss.
+    /// Strong by default; has to be weak if the layer is inside of one that compresses.
+    ///
+    /// A layer in [HTTP mode](Self::http) adds none.
+    ///
+    /// # Django
+    ///
+    /// `ConditionalGetMiddleware`, which hashes every response every time.
+    pub fn etags(self, etags: ETags) -> Self {
+        self.set(|config| config.etags = etags)
+    }
+
     /// Declares that of all cookies only these change a response: their values become part of
     /// the key, and all others are taken not to matter, whatever the handler does with them. No
     /// names at all: no cookie matters.
@@ -203,6 +290,14 @@ impl CacheLayer {
     /// [`Cache::delete`].
     pub async fn purge(&self, uri: &Uri) -> Result<bool> {
         self.config.cache.delete(&self.page_key(uri)?).await
+    }
+
+    fn set_http(self, change: impl FnOnce(&mut HttpRules)) -> Self {
+        self.set(|config| {
+            if let Some(rules) = &mut config.http {
+                change(rules);
+            }
+        })
     }
 
     fn set(mut self, change: impl FnOnce(&mut Config)) -> Self {

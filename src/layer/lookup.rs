@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::Forward;
+use crate::semantics::reuse::Reuse;
 use crate::semantics::storable::{Intent, Refusal, RequestFacts, shareable};
 
 /// What a lookup came to.
@@ -21,6 +22,8 @@ use crate::semantics::storable::{Intent, Refusal, RequestFacts, shareable};
 pub(super) enum Found {
     /// The response of this page.
     Hit(Arc<StoredPage>),
+    /// The response of this page, stale as it is, while another one is asked for.
+    Refresh(Arc<StoredPage>, Miss),
     Miss(Miss),
 }
 
@@ -31,6 +34,8 @@ pub(super) struct Miss {
     pub(super) reason: Option<Refusal>,
     /// The primary entry.
     pub(super) known: Option<Arc<StoredPage>>,
+    /// What may do once it is validated, or in the place of an error.
+    pub(super) stale: Option<Arc<StoredPage>>,
 }
 
 impl Miss {
@@ -39,6 +44,7 @@ impl Miss {
             forward,
             reason: None,
             known: None,
+            stale: None,
         }
     }
 
@@ -182,12 +188,22 @@ impl Asked<'_> {
     }
 
     fn judge(&self, response: &StoredResponse) -> Verdict {
-        if !response.is_fresh(self.now) {
-            return Verdict::Miss(Forward::Stale, None);
+        if let Err(refusal) = shareable(self.config.intent, self.facts(), response.sharing) {
+            return Verdict::Miss(Forward::Bypass, Some(refusal));
         }
-        match shareable(self.config.intent, self.facts(), response.sharing) {
-            Ok(()) => Verdict::Hit,
-            Err(refusal) => Verdict::Miss(Forward::Bypass, Some(refusal)),
+        let fresh = response.is_fresh(self.now);
+        let Some(rules) = &self.config.http else {
+            return if fresh {
+                Verdict::Hit
+            } else {
+                Verdict::Miss(Forward::Stale, None)
+            };
+        };
+        match self.reuse(rules, response) {
+            Reuse::Fresh | Reuse::Stale => Verdict::Hit,
+            Reuse::StaleWhileRevalidate => Verdict::Refresh,
+            _ if fresh => Verdict::Validate(Forward::Request),
+            _ => Verdict::Validate(Forward::Stale),
         }
     }
 
@@ -202,6 +218,7 @@ impl Asked<'_> {
     fn observed(&self, found: Found) -> Found {
         let (outcome, reason) = match &found {
             Found::Hit(_) => (Outcome::Hit, ""),
+            Found::Refresh(..) => (Outcome::Hit, "stale"),
             Found::Miss(miss) => match miss.reason {
                 Some(refusal) => (Outcome::Bypass, refusal.as_str()),
                 None => (Outcome::Miss, miss.forward.as_str()),
@@ -214,18 +231,27 @@ impl Asked<'_> {
 
 enum Verdict {
     Hit,
+    Refresh,
+    Validate(Forward),
     Miss(Forward, Option<Refusal>),
 }
 
 impl Verdict {
     fn into_found(self, page: Arc<StoredPage>, known: Arc<StoredPage>) -> Found {
+        let miss = |forward, reason, stale| Miss {
+            forward,
+            reason,
+            known: Some(known),
+            stale,
+        };
         match self {
             Self::Hit => Found::Hit(page),
-            Self::Miss(forward, reason) => Found::Miss(Miss {
-                forward,
-                reason,
-                known: Some(known),
-            }),
+            Self::Refresh => {
+                let miss = miss(Forward::Stale, None, Some(Arc::clone(&page)));
+                Found::Refresh(page, miss)
+            }
+            Self::Validate(forward) => Found::Miss(miss(forward, None, Some(page))),
+            Self::Miss(forward, reason) => Found::Miss(miss(forward, reason, None)),
         }
     }
 }

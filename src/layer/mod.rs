@@ -14,6 +14,8 @@ mod collapse;
 mod errand;
 mod fill;
 mod future;
+mod gate;
+mod http;
 #[allow(clippy::module_inception, reason = "the layer of the module `layer`")]
 mod layer;
 mod lookup;
@@ -27,6 +29,6 @@ mod write;
 
 pub use self::body::CacheBody;
 pub use self::future::ResponseFuture;
-pub use self::layer::CacheLayer;
+pub use self::layer::{CacheLayer, ETags};
 pub use self::service::CacheService;
 pub use self::veto::CacheVeto;

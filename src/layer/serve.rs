@@ -1,15 +1,19 @@
-//! From a stored response to what one client gets.
+//! From a stored response, or one that has just been made, to what one client gets of it.
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_LENGTH};
-use http::{HeaderValue, Response};
+use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, RANGE};
+use http::{HeaderValue, Method, Response, StatusCode};
 use http_body::Body;
 
 use super::body::CacheBody;
+use super::http::is_conditional;
 use super::lookup::Asked;
 use super::stored::StoredResponse;
 use crate::semantics::cache_status::CacheStatus;
-use crate::semantics::freshness::current_age;
+use crate::semantics::conditional::{
+    Precondition, Validators, evaluate, if_range, is_not_modified, not_modified_fields,
+};
+use crate::semantics::range::{Selection, select};
 
 /// The response to a request that may have this stored one.
 pub(super) fn serve<B: Body<Data = Bytes>>(
@@ -30,11 +34,81 @@ pub(super) fn serve<B: Body<Data = Bytes>>(
     if head {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(stored.body.len()));
     }
-    let age = current_age(stored.stored_at, stored.initial_age, asked.now);
+    let age = stored.age(asked.now).as_secs();
     headers.insert(AGE, HeaderValue::from(age));
-    let remaining = stored
-        .fresh_until
-        .map(|until| until.duration_since(asked.now).unwrap_or_default());
-    status.with_ttl(remaining).append_to(headers);
+    status
+        .with_ttl(stored.fresh_for(asked.now))
+        .append_to(headers);
+    let response = answer(response, asked);
+    if head || !asked.headers.contains_key(RANGE) {
+        return response;
+    }
+    part(response, &stored.body, asked)
+}
+
+/// The response, or what the preconditions of the request make of it.
+pub(super) fn answer<B: Body<Data = Bytes>>(
+    mut response: Response<CacheBody<B>>,
+    asked: &Asked<'_>,
+) -> Response<CacheBody<B>> {
+    if !is_conditional(asked.headers) {
+        return response;
+    }
+    let (status, headers) = (response.status(), response.headers());
+    let precondition = if asked.config.http.is_none() {
+        evaluate(
+            &Method::GET,
+            asked.headers,
+            status,
+            &Validators::of(headers),
+        )
+    } else if status == StatusCode::OK
+        && is_not_modified(&Method::GET, asked.headers, headers, asked.now)
+    {
+        Precondition::NotModified
+    } else {
+        Precondition::Pass
+    };
+    let status = match precondition {
+        Precondition::NotModified => StatusCode::NOT_MODIFIED,
+        Precondition::Failed => StatusCode::PRECONDITION_FAILED,
+        _ => return response,
+    };
+    *response.headers_mut() = not_modified_fields(response.headers());
+    *response.status_mut() = status;
+    *response.body_mut() = CacheBody::stored(Bytes::new());
+    response
+}
+
+/// The part of a complete response that the request asks for.
+fn part<B: Body<Data = Bytes>>(
+    mut response: Response<CacheBody<B>>,
+    whole: &Bytes,
+    asked: &Asked<'_>,
+) -> Response<CacheBody<B>> {
+    if response.status() != StatusCode::OK || !if_range(asked.headers, response.headers()) {
+        return response;
+    }
+    let length = whole.len() as u64;
+    let selection = select(asked.headers, length);
+    let (status, body) = match selection {
+        Selection::Part { first, last } => {
+            // Within the body, whose length is an usize.
+            let range = usize::try_from(first).ok().zip(usize::try_from(last).ok());
+            let Some((first, last)) = range else {
+                return response;
+            };
+            (StatusCode::PARTIAL_CONTENT, whole.slice(first..=last))
+        }
+        Selection::Unsatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, Bytes::new()),
+        _ => return response,
+    };
+    let headers = response.headers_mut();
+    if let Some(range) = selection.content_range(length) {
+        headers.insert(CONTENT_RANGE, range);
+    }
+    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    *response.status_mut() = status;
+    *response.body_mut() = CacheBody::stored(body);
     response
 }

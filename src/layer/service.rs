@@ -12,8 +12,9 @@ use tower_service::Service;
 use super::body::CacheBody;
 use super::errand::Errand;
 use super::future::ResponseFuture;
+use super::http::is_conditional;
 use super::layer::Config;
-use super::lookup::{Asked, Found};
+use super::lookup::{Asked, Found, Miss};
 use super::serve::serve;
 use super::target::original_uri;
 use super::veto::Place;
@@ -146,9 +147,19 @@ impl Question {
         }
     }
 
-    /// Whether others with the same question may wait for the answer.
-    pub(super) fn is_everybodys(&self) -> bool {
-        !self.head && !self.headers.contains_key(RANGE)
+    /// Whether others with the same question may wait for the answer: one that asks for no part,
+    /// and, unless the layer sees to that itself, sets no conditions.
+    pub(super) fn is_everybodys(&self, miss: &Miss) -> bool {
+        let judged_here = self.config.http.is_none() || miss.stale.is_some();
+        !self.head
+            && !self.headers.contains_key(RANGE)
+            && (judged_here || !is_conditional(&self.headers))
+    }
+
+    /// The same question with these fields, for the whole of the answer.
+    pub(super) fn everybodys(&mut self, headers: &HeaderMap) {
+        self.headers.clone_from(headers);
+        self.head = false;
     }
 }
 

@@ -8,6 +8,7 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use http::header::{ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +16,7 @@ use super::target::field;
 use crate::entry::{Entry, Kind, Undecodable, open, seal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::semantics::reuse::{StoredFacts, Terms};
 use crate::semantics::storable::Sharing;
 
 /// What the decoded form of a response takes beside its body: the page and a header map.
@@ -28,8 +30,8 @@ pub(super) struct StoredPage {
     pub(super) generation: u64,
     /// The fields that responses of this target vary on, sorted.
     pub(super) vary: Vec<String>,
-    /// When the last of its variants is stale; `None`: never.
-    pub(super) fresh_until: Option<SystemTime>,
+    /// Until when the store keeps it, or one of its variants; `None`: for ever.
+    pub(super) kept_until: Option<SystemTime>,
     pub(super) response: Option<StoredResponse>,
 }
 
@@ -39,10 +41,11 @@ pub(super) struct StoredResponse {
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
     pub(super) stored_at: SystemTime,
-    /// `None`: never.
-    pub(super) fresh_until: Option<SystemTime>,
+    /// How long it is fresh, counted from its making; `None`: for ever.
+    pub(super) lifetime: Option<Duration>,
     /// The age that the response arrived with, in seconds.
     pub(super) initial_age: u64,
+    pub(super) terms: Terms,
     pub(super) sharing: Sharing,
     /// The request's values of the fields that this response varies on.
     pub(super) varied: Vec<(String, Fingerprint)>,
@@ -66,7 +69,29 @@ impl StoredResponse {
     }
 
     pub(super) fn is_fresh(&self, now: SystemTime) -> bool {
-        self.fresh_until.is_none_or(|until| now < until)
+        self.fresh_for(now).is_none_or(|left| !left.is_zero())
+    }
+
+    /// How long it is still fresh; `None`: for ever.
+    pub(super) fn fresh_for(&self, now: SystemTime) -> Option<Duration> {
+        let left = self.lifetime?.saturating_sub(self.age(now));
+        Some(left)
+    }
+
+    /// How long ago it was made. A clock that went back adds nothing.
+    pub(super) fn age(&self, now: SystemTime) -> Duration {
+        let resident = now.duration_since(self.stored_at).unwrap_or_default();
+        Duration::from_secs(self.initial_age).saturating_add(resident)
+    }
+
+    /// What its use depends on.
+    pub(super) fn facts(&self, now: SystemTime) -> StoredFacts {
+        StoredFacts {
+            terms: self.terms,
+            lifetime: self.lifetime.unwrap_or(Duration::MAX),
+            age: self.age(now),
+            validator: self.headers.contains_key(ETAG) || self.headers.contains_key(LAST_MODIFIED),
+        }
     }
 }
 
@@ -75,7 +100,7 @@ impl StoredPage {
     pub(super) fn decode(key: &Key, bytes: &Bytes) -> Result<Self, Undecodable> {
         let page = open::<PageMeta>(Kind::Page, key.as_str(), bytes)?;
         let body = page.body;
-        let (stored_at, fresh_until) = (page.stored_at, page.fresh_until);
+        let (stored_at, kept_until) = (page.stored_at, page.fresh_until);
         let response = page
             .meta
             .response
@@ -84,7 +109,7 @@ impl StoredPage {
         Ok(Self {
             generation: page.meta.generation,
             vary: page.meta.vary,
-            fresh_until,
+            kept_until,
             response,
         })
     }
@@ -103,7 +128,7 @@ impl StoredPage {
             Kind::Page,
             key.as_str(),
             stored_at,
-            self.fresh_until,
+            self.kept_until,
             meta,
             body,
         )
@@ -124,9 +149,10 @@ struct PageMeta {
 struct ResponseMeta {
     status: u16,
     headers: Vec<(String, Vec<u8>)>,
-    /// From `stored_at`, in milliseconds.
+    /// From its making, in milliseconds.
     lifetime_ms: Option<u64>,
     initial_age: u64,
+    terms: Terms,
     sharing: Sharing,
     varied: Vec<(String, Fingerprint)>,
 }
@@ -134,8 +160,7 @@ struct ResponseMeta {
 impl ResponseMeta {
     fn of(response: &StoredResponse) -> Self {
         let headers = response.headers.iter();
-        let lifetime = response.fresh_until.map(|until| {
-            let lifetime = until.duration_since(response.stored_at).unwrap_or_default();
+        let lifetime = response.lifetime.map(|lifetime| {
             u64::try_from(lifetime.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
         });
         Self {
@@ -145,6 +170,7 @@ impl ResponseMeta {
                 .collect(),
             lifetime_ms: lifetime,
             initial_age: response.initial_age,
+            terms: response.terms,
             sharing: response.sharing,
             varied: response.varied.clone(),
         }
@@ -162,21 +188,14 @@ impl ResponseMeta {
                 .map_err(|_| Undecodable::Meta)?;
             headers.append(name, value);
         }
-        let fresh_until = match self.lifetime_ms {
-            None => None,
-            Some(millis) => Some(
-                stored_at
-                    .checked_add(Duration::from_millis(millis))
-                    .ok_or(Undecodable::Meta)?,
-            ),
-        };
         Ok(StoredResponse {
             status: StatusCode::from_u16(self.status).map_err(|_| Undecodable::Meta)?,
             headers,
             body,
             stored_at,
-            fresh_until,
+            lifetime: self.lifetime_ms.map(Duration::from_millis),
             initial_age: self.initial_age,
+            terms: self.terms,
             sharing: self.sharing,
             varied: self.varied,
         })

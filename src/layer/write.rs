@@ -3,14 +3,15 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use http::header::ETAG;
 use http_body::Body;
 use tokio::runtime::Handle;
 
 use super::collapse::{Alone, Duty, Landed};
-use super::layer::Config;
+use super::layer::{Config, ETags};
 use super::relay::{Copied, Copier};
 use super::stored::{StoredPage, StoredResponse};
 use super::veto::{CacheVeto, Verdict};
@@ -32,6 +33,7 @@ pub(super) struct Writer {
     pub(super) variant_key: Option<Key>,
     pub(super) vary: Vec<String>,
     pub(super) generation: u64,
+    /// How long the store keeps it.
     pub(super) lifetime: Lifetime,
     /// The primary entry that serves other variants meanwhile.
     pub(super) known: Option<Arc<StoredPage>>,
@@ -42,6 +44,8 @@ pub(super) struct Writer {
     pub(super) flight: Option<String>,
     pub(super) veto: CacheVeto,
     pub(super) verdict: Option<Verdict>,
+    /// What tag the response is given once its body is whole.
+    pub(super) etags: ETags,
     /// The store has just failed, and is not bothered again.
     pub(super) unavailable: bool,
 }
@@ -63,6 +67,9 @@ impl Writer {
     pub(super) async fn finish(mut self, outcome: Copied) {
         match outcome {
             Copied::Whole(body) => {
+                if let Some(etag) = self.etags.of(&body, &self.response.headers) {
+                    self.response.headers.insert(ETAG, etag);
+                }
                 self.response.body = body;
                 self.store().await;
             }
@@ -96,8 +103,8 @@ impl Writer {
     /// Whether it was stored: not if the page was purged meanwhile.
     async fn write(self) -> Result<bool> {
         let now = self.response.stored_at;
-        let own_until = self.response.fresh_until;
-        let known_until = self.known.as_ref().map(|known| known.fresh_until);
+        let own_until = expiry(now, self.lifetime);
+        let known_until = self.known.as_ref().map(|known| known.kept_until);
         let (primary_until, primary_lifetime) = match known_until {
             // The primary entry has to outlive all its variants.
             Some(None) => (None, Lifetime::Forever),
@@ -110,7 +117,7 @@ impl Writer {
         let mut page = StoredPage {
             generation: self.generation,
             vary: self.vary,
-            fresh_until: own_until,
+            kept_until: own_until,
             response: Some(self.response),
         };
         let shared = Arc::new(page.clone());
@@ -128,7 +135,7 @@ impl Writer {
                 let entry = page.encode(&key, now)?;
                 batch.push((key, entry, self.lifetime));
             }
-            page.fresh_until = primary_until;
+            page.kept_until = primary_until;
             if !self.config.page_keys.inlines() {
                 page.response = None;
             }
@@ -148,6 +155,10 @@ impl Writer {
     fn alone(&mut self, alone: Alone) {
         alone_for(&self.config, self.flight.as_deref(), &mut self.duty, alone);
     }
+}
+
+fn expiry(now: SystemTime, lifetime: Lifetime) -> Option<SystemTime> {
+    now.checked_add(lifetime.duration()?)
 }
 
 /// Sends those who wait to the inner service, and those who come next.

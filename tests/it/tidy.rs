@@ -33,7 +33,10 @@ const HOMES: &[(&str, &[&str])] = &[
     ("askama", &["fragment"]),
     ("axum", &["extract", "page", "layer/target.rs"]),
     ("bb8_redis", &["backend/redis"]),
-    ("blake3", &["backend/file", "key", "layer/stored.rs"]),
+    (
+        "blake3",
+        &["backend/file", "key", "layer/fill.rs", "layer/stored.rs"],
+    ),
     ("ketama", &["backend/memcached"]),
     ("md5", &["key"]),
     ("metrics", &["observe"]),

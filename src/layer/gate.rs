@@ -1,0 +1,192 @@
+//! What is stored of a response, for how long, and on whose word: the two modes of a layer.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::header::COOKIE;
+use http::response::Parts;
+
+use super::fill::Filler;
+use super::http::HttpRules;
+use super::layer::{ETags, TtlRule};
+use super::lookup::Asked;
+use super::stored::{StoredResponse, fingerprint};
+use super::veto::CacheVeto;
+use super::write::Writer;
+use crate::control::patch_response_headers;
+use crate::semantics::fields::storable_fields;
+use crate::semantics::freshness::{corrected_initial_age, parse_age, stamp_date};
+use crate::semantics::reuse::Terms;
+use crate::semantics::storable::{Refusal, ResponseFacts, admit, admit_http};
+use crate::semantics::vary::Vary;
+use crate::ttl::{Lifetime, Ttl};
+
+/// What is advertised of a page that lives for ever.
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// How a response is kept.
+pub(super) struct Kept {
+    facts: ResponseFacts,
+    /// How long it is fresh, counted from its making; `None`: for ever.
+    lifetime: Option<Duration>,
+    initial_age: u64,
+    terms: Terms,
+    /// How long the store keeps it, counted from now.
+    stored_for: Lifetime,
+}
+
+impl Kept {
+    /// How long it is fresh from now on; `None`: for ever.
+    pub(super) fn fresh_for(&self) -> Option<Duration> {
+        let age = Duration::from_secs(self.initial_age);
+        Some(self.lifetime?.saturating_sub(age))
+    }
+}
+
+impl Filler {
+    /// How a response is kept; adds the fields that say so to the client.
+    pub(super) fn admit(&self, asked: &Asked<'_>, parts: &mut Parts) -> Result<Kept, Refusal> {
+        if self.veto.is_forbidden() || CacheVeto::is_in(&parts.extensions) {
+            return Err(Refusal::Veto);
+        }
+        match &self.config.http {
+            None => self.admit_page(asked, parts),
+            Some(rules) => self.admit_by(rules, asked, parts),
+        }
+    }
+
+    /// As the developer's TTL decides.
+    fn admit_page(&self, asked: &Asked<'_>, parts: &mut Parts) -> Result<Kept, Refusal> {
+        let facts = ResponseFacts::new(parts.status, &parts.headers, asked.now);
+        admit(self.config.intent, asked.facts(), &facts)?;
+        let initial_age = parse_age(&parts.headers).unwrap_or(0);
+        let age = Duration::from_secs(initial_age);
+        let ttl = match self.config.ttl {
+            TtlRule::Fixed(ttl) => ttl,
+            TtlRule::Fallback(ttl) => facts
+                .explicit_lifetime()
+                .map_or(ttl, |explicit| Ttl::After(explicit.saturating_sub(age))),
+        };
+        let Some(stored_for) = ttl.lifetime() else {
+            patch_response_headers(&mut parts.headers, Duration::ZERO, asked.now);
+            return Err(Refusal::TtlZero);
+        };
+        advertise(&mut parts.headers, stored_for, &facts, asked.now);
+        let fresh_for = stored_for.duration();
+        Ok(Kept {
+            facts,
+            lifetime: fresh_for.map(|fresh| fresh.saturating_add(age)),
+            initial_age,
+            terms: Terms::default(),
+            stored_for,
+        })
+    }
+
+    /// As the response says.
+    fn admit_by(
+        &self,
+        rules: &HttpRules,
+        asked: &Asked<'_>,
+        parts: &mut Parts,
+    ) -> Result<Kept, Refusal> {
+        let headers = &mut parts.headers;
+        stamp_date(headers, asked.now);
+        let heuristic = rules.heuristic_lifetime;
+        let facts =
+            ResponseFacts::for_http(parts.status, headers, &rules.targets, heuristic, asked.now);
+        let wishes = rules.wishes(asked.headers);
+        admit_http(asked.facts(), wishes.as_ref(), &facts)?;
+        let age = parse_age(headers);
+        let initial_age = corrected_initial_age(headers, age, self.asked_at, asked.now);
+        let terms = facts.cache_control().map(Terms::new).unwrap_or_default();
+        let lifetime = facts.lifetime();
+        let fresh_for = lifetime.saturating_sub(Duration::from_secs(initial_age));
+        let stored_for = Lifetime::For(rules.keeps(fresh_for, terms));
+        Ok(Kept {
+            facts,
+            lifetime: Some(lifetime),
+            initial_age,
+            terms,
+            stored_for,
+        })
+    }
+
+    /// All that is stored of a response but its body.
+    pub(super) fn writer(self, asked: &Asked<'_>, parts: &Parts, kept: &Kept) -> Writer {
+        let mut headers = storable_fields(&parts.headers);
+        stamp_date(&mut headers, asked.now);
+        let own: Vec<String> = match kept.facts.vary() {
+            Vary::Names(names) => names
+                .iter()
+                // Declared cookies are in the key; the others are declared not to matter.
+                .filter(|name| **name != COOKIE || self.config.cookies.is_none())
+                .map(|name| name.as_str().to_owned())
+                .collect(),
+            Vary::Any => Vec::new(),
+        };
+        let known = self
+            .miss
+            .known
+            .as_ref()
+            .filter(|page| page.kept_until.is_none_or(|until| asked.now < until));
+        // The union: a response that varies on less does not put the others out of reach.
+        let mut vary = own.clone();
+        vary.extend(known.into_iter().flat_map(|page| page.vary.iter().cloned()));
+        vary.sort_unstable();
+        vary.dedup();
+        let generation = known.map_or_else(
+            || RandomState::new().hash_one(asked.now),
+            |page| page.generation,
+        );
+        let has_variants = !vary.is_empty() || !self.config.page_keys.inlines();
+        let variant_key = has_variants
+            .then(|| asked.variant_key(&vary, generation).ok())
+            .flatten();
+        let varied = own.into_iter().map(|name| {
+            let value = fingerprint(asked.headers, &name);
+            (name, value)
+        });
+        Writer {
+            response: StoredResponse {
+                status: parts.status,
+                headers,
+                body: Bytes::new(),
+                stored_at: asked.now,
+                lifetime: kept.lifetime,
+                initial_age: kept.initial_age,
+                terms: kept.terms,
+                sharing: kept.facts.sharing(),
+                varied: varied.collect(),
+            },
+            variant_key,
+            known: known.cloned(),
+            vary,
+            generation,
+            lifetime: kept.stored_for,
+            unavailable: self.is_unavailable(),
+            verdict: self.last_word.map(|word| word.ask(kept.facts.vary())),
+            etags: ETags::Off,
+            config: self.config,
+            key: self.key,
+            fill: self.fill,
+            duty: self.duty,
+            flight: self.flight,
+            veto: self.veto,
+        }
+    }
+}
+
+/// Adds `Expires` and `max-age` where they are missing.
+fn advertise(headers: &mut HeaderMap, lifetime: Lifetime, facts: &ResponseFacts, now: SystemTime) {
+    // Whoever gave shared caches a lifetime of their own did not mean it for browsers.
+    if facts
+        .cache_control()
+        .is_some_and(|directives| directives.s_maxage.is_some() && directives.max_age.is_none())
+    {
+        return;
+    }
+    let lifetime = lifetime.duration().unwrap_or(A_YEAR);
+    patch_response_headers(headers, lifetime, now);
+}

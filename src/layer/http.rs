@@ -1,0 +1,115 @@
+//! What differs for a layer that goes by HTTP alone: a shared cache in front of any origin.
+//!
+//! # Invariants
+//!
+//! - Nothing is fresh but by what its origin says, and nothing is served stale that forbids it.
+//! - A stored response that may no longer be served as it is serves once its origin has said that
+//!   it still holds; what an origin says of another one changes nothing.
+//!
+//! # Specification
+//!
+//! RFC 9111, RFC 9213, RFC 5861.
+
+use std::time::Duration;
+
+use http::header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
+use http::{HeaderMap, HeaderName, StatusCode};
+
+use super::lookup::Asked;
+use super::stored::StoredResponse;
+use crate::semantics::request::RequestControl;
+use crate::semantics::reuse::{
+    Reuse, Terms, is_error, reuse, stale_if_error, stale_if_unreachable,
+};
+use crate::semantics::targeted::CDN_CACHE_CONTROL;
+
+/// How long a response that can still be of use is kept after it has become stale.
+const DEFAULT_KEEP_STALE: Duration = Duration::from_secs(3600);
+
+/// The longest that a response is fresh without saying so.
+const DEFAULT_HEURISTIC_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// The settings of a layer that goes by HTTP alone.
+#[derive(Clone, Debug)]
+pub(super) struct HttpRules {
+    /// The targeted fields that count, the first one first.
+    pub(super) targets: Vec<HeaderName>,
+    pub(super) heuristic_lifetime: Duration,
+    pub(super) keep_stale: Duration,
+    pub(super) honour_requests: bool,
+}
+
+impl Default for HttpRules {
+    fn default() -> Self {
+        Self {
+            targets: vec![CDN_CACHE_CONTROL],
+            heuristic_lifetime: DEFAULT_HEURISTIC_LIFETIME,
+            keep_stale: DEFAULT_KEEP_STALE,
+            honour_requests: false,
+        }
+    }
+}
+
+impl HttpRules {
+    /// The directives of a request that count.
+    pub(super) fn wishes(&self, headers: &HeaderMap) -> Option<RequestControl> {
+        self.honour_requests.then(|| RequestControl::parse(headers))
+    }
+
+    /// Whether a request wants to be answered by the cache alone. That costs nobody anything, and
+    /// so is heard whatever else is.
+    pub(super) fn only_if_cached(headers: &HeaderMap) -> bool {
+        RequestControl::parse(headers).only_if_cached
+    }
+
+    /// How long a response is kept that is fresh for `fresh`.
+    pub(super) fn keeps(&self, fresh: Duration, terms: Terms) -> Duration {
+        let stale = [terms.stale_while_revalidate, terms.stale_if_error];
+        let stale = stale.into_iter().flatten().max().unwrap_or(0);
+        let stale = Duration::from_secs(stale).max(self.keep_stale);
+        fresh.saturating_add(stale)
+    }
+}
+
+impl Asked<'_> {
+    /// What a layer that goes by HTTP does with a stored response.
+    pub(super) fn reuse(&self, rules: &HttpRules, stored: &StoredResponse) -> Reuse {
+        reuse(&stored.facts(self.now), rules.wishes(self.headers).as_ref())
+    }
+
+    /// Whether a stored response is served in the place of one with this status; `None`: of one
+    /// that never came.
+    pub(super) fn stale_instead(
+        &self,
+        stored: &StoredResponse,
+        status: Option<StatusCode>,
+    ) -> bool {
+        let Some(rules) = &self.config.http else {
+            return false;
+        };
+        let facts = stored.facts(self.now);
+        let wishes = rules.wishes(self.headers);
+        match status {
+            Some(status) => is_error(status) && stale_if_error(&facts, wishes.as_ref()),
+            None => stale_if_unreachable(&facts, wishes.as_ref()),
+        }
+    }
+}
+
+/// The fields by which a request is conditional.
+static CONDITIONS: [HeaderName; 4] = [
+    IF_MATCH,
+    IF_MODIFIED_SINCE,
+    IF_NONE_MATCH,
+    IF_UNMODIFIED_SINCE,
+];
+
+pub(super) fn is_conditional(headers: &HeaderMap) -> bool {
+    CONDITIONS.iter().any(|name| headers.contains_key(name))
+}
+
+pub(super) fn remove_conditions(headers: &mut HeaderMap) {
+    for name in &CONDITIONS {
+        headers.remove(name);
+    }
+}
