@@ -19,10 +19,41 @@ pub struct PageTarget<'a> {
     pub query: Option<&'a str>,
     /// The values of the cookies that the layer declares, in the order of declaration.
     pub cookies: &'a [(String, Option<String>)],
+    /// What else selects a page of the layer.
+    pub facets: &'a [Facet],
+}
+
+/// One more thing that selects a page.
+///
+/// | name | value |
+/// |---|---|
+/// | `field:NAME` | the lines of a request field that the layer varies on, divided by line feeds |
+/// | `variant:NAME` | the value of a [`Variant`](crate::layer::Variant) |
+/// | `language`, `time-zone` | the request's; only there if it has one |
+/// | `claim:NAME` | what the lines of a field such as `X-Forwarded-Host` claim; only there if they do |
+///
+/// What is not UTF-8 is given as Latin-1 behind a NUL, so that no two values meet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Facet {
+    /// Its name, unlike that of any other facet of the target.
+    pub name: Arc<str>,
+    /// Its value; `None` if the request has none.
+    pub value: Option<String>,
+}
+
+impl Facet {
+    /// A facet and its value.
+    pub fn new(name: impl Into<Arc<str>>, value: Option<String>) -> Self {
+        Self {
+            name: name.into(),
+            value,
+        }
+    }
 }
 
 impl<'a> PageTarget<'a> {
-    /// A target without key prefix and declared cookies.
+    /// A target without key prefix, declared cookies and facets.
     pub fn new(
         scheme: &'a str,
         authority: Option<&'a str>,
@@ -36,6 +67,7 @@ impl<'a> PageTarget<'a> {
             path,
             query,
             cookies: &[],
+            facets: &[],
         }
     }
 
@@ -120,6 +152,11 @@ impl Digest {
             digest.field(name.as_bytes());
             digest.optional(value.as_deref().map(str::as_bytes));
         }
+        digest.length(target.facets.len());
+        for facet in target.facets {
+            digest.field(facet.name.as_bytes());
+            digest.optional(facet.value.as_deref().map(str::as_bytes));
+        }
         digest
     }
 
@@ -196,6 +233,32 @@ mod tests {
             cookies(&[("a", Some(""))]),
             cookies(&[("a", Some("b")), ("c", None)]),
             cookies(&[("a", None), ("c", Some("b"))]),
+        ];
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
+    }
+
+    #[test]
+    fn facets_do_not_meet() {
+        let facets = |pairs: &[(&str, Option<&str>)]| {
+            let facets: Vec<_> = pairs
+                .iter()
+                .map(|(name, value)| Facet::new(*name, value.map(str::to_owned)))
+                .collect();
+            let mut target = PageTarget::new("http", None, "/", None);
+            target.facets = &facets;
+            DigestKeys.primary(&target)
+        };
+        let mut target = PageTarget::new("http", None, "/", None);
+        let cookies = [("a".to_owned(), None)];
+        target.cookies = &cookies;
+        let all = [
+            DigestKeys.primary(&target),
+            facets(&[]),
+            facets(&[("a", None)]),
+            facets(&[("a", Some(""))]),
+            facets(&[("a", Some("b")), ("c", None)]),
+            facets(&[("a", None), ("c", Some("b"))]),
+            facets(&[("a", Some("b\0c"))]),
         ];
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
     }

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, COOKIE, DATE};
+use http::header::{CONTENT_LENGTH, DATE};
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::Body;
 use tokio::runtime::Handle;
@@ -72,6 +72,8 @@ impl Filler {
         let (mut parts, body) = response.into_parts();
         let status = CacheStatus::forward(STATUS_NAME, self.miss.forward);
         let facts = ResponseFacts::new(parts.status, &parts.headers, asked.now);
+        // After the facts: it is no word of the handler's.
+        self.config.inputs.patch_vary(&mut parts.headers);
         let terms = match self.terms(asked, &parts.headers, &facts) {
             Ok(terms) => terms,
             Err(refusal) => {
@@ -169,8 +171,8 @@ impl Filler {
         let own: Vec<String> = match facts.vary() {
             Vary::Names(names) => names
                 .iter()
-                // Declared cookies are in the key; the others are declared not to matter.
-                .filter(|name| **name != COOKIE || self.config.cookies.is_none())
+                // What the key holds already, and what the handler was not shown.
+                .filter(|name| !self.config.inputs.covers(name))
                 .map(|name| name.as_str().to_owned())
                 .collect(),
             Vary::Any => Vec::new(),

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Uri};
+use http::{Extensions, HeaderMap, Request, Uri};
 use tower_layer::Layer;
 
+use super::inputs::Inputs;
 use super::service::CacheService;
-use super::target::RequestTarget;
+use super::target::original_uri;
 use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{DigestKeys, PageKeyFunction, PageKeys};
@@ -83,8 +84,7 @@ pub(super) struct Config {
     pub(super) key_prefix: String,
     pub(super) page_keys: PageKeys,
     pub(super) max_body_bytes: usize,
-    /// The cookies that matter; `None`: not declared.
-    pub(super) cookies: Option<Arc<[String]>>,
+    pub(super) inputs: Inputs,
 }
 
 /// Whose word on the lifetime counts.
@@ -107,7 +107,7 @@ impl CacheLayer {
                 key_prefix: String::new(),
                 page_keys: Arc::new(DigestKeys),
                 max_body_bytes: DEFAULT_MAX_BODY_BYTES,
-                cookies: None,
+                inputs: Inputs::default(),
             }),
         }
     }
@@ -149,16 +149,10 @@ impl CacheLayer {
         self.set(|config| config.max_body_bytes = bytes)
     }
 
-    /// Declares that of all cookies only these change a response: their values become part of
-    /// the key, and all others are taken not to matter, whatever the handler does with them. No
-    /// names at all: no cookie matters.
-    pub fn cookies<C: Into<String>>(self, names: impl IntoIterator<Item = C>) -> Self {
-        let names = names.into_iter().map(Into::into).collect();
-        self.set(|config| config.cookies = Some(names))
-    }
-
     /// The key of the primary entry of a page of this layer, before the cache's prefix and
-    /// version, as for a client without cookies. `uri` has to be absolute.
+    /// version, as for a client that sends no fields: no cookies, no declared fields, the defaults
+    /// of variants, and no claims of proxies that are not [trusted](Self::trusted_proxies). `uri`
+    /// has to be absolute.
     ///
     /// # Errors
     ///
@@ -172,13 +166,27 @@ impl CacheLayer {
             return Err(Error::new(ErrorKind::InvalidKey)
                 .with_message("the URI of a page has to be absolute"));
         }
-        Ok(RequestTarget::new(uri, &HeaderMap::new(), &self.config).primary(&self.config))
+        Ok(self.primary(uri, &HeaderMap::new(), &Extensions::new()))
+    }
+
+    /// The key of the primary entry of the page that answers `request`, before the cache's prefix
+    /// and version. Whatever selects the page counts as it does in a request that a client sends:
+    /// host, cookies, fields and extensions.
+    pub fn page_key_for<B>(&self, request: &Request<B>) -> String {
+        let uri = original_uri(request.uri(), request.extensions());
+        self.primary(uri, request.headers(), request.extensions())
+    }
+
+    fn primary(&self, uri: &Uri, headers: &HeaderMap, extensions: &Extensions) -> String {
+        let target = self.config.inputs.target(uri, headers, extensions);
+        target.primary(uri, &self.config)
     }
 
     /// Forgets the page at `uri`, which has to be absolute, with all its variants. Whether there
     /// was one. A response being made meanwhile is not stored.
     ///
-    /// With declared [cookies](Self::cookies) it is the page of a client that has none of them.
+    /// Where more than the URI selects a page, it is the page of a client that sends no fields; see
+    /// [`page_key`](Self::page_key). [`purge_for`](Self::purge_for) forgets the others.
     ///
     /// # Errors
     ///
@@ -188,7 +196,23 @@ impl CacheLayer {
         self.config.cache.delete(&self.page_key(uri)?).await
     }
 
-    fn set(mut self, change: impl FnOnce(&mut Config)) -> Self {
+    /// Forgets the page that answers `request`, with all variants by its `Vary`. Whether there was
+    /// one. A response being made meanwhile is not stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`Cache::delete`].
+    pub fn purge_for<B>(
+        &self,
+        request: &Request<B>,
+    ) -> impl Future<Output = Result<bool>> + Send + use<B> {
+        let key = self.page_key_for(request);
+        let cache = self.config.cache.clone();
+        // The request need not be kept meanwhile.
+        async move { cache.delete(&key).await }
+    }
+
+    pub(super) fn set(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(Arc::make_mut(&mut self.config));
         self
     }

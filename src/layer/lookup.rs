@@ -55,6 +55,7 @@ impl Miss {
 pub(super) struct Asked<'a> {
     pub(super) config: &'a Config,
     pub(super) uri: &'a Uri,
+    pub(super) target: &'a RequestTarget,
     pub(super) headers: &'a HeaderMap,
     pub(super) now: SystemTime,
 }
@@ -68,8 +69,8 @@ enum Primary {
 impl Asked<'_> {
     /// The key of the primary entry.
     pub(super) fn primary_key(&self) -> Result<Key> {
-        let target = RequestTarget::new(self.uri, self.headers, self.config);
-        self.config.cache.final_key(&target.primary(self.config))
+        let key = self.target.primary(self.uri, self.config);
+        self.config.cache.final_key(&key)
     }
 
     /// The key of the variant for this request among those that differ by the fields `vary`.
@@ -82,14 +83,14 @@ impl Asked<'_> {
             .iter()
             .map(|(name, value)| (*name, value.as_deref()))
             .collect();
-        let target = RequestTarget::new(self.uri, self.headers, self.config);
-        let key = target.variant(self.config, &values, generation);
+        let target = self.target;
+        let key = target.variant(self.uri, self.config, &values, generation);
         self.config.cache.final_key(&key)
     }
 
     /// What the request says about itself.
     pub(super) fn facts(&self) -> RequestFacts {
-        RequestFacts::new(self.headers, self.config.cookies.is_some())
+        self.config.inputs.facts(self.headers)
     }
 
     /// Looks the request up in a store that answers at once; `None` in others.

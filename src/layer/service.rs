@@ -15,7 +15,7 @@ use super::future::ResponseFuture;
 use super::layer::Config;
 use super::lookup::{Asked, Found, Miss};
 use super::stored::StoredPage;
-use super::target::original_uri;
+use super::target::{RequestTarget, original_uri};
 use crate::key::Key;
 use crate::semantics::cache_status::{CacheStatus, Forward};
 use crate::semantics::freshness::current_age;
@@ -65,9 +65,18 @@ where
             let status = status.with_detail(Refusal::RequestBody.as_str());
             return ResponseFuture::pass(self.inner.call(request), status);
         }
+        let uri = original_uri(request.uri(), request.extensions());
+        let inputs = &self.config.inputs;
+        let target = inputs.target(uri, request.headers(), request.extensions());
+        if let Some(refusal) = target.bypass {
+            let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
+            let status = status.with_detail(refusal.as_str());
+            return ResponseFuture::pass(self.inner.call(request), status);
+        }
         let asked = Asked {
             config: &self.config,
-            uri: original_uri(request.uri(), request.extensions()),
+            uri,
+            target: &target,
             headers: request.headers(),
             now: self.config.cache.clock().now(),
         };
@@ -86,7 +95,7 @@ where
         let next = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, next);
         let config = Arc::clone(&self.config);
-        ResponseFuture::answer(Box::pin(answer(config, inner, request, key, found)))
+        ResponseFuture::answer(Box::pin(answer(config, inner, request, target, key, found)))
     }
 }
 
@@ -95,6 +104,7 @@ async fn answer<S, RequestBody, ResponseBody>(
     config: Arc<Config>,
     mut inner: S,
     request: Request<RequestBody>,
+    target: RequestTarget,
     key: Key,
     found: Option<Found>,
 ) -> Result<Response<CacheBody<ResponseBody>>, S::Error>
@@ -113,6 +123,7 @@ where
     let asked = Asked {
         config: &config,
         uri: &uri,
+        target: &target,
         headers: &headers,
         now: config.cache.clock().now(),
     };
@@ -128,7 +139,7 @@ where
         },
     };
     let filler = Filler::begin(&config, key, miss);
-    let response = inner.call(request).await?;
+    let response = inner.call(config.inputs.show(&target, request)).await?;
     let asked = Asked {
         now: config.cache.clock().now(),
         ..asked

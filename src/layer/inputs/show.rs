@@ -1,0 +1,172 @@
+//! What a handler is shown of a request whose response may be stored: what the key covers.
+
+use http::header::{COOKIE, HOST, HeaderMap, HeaderName, HeaderValue};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{Request, Uri, Version};
+
+use super::claims::{FORWARDED_HOST, FORWARDED_PROTO, remove_resolved};
+use super::cookies;
+use super::declared::Inputs;
+use super::query::Query;
+use crate::layer::target::{RequestTarget, rewrite_original_uri};
+
+/// The form of the URI that is shown.
+enum Form {
+    AsItCame,
+    /// Path and query only.
+    Origin,
+    Absolute(Scheme, Authority),
+}
+
+impl Inputs {
+    /// The request as the inner service may see it. `target` is that of the request.
+    pub(in crate::layer) fn show<B>(
+        &self,
+        target: &RequestTarget,
+        mut request: Request<B>,
+    ) -> Request<B> {
+        let headers = std::mem::take(request.headers_mut());
+        *request.headers_mut() = self.headers(target, headers);
+        let form = self.form(target);
+        *request.uri_mut() = shown_uri(request.uri(), target, &form);
+        rewrite_original_uri(request.extensions_mut(), |uri| {
+            shown_uri(uri, target, &form)
+        });
+        if self.narrow {
+            *request.version_mut() = Version::HTTP_11;
+        }
+        request
+    }
+
+    fn headers(&self, target: &RequestTarget, mut headers: HeaderMap) -> HeaderMap {
+        if self.narrow {
+            headers = self.narrowed(headers);
+        }
+        lower_case(&mut headers);
+        for (variant, _) in &self.variants {
+            let own = variant.fields().iter();
+            for name in own.filter(|name| **name != COOKIE && **name != HOST) {
+                headers.remove(name);
+            }
+        }
+        for ((variant, _), facet) in self.variants.iter().zip(&target.facets) {
+            variant.normalize(facet.value.as_deref().unwrap_or_default(), &mut headers);
+        }
+        let resolves = self.resolves(target);
+        if self.narrow {
+            // Of several names the handler is shown none.
+            headers.remove(HOST);
+        }
+        if resolves {
+            remove_resolved(&mut headers, &target.scheme);
+            if let Ok(scheme) = HeaderValue::from_str(&target.scheme) {
+                headers.insert(FORWARDED_PROTO, scheme);
+            }
+        }
+        if (resolves || self.narrow)
+            && let Some(host) = target.sole_authority()
+            && let Ok(host) = HeaderValue::from_str(host)
+        {
+            if resolves {
+                headers.insert(FORWARDED_HOST, host.clone());
+            }
+            headers.insert(HOST, host);
+        }
+        headers
+    }
+
+    /// Whether the handler learns scheme and authority as they were resolved.
+    fn resolves(&self, target: &RequestTarget) -> bool {
+        target.trusted || (self.narrow && !self.proxies.is_none())
+    }
+
+    /// The fields that the key holds.
+    fn narrowed(&self, mut all: HeaderMap) -> HeaderMap {
+        let mut kept = HeaderMap::new();
+        let declared = self.fields.iter().map(|(name, _)| name);
+        for name in declared {
+            take(name, &all, &mut kept);
+        }
+        if let Some(names) = &self.cookies
+            && !self.holds_field(&COOKIE)
+        {
+            cookies::keep(&mut all, names);
+            take(&COOKIE, &all, &mut kept);
+        }
+        kept
+    }
+
+    fn form(&self, target: &RequestTarget) -> Form {
+        if self.resolves(target) {
+            return Form::Origin;
+        }
+        if !self.narrow {
+            return Form::AsItCame;
+        }
+        let authority = target.sole_authority();
+        let scheme = Scheme::try_from(&*target.scheme);
+        match (authority.and_then(|text| text.parse().ok()), scheme) {
+            // Where the scheme is plain, nothing else tells of it.
+            (Some(authority), Ok(scheme)) if scheme != Scheme::HTTP => {
+                Form::Absolute(scheme, authority)
+            }
+            _ => Form::Origin,
+        }
+    }
+}
+
+fn take(name: &HeaderName, from: &HeaderMap, to: &mut HeaderMap) {
+    if !to.contains_key(name) {
+        for line in from.get_all(name) {
+            to.append(name.clone(), line.clone());
+        }
+    }
+}
+
+/// The key holds names of hosts in lower case.
+fn lower_case(headers: &mut HeaderMap) {
+    if let http::header::Entry::Occupied(mut hosts) = headers.entry(HOST) {
+        for host in hosts.iter_mut() {
+            if host.as_bytes().iter().any(u8::is_ascii_uppercase)
+                && let Ok(lower) = HeaderValue::from_bytes(&host.as_bytes().to_ascii_lowercase())
+            {
+                *host = lower;
+            }
+        }
+    }
+}
+
+/// The URI in the form that is shown, with what counts of its query.
+fn shown_uri(uri: &Uri, target: &RequestTarget, form: &Form) -> Uri {
+    let mut parts = uri.clone().into_parts();
+    if let Query::Reduced(query) = &target.query {
+        let path = uri.path();
+        let text = match query {
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_owned(),
+        };
+        if let Ok(reduced) = PathAndQuery::try_from(text) {
+            parts.path_and_query = Some(reduced);
+        }
+    }
+    match form {
+        Form::AsItCame => {
+            let lower = parts.authority.as_ref().map(|authority| {
+                let lower = authority.as_str().to_ascii_lowercase();
+                Authority::try_from(lower)
+            });
+            if let Some(Ok(lower)) = lower {
+                parts.authority = Some(lower);
+            }
+        }
+        Form::Origin => {
+            parts.scheme = None;
+            parts.authority = None;
+        }
+        Form::Absolute(scheme, authority) => {
+            parts.scheme = Some(scheme.clone());
+            parts.authority = Some(authority.clone());
+        }
+    }
+    Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
+}
