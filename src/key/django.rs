@@ -22,8 +22,10 @@ use super::{KeyFunction, KeyPart, KeyWriter, PageKeyFunction, PageTarget, VaryVa
 /// `django.utils.cache`, `django.core.cache.utils`. With `USE_I18N` or `USE_TZ` on, say which
 /// language and time zone the Django site would put into its keys. A request that has a
 /// [`Language`](crate::layer::Language) or [`TimeZone`](crate::layer::TimeZone) of its own replaces
-/// them. What Django knows nothing of, such as declared cookies and variants, is appended as one
-/// more digest if the layer has it: such pages are kept apart, and a Django site has none of them.
+/// them. What Django knows nothing of is appended as one more digest where there is any: declared
+/// cookies, variants, and the claims of proxies that the layer was not told to
+/// [trust](crate::CacheLayer::trusted_proxies). Such pages are kept apart, and a Django site has
+/// none of them.
 #[derive(Clone, Debug, Default)]
 pub struct DjangoKeys {
     language: Option<String>,

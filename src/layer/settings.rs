@@ -132,7 +132,8 @@ impl CacheLayer {
     /// that the peer itself added. `X-Forwarded-Proto` and `X-Forwarded-Host` go before
     /// `Forwarded`. The handler is shown the outcome as `Host`, `X-Forwarded-Proto` and
     /// `X-Forwarded-Host`, its URI without scheme and authority, and none of the fields that were
-    /// resolved, such as `Forwarded`.
+    /// resolved, such as `Forwarded`. So it is for requests of other peers that claim nothing:
+    /// they are answered with the same pages.
     ///
     /// From other peers these fields cannot choose the page of another client. Since a handler may
     /// read them nevertheless, what they say is part of the key as it came, so that a response

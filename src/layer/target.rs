@@ -21,8 +21,8 @@ pub(super) struct RequestTarget {
     pub(super) query: Query,
     pub(super) cookies: Vec<(String, Option<String>)>,
     pub(super) facets: Vec<Facet>,
-    /// Whether a trusted proxy sent the request.
-    pub(super) trusted: bool,
+    /// Whether the handler is shown scheme and authority as a proxy would claim them.
+    pub(super) resolved: bool,
     /// Why the request is not for the cache, if it is not.
     pub(super) bypass: Option<Refusal>,
 }

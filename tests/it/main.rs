@@ -8,6 +8,8 @@ mod caches;
 mod files;
 #[cfg(all(feature = "askama", feature = "memory"))]
 mod fragments;
+#[cfg(all(feature = "axum", feature = "memory"))]
+mod inputs;
 mod keys;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod pages;

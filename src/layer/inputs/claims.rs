@@ -84,6 +84,11 @@ impl Claims {
         claims
     }
 
+    /// Whether it says anything of scheme and authority.
+    pub(super) fn is_on_origin(&self) -> bool {
+        !self.origin.is_empty()
+    }
+
     /// All claims as parts of the key: whoever makes them has pages of their own. Of a trusted
     /// proxy's only those that are not resolved.
     pub(super) fn facets(&self, headers: &HeaderMap, resolved: Option<&str>) -> Vec<Facet> {

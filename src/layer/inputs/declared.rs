@@ -123,7 +123,9 @@ impl Inputs {
             query: self.query.apply(uri.query()),
             cookies: cookies.collect(),
             facets,
-            trusted,
+            // Whoever claims nothing shares the pages that proxies ask for, and makes the same.
+            resolved: trusted
+                || (!self.proxies.is_none() && (self.narrow || !claims.is_on_origin())),
             bypass: if claims.method {
                 Some(Refusal::MethodOverride)
             } else {

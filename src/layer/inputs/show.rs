@@ -52,32 +52,26 @@ impl Inputs {
         for ((variant, _), facet) in self.variants.iter().zip(&target.facets) {
             variant.normalize(facet.value.as_deref().unwrap_or_default(), &mut headers);
         }
-        let resolves = self.resolves(target);
         if self.narrow {
             // Of several names the handler is shown none.
             headers.remove(HOST);
         }
-        if resolves {
+        if target.resolved {
             remove_resolved(&mut headers, &target.scheme);
             if let Ok(scheme) = HeaderValue::from_str(&target.scheme) {
                 headers.insert(FORWARDED_PROTO, scheme);
             }
         }
-        if (resolves || self.narrow)
-            && let Some(host) = target.sole_authority()
+        if let Some(host) = target.sole_authority()
             && let Ok(host) = HeaderValue::from_str(host)
         {
-            if resolves {
+            if target.resolved {
                 headers.insert(FORWARDED_HOST, host.clone());
             }
+            // As it came it may be missing, or not be in lower case.
             headers.insert(HOST, host);
         }
         headers
-    }
-
-    /// Whether the handler learns scheme and authority as they were resolved.
-    fn resolves(&self, target: &RequestTarget) -> bool {
-        target.trusted || (self.narrow && !self.proxies.is_none())
     }
 
     /// The fields that the key holds.
@@ -97,7 +91,7 @@ impl Inputs {
     }
 
     fn form(&self, target: &RequestTarget) -> Form {
-        if self.resolves(target) {
+        if target.resolved {
             return Form::Origin;
         }
         if !self.narrow {
