@@ -39,6 +39,10 @@ const DEFAULT_MAX_BODY_BYTES: usize = 1 << 20;
 /// [declares](Self::cookies) which cookies matter. Incomplete and oversized bodies, and event
 /// streams, pass through untouched.
 ///
+/// What selects a page: scheme, host, path and query as they came, the fields that responses name
+/// in their `Vary`, and what the methods from [`query_allow`](Self::query_allow) to
+/// [`narrow`](Self::narrow) declare. What those leave out is not shown to the handler either.
+///
 /// Put it outside every layer that sets `Vary` or cookies, or compresses.
 ///
 /// # Django
@@ -134,7 +138,8 @@ impl CacheLayer {
     }
 
     /// Keeps the pages of this layer apart from those of others in the same cache, beside the
-    /// cache's own prefix. Layers with equal prefixes share their pages. Empty by default.
+    /// cache's own prefix. Layers with equal prefixes share their pages, so those that show their
+    /// handlers more or less of a request need different ones. Empty by default.
     pub fn key_prefix(self, prefix: impl Into<String>) -> Self {
         self.set(|config| config.key_prefix = prefix.into())
     }

@@ -86,7 +86,8 @@ impl CacheLayer {
     ///
     /// The handler is not shown these fields, but only what the variant puts in their place, so
     /// that it cannot come to another value than the one that its response is stored under. A
-    /// response that names them in its `Vary` therefore makes no more entries.
+    /// response that names them in its `Vary` therefore makes no more entries, and a variant made
+    /// from `Authorization` stands for the credentials: responses need not be `public` then.
     ///
     /// Ready ones: [`Locale`](super::Locale), [`EncodingClass`](super::EncodingClass),
     /// [`DeviceClass`](super::DeviceClass), and [`VariantFn`](super::VariantFn) for your own.

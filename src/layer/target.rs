@@ -48,8 +48,8 @@ impl RequestTarget {
     /// The authority, if the request names only one.
     pub(super) fn sole_authority(&self) -> Option<&str> {
         let authority = self.authority.as_deref()?;
-        // Escapes, and the dividers of several: no name of a host has them.
-        (!authority.contains([',', '%'])).then_some(authority)
+        // Dividers of several, escapes and users: no name of a host has them.
+        (!authority.contains([',', '%', '@'])).then_some(authority)
     }
 
     fn page<'p>(&'p self, uri: &'p Uri, config: &'p Config) -> PageTarget<'p> {

@@ -643,6 +643,35 @@ async fn credentials_that_a_narrow_handler_sees_still_keep_it_away() {
 }
 
 #[tokio::test]
+async fn a_variant_made_of_credentials_stands_for_them() {
+    for narrow in [false, true] {
+        let counted = Counted::default();
+        let role = VariantFn::new("role", [header::AUTHORIZATION], |head| {
+            let admin = field(head.headers, "authorization") == "Bearer root";
+            if admin { "admin" } else { "reader" }
+        });
+        let shown = role.shown_as(|value, headers| {
+            headers.insert("x-role", value.parse().unwrap());
+        });
+        let layer = layer().variant(shown);
+        let layer = if narrow { layer.narrow() } else { layer };
+        let site = layer.layer(counted.router(|request| {
+            assert!(!request.headers().contains_key("authorization"));
+            field(request.headers(), "x-role").to_owned()
+        }));
+        for (token, role, hit) in [
+            ("Bearer ada", "reader", false),
+            ("Bearer bob", "reader", true),
+            ("Bearer root", "admin", false),
+            ("Bearer ada", "reader", true),
+        ] {
+            let answer = ask(&site, "/", &[("authorization", token)]).await;
+            assert_eq!((answer.text.as_str(), answer.hit), (role, hit), "{token}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn cache_page_takes_the_same_rules() {
     let counted = Counted::default();
     let page = cache_page(axum_cache::Ttl::Default, Cache::new(Memory::new()), "page");

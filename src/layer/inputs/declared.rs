@@ -138,7 +138,8 @@ impl Inputs {
     pub(in crate::layer) fn facts(&self, headers: &HeaderMap) -> RequestFacts {
         let cookies_declared = self.cookies.is_some() || self.narrow || self.holds_field(&COOKIE);
         let mut facts = RequestFacts::new(headers, cookies_declared);
-        facts.authorization &= !self.narrow || self.shows(&AUTHORIZATION);
+        let hidden = self.narrow || self.is_normalised(&AUTHORIZATION);
+        facts.authorization &= !hidden || self.holds_field(&AUTHORIZATION);
         facts
     }
 
@@ -176,10 +177,5 @@ impl Inputs {
     fn is_normalised(&self, name: &HeaderName) -> bool {
         let mut variants = self.variants.iter();
         variants.any(|(variant, _)| variant.fields().contains(name))
-    }
-
-    /// Whether a narrowed request may have the field.
-    fn shows(&self, name: &HeaderName) -> bool {
-        self.holds_field(name) || self.is_normalised(name)
     }
 }
