@@ -1,5 +1,6 @@
 //! What of a request selects its page, and what handlers are shown of it.
 
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +17,7 @@ use axum_cache::layer::{
     TrustedProxies, VariantFn,
 };
 use axum_cache::{Cache, CacheLayer, cache_page};
+use proptest::prelude::*;
 use tower::{Layer, ServiceExt};
 
 /// A handler, and how often it ran.
@@ -682,4 +684,108 @@ async fn cache_page_takes_the_same_rules() {
     ask(&site, "/?p=1&q=1", &[("cookie", "a=1")]).await;
     assert!(ask(&site, "/?q=2&p=1", &[("cookie", "a=2")]).await.hit);
     assert_eq!(counted.runs(), 1);
+}
+
+/// Requests that are alike, and differ in what some handler may go by.
+fn requests() -> impl Strategy<Value = (usize, Vec<usize>, bool)> {
+    let fields = prop::collection::vec(0..FIELDS.len(), 0..4);
+    (0..URIS.len(), fields, any::<bool>())
+}
+
+const URIS: &[&str] = &[
+    "/",
+    "/?",
+    "/?u=1",
+    "/?a=1&u=2",
+    "/?b=1&a=1",
+    "/?a=1&b=1",
+    "/?a=1&a=2",
+    "http://a.test/",
+    "http://A.test/?a=1",
+    "https://a.test/",
+    "http://x@a.test/",
+    "http://b.test/",
+];
+
+const FIELDS: &[(&str, &str)] = &[
+    ("host", "a.test"),
+    ("host", "A.TEST"),
+    ("host", "b.test"),
+    ("host", "a.test,b.test"),
+    ("host", ""),
+    ("accept-language", "de"),
+    ("accept-language", "fr, en"),
+    ("accept-language", "fr, de-CH;q=0.1"),
+    ("cookie", "plan=a"),
+    ("cookie", "plan=b"),
+    ("cookie", "plan=a; plan=b"),
+    ("cookie", "pla%6e=a"),
+    ("x-declared", "a"),
+    ("x-declared", "a, b"),
+    ("x-declared", "b"),
+    ("x-forwarded-host", "a.test"),
+    ("x-forwarded-host", "b.test"),
+    ("x-forwarded-host", "b.test, a.test"),
+    ("x-forwarded-proto", "https"),
+    ("x-forwarded-proto", "http"),
+    ("x-forwarded-port", "443"),
+    ("x-forwarded-port", "80"),
+    ("forwarded", "host=a.test"),
+    ("forwarded", "proto=https, host=b.test"),
+    ("x-original-url", "/a"),
+];
+
+/// What a handler makes of a request, however it was sent: fields, path and query.
+fn essence(request: &Request) -> String {
+    let mut fields: Vec<_> = request.headers().iter().collect();
+    // Stable: the lines of one field stay in order.
+    fields.sort_by_key(|(name, _)| name.as_str());
+    format!("{:?} {fields:?}", request.uri().path_and_query())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn requests_with_equal_keys_look_the_same_to_the_handler(
+        all in prop::collection::vec(requests(), 40),
+        narrow: bool,
+        proxies in 0..3,
+    ) {
+        let proxies = match proxies {
+            0 => TrustedProxies::none(),
+            1 => TrustedProxies::all(),
+            _ => TrustedProxies::networks(["10.0.0.0/8"]).unwrap(),
+        };
+        let layer = layer()
+            .max_body_bytes(0)
+            .query_ignore(["u"])
+            .sort_query()
+            .cookies(["plan"])
+            .vary_on([HeaderName::from_static("x-declared")])
+            .variant(Locale::new(["en", "de"]))
+            .trusted_proxies(proxies);
+        let (layer, seen): (_, fn(&Request) -> String) = if narrow {
+            (layer.narrow(), reflect)
+        } else {
+            (layer, essence)
+        };
+        let site = layer.clone().layer(Counted::default().router(seen));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut shown = HashMap::new();
+        for (uri, fields, proxied) in all {
+            let request = || {
+                let fields: Vec<_> = fields.iter().map(|index| FIELDS[*index]).collect();
+                let mut request = get(URIS[uri], &fields);
+                if proxied {
+                    request.extensions_mut().insert(PeerAddr::new([10, 0, 0, 1].into()));
+                }
+                request
+            };
+            let key = layer.page_key_for(&request());
+            let text = runtime.block_on(send(&site, request())).text;
+            let first = shown.entry(key).or_insert_with(|| text.clone());
+            prop_assert_eq!(&*first, &text);
+        }
+    }
 }

@@ -42,7 +42,12 @@ impl Inputs {
         if self.narrow {
             headers = self.narrowed(headers);
         }
-        lower_case(&mut headers);
+        if target.sole_authority().is_none() {
+            lower_case(&mut headers);
+        }
+        if self.cookies.is_some() {
+            join_cookies(&mut headers);
+        }
         for (variant, _) in &self.variants {
             let own = variant.fields().iter();
             for name in own.filter(|name| **name != COOKIE && **name != HOST) {
@@ -117,16 +122,30 @@ fn take(name: &HeaderName, from: &HeaderMap, to: &mut HeaderMap) {
     }
 }
 
-/// The key holds names of hosts in lower case.
+/// The key holds names of hosts in lower case, and repeated ones once.
 fn lower_case(headers: &mut HeaderMap) {
-    if let http::header::Entry::Occupied(mut hosts) = headers.entry(HOST) {
-        for host in hosts.iter_mut() {
-            if host.as_bytes().iter().any(u8::is_ascii_uppercase)
-                && let Ok(lower) = HeaderValue::from_bytes(&host.as_bytes().to_ascii_lowercase())
-            {
-                *host = lower;
-            }
-        }
+    let hosts = headers.get_all(HOST).into_iter();
+    let mut hosts: Vec<_> = hosts
+        .filter_map(|host| HeaderValue::from_bytes(&host.as_bytes().to_ascii_lowercase()).ok())
+        .collect();
+    hosts.dedup();
+    replace(headers, &HOST, hosts);
+}
+
+/// HTTP/2 divides cookies into lines: the key does not, and not every handler reads them all.
+fn join_cookies(headers: &mut HeaderMap) {
+    let lines: Vec<_> = headers.get_all(COOKIE).iter().collect();
+    if let [_, _, ..] = lines[..] {
+        let lines: Vec<_> = lines.iter().map(|line| line.as_bytes()).collect();
+        let joined = HeaderValue::from_bytes(&lines.join(&b"; "[..]));
+        replace(headers, &COOKIE, joined.into_iter().collect());
+    }
+}
+
+fn replace(headers: &mut HeaderMap, name: &HeaderName, lines: Vec<HeaderValue>) {
+    headers.remove(name);
+    for line in lines {
+        headers.append(name.clone(), line);
     }
 }
 
