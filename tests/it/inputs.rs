@@ -297,6 +297,39 @@ async fn a_language_cookie_declares_no_other_cookie() {
 }
 
 #[tokio::test]
+async fn a_response_that_varies_on_cookie_varies_on_what_was_not_declared() {
+    let cookie = |request: &Request| {
+        let cookie = field(request.headers(), "cookie").to_owned();
+        ([("vary", "Cookie")], cookie)
+    };
+    let (ada, bob) = (
+        [("cookie", "lang=de; id=ada")],
+        [("cookie", "lang=de; id=bob")],
+    );
+    let page = || cache_page(axum_cache::Ttl::Default, Cache::new(Memory::new()), "page");
+    // One cookie of a variant is not all of them.
+    let locale = Locale::new(["en", "de"]).cookie("lang");
+    let site = page()
+        .variant(locale)
+        .layer(Counted::default().router(cookie));
+    for (client, text) in [(&ada, "id=ada"), (&bob, "id=bob"), (&ada, "id=ada")] {
+        assert_eq!(ask(&site, "/", client).await.text, text);
+    }
+    // Declared ones are: the others are said not to matter.
+    let site = page()
+        .cookies(["lang"])
+        .layer(Counted::default().router(cookie));
+    ask(&site, "/", &ada).await;
+    assert!(ask(&site, "/", &bob).await.hit);
+    // And as a field, all are in the key as they came.
+    let site = layer().vary_on([header::COOKIE]);
+    let site = site.layer(Counted::default().router(cookie));
+    for (client, hit) in [(&ada, false), (&ada, true), (&bob, false), (&ada, true)] {
+        assert_eq!(ask(&site, "/", client).await.hit, hit);
+    }
+}
+
+#[tokio::test]
 async fn encodings_devices_and_own_variants_are_classes() {
     let counted = Counted::default();
     let plan = VariantFn::new("plan", [HeaderName::from_static("x-plan")], |head| {
