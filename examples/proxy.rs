@@ -37,10 +37,10 @@ async fn main() -> anyhow::Result<()> {
     let origin = options.origin.clone();
     let forward = service_fn(move |request| forward(client.clone(), origin.clone(), request));
     let cache = CacheLayer::http(caches.default()).honour_requests(options.honour_requests);
-    let cached = cache.layer(forward);
+    let proxied = cache.layer(forward);
     // Outside of the cache, which answers for an origin that fails where it may.
     let proxy = service_fn(move |request| {
-        let answer = cached.clone().oneshot(request);
+        let answer = proxied.clone().oneshot(request);
         async move {
             let answer = answer.await.map(IntoResponse::into_response);
             Ok::<_, Infallible>(answer.unwrap_or_else(|error| bad_gateway(&error)))
@@ -76,7 +76,7 @@ impl Options {
                 "--cache" => options.cache = value()?,
                 "--honour-requests" => options.honour_requests = true,
                 option if option.starts_with("--") => anyhow::bail!("no such option: {option}"),
-                origin => options.origin = origin.to_owned(),
+                origin => origin.clone_into(&mut options.origin),
             }
         }
         anyhow::ensure!(!options.origin.is_empty(), "which origin? HOST:PORT");

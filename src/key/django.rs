@@ -20,7 +20,12 @@ use super::{KeyFunction, KeyPart, KeyWriter, PageKeyFunction, PageTarget, VaryVa
 /// # Django
 ///
 /// `django.utils.cache`, `django.core.cache.utils`. With `USE_I18N` or `USE_TZ` on, say which
-/// language and time zone the Django site would put into its keys.
+/// language and time zone the Django site would put into its keys. A request that has a
+/// [`Language`](crate::layer::Language) or [`TimeZone`](crate::layer::TimeZone) of its own replaces
+/// them. What Django knows nothing of is appended as one more digest where there is any: declared
+/// cookies, variants, and the claims of proxies that the layer was not told to
+/// [trust](crate::CacheLayer::trusted_proxies). Such pages are kept apart, and a Django site has
+/// none of them.
 #[derive(Clone, Debug, Default)]
 pub struct DjangoKeys {
     language: Option<String>,
@@ -58,11 +63,42 @@ impl DjangoKeys {
         DjangoFragment(format!("template.cache.{name}.{}", hex(material)))
     }
 
-    fn suffix(&self) -> String {
-        [&self.language, &self.time_zone]
-            .into_iter()
-            .flatten()
-            .fold(String::new(), |suffix, part| suffix + "." + part)
+    fn suffix(&self, target: &PageTarget<'_>) -> String {
+        let mut suffix = String::new();
+        let mut used = Vec::new();
+        for (name, own) in [("language", &self.language), ("time-zone", &self.time_zone)] {
+            let Some(own) = own else { continue };
+            let facet = target.facets.iter().find(|facet| &*facet.name == name);
+            let value = facet.and_then(|facet| facet.value.as_deref());
+            suffix.push('.');
+            suffix.push_str(value.unwrap_or(own));
+            used.push(name);
+        }
+        let cookies = target
+            .cookies
+            .iter()
+            .map(|(name, value)| (name.as_str(), value));
+        let facets = target
+            .facets
+            .iter()
+            .filter(|facet| !used.contains(&&*facet.name))
+            .map(|facet| (&*facet.name, &facet.value));
+        let mut material = Md5::new();
+        netstring(&mut material, target.cookies.len().to_string().as_bytes());
+        let mut any = false;
+        for (name, value) in cookies.chain(facets) {
+            any = true;
+            netstring(&mut material, name.as_bytes());
+            match value {
+                Some(value) => netstring(&mut material, value.as_bytes()),
+                None => material.update(b"-,"),
+            }
+        }
+        if any {
+            suffix.push('.');
+            suffix.push_str(&hex(material));
+        }
+        suffix
     }
 }
 
@@ -99,7 +135,7 @@ impl PageKeyFunction for DjangoKeys {
             "views.decorators.cache.cache_header.{}.{}{}",
             target.key_prefix,
             uri_hash(target),
-            self.suffix()
+            self.suffix(target)
         )
     }
 
@@ -122,7 +158,7 @@ impl PageKeyFunction for DjangoKeys {
             target.key_prefix,
             uri_hash(target),
             hex(material),
-            self.suffix()
+            self.suffix(target)
         )
     }
 

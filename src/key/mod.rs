@@ -19,7 +19,7 @@ mod space;
 #[cfg(feature = "django-keys")]
 pub use self::django::{DjangoFragment, DjangoKeys};
 pub(crate) use self::page::{DigestKeys, PageKeys};
-pub use self::page::{PageKeyFunction, PageTarget, VaryValue};
+pub use self::page::{Facet, PageKeyFunction, PageTarget, VaryValue};
 pub use self::part::{KeyPart, KeyWriter};
 pub(crate) use self::space::KeySpace;
 

@@ -19,10 +19,41 @@ pub struct PageTarget<'a> {
     pub query: Option<&'a str>,
     /// The values of the cookies that the layer declares, in the order of declaration.
     pub cookies: &'a [(String, Option<String>)],
+    /// What else selects a page of the layer.
+    pub facets: &'a [Facet],
+}
+
+/// One more thing that selects a page.
+///
+/// | name | value |
+/// |---|---|
+/// | `field:NAME` | the lines of a request field that the layer varies on, divided by line feeds |
+/// | `variant:NAME` | the value of a [`Variant`](crate::layer::Variant) |
+/// | `language`, `time-zone` | the request's; only there if it has one |
+/// | `claim:NAME` | what the lines of a field such as `X-Forwarded-Host` claim; only there if they do |
+///
+/// What is not UTF-8 is given as Latin-1 behind a NUL, so that no two values meet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct Facet {
+    /// Its name, unlike that of any other facet of the target.
+    pub name: Arc<str>,
+    /// Its value; `None` if the request has none.
+    pub value: Option<String>,
+}
+
+impl Facet {
+    /// A facet and its value.
+    pub fn new(name: impl Into<Arc<str>>, value: Option<String>) -> Self {
+        Self {
+            name: name.into(),
+            value,
+        }
+    }
 }
 
 impl<'a> PageTarget<'a> {
-    /// A target without key prefix and declared cookies.
+    /// A target without key prefix, declared cookies and facets.
     pub fn new(
         scheme: &'a str,
         authority: Option<&'a str>,
@@ -36,7 +67,18 @@ impl<'a> PageTarget<'a> {
             path,
             query,
             cookies: &[],
+            facets: &[],
         }
+    }
+
+    /// A digest of what selects the page beside its URI; `None` if nothing does.
+    pub(crate) fn selection(&self) -> Option<[u8; blake3::OUT_LEN]> {
+        if self.cookies.is_empty() && self.facets.is_empty() {
+            return None;
+        }
+        let mut digest = Digest::default();
+        digest.selection(self);
+        Some(*blake3::hash(&digest.material).as_bytes())
     }
 
     /// The same target under the key prefix of a layer.
@@ -56,7 +98,8 @@ pub type VaryValue<'a> = (&'a str, Option<&'a [u8]>);
 /// The default is a BLAKE3 digest over the length-prefixed material.
 /// [`DjangoKeys`](crate::key::DjangoKeys) makes the ones that a Django site uses.
 pub trait PageKeyFunction: fmt::Debug + Send + Sync + 'static {
-    /// The key of the primary entry of a target.
+    /// The key of the primary entry of a target, which its variants are found by. The default one
+    /// goes by the URI alone, so that whoever knows it can purge all of them.
     fn primary(&self, target: &PageTarget<'_>) -> String;
 
     /// The key of one variant of a target. `generation` is drawn anew whenever the primary entry
@@ -80,7 +123,7 @@ pub(crate) struct DigestKeys;
 
 impl PageKeyFunction for DigestKeys {
     fn primary(&self, target: &PageTarget<'_>) -> String {
-        Digest::new(target).finish("page:")
+        Digest::of_uri(target).finish("page:")
     }
 
     fn variant(
@@ -89,7 +132,8 @@ impl PageKeyFunction for DigestKeys {
         values: &[VaryValue<'_>],
         generation: u64,
     ) -> String {
-        let mut digest = Digest::new(target);
+        let mut digest = Digest::of_uri(target);
+        digest.selection(target);
         digest.field(&generation.to_be_bytes());
         for (name, value) in values {
             digest.field(name.as_bytes());
@@ -100,13 +144,14 @@ impl PageKeyFunction for DigestKeys {
 }
 
 /// Length-prefixed fields for BLAKE3: no two different sequences of fields make the same input.
+#[derive(Default)]
 struct Digest {
     // Gathered, since one call on a short input costs less than a hasher and its updates.
     material: Vec<u8>,
 }
 
 impl Digest {
-    fn new(target: &PageTarget<'_>) -> Self {
+    fn of_uri(target: &PageTarget<'_>) -> Self {
         let mut digest = Self {
             material: Vec::with_capacity(192),
         };
@@ -115,12 +160,21 @@ impl Digest {
         digest.optional(target.authority.map(str::as_bytes));
         digest.field(target.path.as_bytes());
         digest.optional(target.query.map(str::as_bytes));
-        digest.length(target.cookies.len());
-        for (name, value) in target.cookies {
-            digest.field(name.as_bytes());
-            digest.optional(value.as_deref().map(str::as_bytes));
-        }
         digest
+    }
+
+    /// Adds what selects a page beside its URI.
+    fn selection(&mut self, target: &PageTarget<'_>) {
+        self.length(target.cookies.len());
+        for (name, value) in target.cookies {
+            self.field(name.as_bytes());
+            self.optional(value.as_deref().map(str::as_bytes));
+        }
+        self.length(target.facets.len());
+        for facet in target.facets {
+            self.field(facet.name.as_bytes());
+            self.optional(facet.value.as_deref().map(str::as_bytes));
+        }
     }
 
     fn length(&mut self, length: usize) {
@@ -179,6 +233,13 @@ mod tests {
         assert_eq!(keys.len(), 5 * targets);
     }
 
+    /// The key of a variant, whose primary entry is that of its URI.
+    fn selected(target: &PageTarget<'_>) -> (String, Option<[u8; 32]>) {
+        let plain = PageTarget::new("http", None, "/", None);
+        assert_eq!(DigestKeys.primary(target), DigestKeys.primary(&plain));
+        (DigestKeys.variant(target, &[], 1), target.selection())
+    }
+
     #[test]
     fn declared_cookies_do_not_meet() {
         let cookies = |pairs: &[(&str, Option<&str>)]| {
@@ -188,7 +249,7 @@ mod tests {
                 .collect();
             let mut target = PageTarget::new("http", None, "/", None);
             target.cookies = &pairs;
-            DigestKeys.primary(&target)
+            selected(&target)
         };
         let all = [
             cookies(&[]),
@@ -196,6 +257,32 @@ mod tests {
             cookies(&[("a", Some(""))]),
             cookies(&[("a", Some("b")), ("c", None)]),
             cookies(&[("a", None), ("c", Some("b"))]),
+        ];
+        assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
+    }
+
+    #[test]
+    fn facets_do_not_meet() {
+        let facets = |pairs: &[(&str, Option<&str>)]| {
+            let facets: Vec<_> = pairs
+                .iter()
+                .map(|(name, value)| Facet::new(*name, value.map(str::to_owned)))
+                .collect();
+            let mut target = PageTarget::new("http", None, "/", None);
+            target.facets = &facets;
+            selected(&target)
+        };
+        let mut target = PageTarget::new("http", None, "/", None);
+        let cookies = [("a".to_owned(), None)];
+        target.cookies = &cookies;
+        let all = [
+            selected(&target),
+            facets(&[]),
+            facets(&[("a", None)]),
+            facets(&[("a", Some(""))]),
+            facets(&[("a", Some("b")), ("c", None)]),
+            facets(&[("a", None), ("c", Some("b"))]),
+            facets(&[("a", Some("b\0c"))]),
         ];
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
     }

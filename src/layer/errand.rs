@@ -165,7 +165,8 @@ where
                 .push((Arc::clone(&config.collapse), flight.clone()));
             self.request.extensions_mut().insert(leading);
         }
-        let headers = self.request.headers_mut();
+        let mut request = config.inputs.show(&self.question.target, self.request);
+        let headers = request.headers_mut();
         if let Some(stale) = miss.stale.as_ref().filter(|_| !self.question.head) {
             if let Some(stored) = stale.response.as_ref() {
                 make_conditional(headers, &stored.headers);
@@ -178,7 +179,7 @@ where
             asked_at: config.cache.clock().now(),
             fill: config.cache.begin_fill(&self.question.key),
             key: self.question.key.clone(),
-            veto: CacheVeto::of(self.request.extensions_mut()),
+            veto: CacheVeto::of(request.extensions_mut()),
             last_word: self.place.outside(),
             config,
             miss,
@@ -186,7 +187,7 @@ where
             flight,
             marked,
         };
-        let response = match self.inner.call(self.request).await {
+        let response = match self.inner.call(request).await {
             Ok(response) => filler.respond(&self.question, response),
             Err(error) => {
                 let stale = filler.miss.stale.clone();

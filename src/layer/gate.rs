@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http::header::COOKIE;
 use http::response::Parts;
 
 use super::fill::Filler;
@@ -60,6 +59,8 @@ impl Filler {
     /// As the developer's TTL decides.
     fn admit_page(&self, asked: &Asked<'_>, parts: &mut Parts) -> Result<Kept, Refusal> {
         let facts = ResponseFacts::new(parts.status, &parts.headers, asked.now);
+        // After the facts: it is no word of the handler's.
+        self.config.inputs.patch_vary(&mut parts.headers);
         admit(self.config.intent, asked.facts(), &facts)?;
         let initial_age = parse_age(&parts.headers).unwrap_or(0);
         let age = Duration::from_secs(initial_age);
@@ -96,6 +97,7 @@ impl Filler {
         let heuristic = rules.heuristic_lifetime;
         let facts =
             ResponseFacts::for_http(parts.status, headers, &rules.targets, heuristic, asked.now);
+        self.config.inputs.patch_vary(headers);
         let wishes = rules.wishes(asked.headers);
         admit_http(asked.facts(), wishes.as_ref(), &facts)?;
         let age = parse_age(headers);
@@ -120,8 +122,8 @@ impl Filler {
         let own: Vec<String> = match kept.facts.vary() {
             Vary::Names(names) => names
                 .iter()
-                // Declared cookies are in the key; the others are declared not to matter.
-                .filter(|name| **name != COOKIE || self.config.cookies.is_none())
+                // What the key holds already, and what the handler was not shown.
+                .filter(|name| !self.config.inputs.covers(name))
                 .map(|name| name.as_str().to_owned())
                 .collect(),
             Vary::Any => Vec::new(),
@@ -140,7 +142,9 @@ impl Filler {
             || RandomState::new().hash_one(asked.now),
             |page| page.generation,
         );
-        let has_variants = !vary.is_empty() || !self.config.page_keys.inlines();
+        let selection = asked.selection();
+        let has_variants =
+            !vary.is_empty() || selection.is_some() || !self.config.page_keys.inlines();
         let variant_key = has_variants
             .then(|| asked.variant_key(&vary, generation).ok())
             .flatten();
@@ -158,6 +162,7 @@ impl Filler {
                 initial_age: kept.initial_age,
                 terms: kept.terms,
                 sharing: kept.facts.sharing(),
+                selection,
                 varied: varied.collect(),
             },
             variant_key,

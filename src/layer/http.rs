@@ -15,12 +15,15 @@ use std::time::Duration;
 use http::header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SINCE};
 use http::{HeaderMap, HeaderName, StatusCode};
 
+use super::layer::CacheLayer;
 use super::lookup::Asked;
 use super::stored::StoredResponse;
+use crate::cache::Cache;
 use crate::semantics::request::RequestControl;
 use crate::semantics::reuse::{
     Reuse, Terms, is_error, reuse, stale_if_error, stale_if_unreachable,
 };
+use crate::semantics::storable::Intent;
 use crate::semantics::targeted::CDN_CACHE_CONTROL;
 
 /// How long a response that can still be of use is kept after it has become stale.
@@ -68,6 +71,71 @@ impl HttpRules {
         let stale = stale.into_iter().flatten().max().unwrap_or(0);
         let stale = Duration::from_secs(stale).max(self.keep_stale);
         fresh.saturating_add(stale)
+    }
+}
+
+impl CacheLayer {
+    /// A shared cache by RFC 9111, for origins and reverse proxies that say in their responses how
+    /// these are to be cached.
+    ///
+    /// Nothing is fresh but by what a response says of itself, in `CDN-Cache-Control` (RFC 9213),
+    /// `Cache-Control` or `Expires`, or by a tenth of the time since its last modification. Any
+    /// status is stored that may be. What is stale is validated with `If-None-Match` and
+    /// `If-Modified-Since`, or served where `stale-while-revalidate` and `stale-if-error` (RFC 5861)
+    /// permit it, or where the inner service fails and nothing forbids it. Unsafe methods invalidate
+    /// what they change. `only-if-cached` is answered with 504 if nothing is stored; other
+    /// directives of requests count only if they are [honoured](Self::honour_requests). A TTL and
+    /// `ETag`s of the layer's own do not apply.
+    ///
+    /// Stricter than the specification are the promises of every layer: no response with
+    /// `Set-Cookie` is stored, nor one that is `private` for some fields only.
+    ///
+    /// # Specification
+    ///
+    /// RFC 9111, RFC 9110 sections 13 and 14, RFC 9211, RFC 9213, RFC 5861, RFC 8246.
+    pub fn http(cache: Cache) -> Self {
+        Self::new(cache).set(|config| {
+            config.intent = Intent::Explicit;
+            config.http = Some(HttpRules::default());
+        })
+    }
+
+    /// Whether the `Cache-Control` of requests counts in [HTTP mode](Self::http): `no-cache`,
+    /// `no-store`, `max-age`, `max-stale`, `min-fresh`. It does not by default, as it lets every
+    /// client make the inner service work.
+    pub fn honour_requests(self, honour: bool) -> Self {
+        self.set_http(|rules| rules.honour_requests = honour)
+    }
+
+    /// How long a response is kept in [HTTP mode](Self::http) after it has become stale, to be
+    /// validated, or served when the inner service fails. An hour by default.
+    pub fn keep_stale(self, keep: Duration) -> Self {
+        self.set_http(|rules| rules.keep_stale = keep)
+    }
+
+    /// The longest that a response without explicit freshness is taken to be fresh in
+    /// [HTTP mode](Self::http). A day by default; zero takes none to be.
+    pub fn heuristic_lifetime(self, longest: Duration) -> Self {
+        self.set_http(|rules| rules.heuristic_lifetime = longest)
+    }
+
+    /// The fields that count in the place of `Cache-Control` in [HTTP mode](Self::http), the first
+    /// one that a response has. `CDN-Cache-Control` by default.
+    ///
+    /// # Specification
+    ///
+    /// RFC 9213 section 2.2.
+    pub fn targets(self, names: impl IntoIterator<Item = HeaderName>) -> Self {
+        let names = names.into_iter().collect();
+        self.set_http(|rules| rules.targets = names)
+    }
+
+    fn set_http(self, change: impl FnOnce(&mut HttpRules)) -> Self {
+        self.set(|config| {
+            if let Some(rules) = &mut config.http {
+                change(rules);
+            }
+        })
     }
 }
 

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, Uri};
+use http::{Extensions, HeaderMap, Uri};
 use tower_layer::Layer;
 
 use super::collapse::Collapse;
 use super::http::HttpRules;
+use super::inputs::Inputs;
 use super::service::CacheService;
-use super::target::RequestTarget;
 use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{DigestKeys, PageKeyFunction, PageKeys};
@@ -42,6 +42,10 @@ const DEFAULT_HIT_FOR_MISS: Duration = Duration::from_secs(60);
 /// responses to requests with cookies, unless they are `public` or vary on `Cookie`, or the layer
 /// [declares](Self::cookies) which cookies matter. Incomplete and oversized bodies, and event
 /// streams, pass through untouched.
+///
+/// What selects a page: scheme, host, path and query as they came, the fields that responses name
+/// in their `Vary`, and what the methods from [`query_allow`](Self::query_allow) to
+/// [`narrow`](Self::narrow) declare. What those leave out is not shown to the handler either.
 ///
 /// Put it outside every layer that sets `Vary` or cookies, or compresses.
 ///
@@ -88,8 +92,7 @@ pub(super) struct Config {
     pub(super) key_prefix: String,
     pub(super) page_keys: PageKeys,
     pub(super) max_body_bytes: usize,
-    /// The cookies that matter; `None`: not declared.
-    pub(super) cookies: Option<Arc<[String]>>,
+    pub(super) inputs: Inputs,
     pub(super) hit_for_miss: Duration,
     /// `None`: the developer's TTL decides.
     pub(super) http: Option<HttpRules>,
@@ -131,68 +134,13 @@ impl CacheLayer {
                 key_prefix: String::new(),
                 page_keys: Arc::new(DigestKeys),
                 max_body_bytes: DEFAULT_MAX_BODY_BYTES,
-                cookies: None,
+                inputs: Inputs::default(),
                 hit_for_miss: DEFAULT_HIT_FOR_MISS,
                 http: None,
                 etags: ETags::Strong,
                 collapse: Arc::default(),
             }),
         }
-    }
-
-    /// A shared cache by RFC 9111, for origins and reverse proxies that say in their responses how
-    /// these are to be cached.
-    ///
-    /// Nothing is fresh but by what a response says of itself, in `CDN-Cache-Control` (RFC 9213),
-    /// `Cache-Control` or `Expires`, or by a tenth of the time since its last modification. Any
-    /// status is stored that may be. What is stale is validated with `If-None-Match` and
-    /// `If-Modified-Since`, or served where `stale-while-revalidate` and `stale-if-error` (RFC 5861)
-    /// permit it, or where the inner service fails and nothing forbids it. Unsafe methods invalidate
-    /// what they change. `only-if-cached` is answered with 504 if nothing is stored; other
-    /// directives of requests count only if they are [honoured](Self::honour_requests). Settings of
-    /// the developer's TTL and of tags for responses without one do not apply.
-    ///
-    /// Stricter than the specification are the promises of every layer: no response with
-    /// `Set-Cookie` is stored, nor one that is `private` for some fields only.
-    ///
-    /// # Specification
-    ///
-    /// RFC 9111, RFC 9110 sections 13 and 14, RFC 9211, RFC 9213, RFC 5861, RFC 8246.
-    pub fn http(cache: Cache) -> Self {
-        Self::new(cache).set(|config| {
-            config.intent = Intent::Explicit;
-            config.http = Some(HttpRules::default());
-        })
-    }
-
-    /// Whether the `Cache-Control` of requests counts in [HTTP mode](Self::http): `no-cache`,
-    /// `no-store`, `max-age`, `max-stale`, `min-fresh`. It does not by default, as it lets every
-    /// client make the inner service work.
-    pub fn honour_requests(self, honour: bool) -> Self {
-        self.set_http(|rules| rules.honour_requests = honour)
-    }
-
-    /// How long a response is kept in [HTTP mode](Self::http) after it has become stale, to be
-    /// validated, or served when the inner service fails. An hour by default.
-    pub fn keep_stale(self, keep: Duration) -> Self {
-        self.set_http(|rules| rules.keep_stale = keep)
-    }
-
-    /// The longest that a response without explicit freshness is taken to be fresh in
-    /// [HTTP mode](Self::http). A day by default; zero takes none to be.
-    pub fn heuristic_lifetime(self, longest: Duration) -> Self {
-        self.set_http(|rules| rules.heuristic_lifetime = longest)
-    }
-
-    /// The fields that count in the place of `Cache-Control` in [HTTP mode](Self::http), the first
-    /// one that a response has. `CDN-Cache-Control` by default.
-    ///
-    /// # Specification
-    ///
-    /// RFC 9213 section 2.2.
-    pub fn targets(self, names: impl IntoIterator<Item = HeaderName>) -> Self {
-        let names = names.into_iter().collect();
-        self.set_http(|rules| rules.targets = names)
     }
 
     /// The layer of one route, whose author asked for it; see [`cache_page`](crate::cache_page).
@@ -217,7 +165,8 @@ impl CacheLayer {
     }
 
     /// Keeps the pages of this layer apart from those of others in the same cache, beside the
-    /// cache's own prefix. Layers with equal prefixes share their pages. Empty by default.
+    /// cache's own prefix. Layers with equal prefixes share their pages, so those that show their
+    /// handlers more or less of a request need different ones. Empty by default.
     pub fn key_prefix(self, prefix: impl Into<String>) -> Self {
         self.set(|config| config.key_prefix = prefix.into())
     }
@@ -253,16 +202,8 @@ impl CacheLayer {
         self.set(|config| config.etags = etags)
     }
 
-    /// Declares that of all cookies only these change a response: their values become part of
-    /// the key, and all others are taken not to matter, whatever the handler does with them. No
-    /// names at all: no cookie matters.
-    pub fn cookies<C: Into<String>>(self, names: impl IntoIterator<Item = C>) -> Self {
-        let names = names.into_iter().map(Into::into).collect();
-        self.set(|config| config.cookies = Some(names))
-    }
-
     /// The key of the primary entry of a page of this layer, before the cache's prefix and
-    /// version, as for a client without cookies. `uri` has to be absolute.
+    /// version: that of all its variants. `uri` has to be absolute.
     ///
     /// # Errors
     ///
@@ -276,13 +217,17 @@ impl CacheLayer {
             return Err(Error::new(ErrorKind::InvalidKey)
                 .with_message("the URI of a page has to be absolute"));
         }
-        Ok(RequestTarget::new(uri, &HeaderMap::new(), &self.config).primary(&self.config))
+        let inputs = &self.config.inputs;
+        let target = inputs.target(uri, &HeaderMap::new(), &Extensions::new());
+        Ok(target.primary(uri, &self.config))
     }
 
-    /// Forgets the page at `uri`, which has to be absolute, with all its variants. Whether there
-    /// was one. A response being made meanwhile is not stored.
+    /// Forgets the page at `uri`, which has to be absolute, with all its variants: by `Vary`, by
+    /// declared cookies, fields and variants, by language and time zone. Whether there was one. A
+    /// response being made meanwhile is not stored.
     ///
-    /// With declared [cookies](Self::cookies) it is the page of a client that has none of them.
+    /// With [`DjangoKeys`](crate::key::DjangoKeys), which names variants as Django does, it is the
+    /// page of a client that sends no fields.
     ///
     /// # Errors
     ///
@@ -292,15 +237,7 @@ impl CacheLayer {
         self.config.cache.delete(&self.page_key(uri)?).await
     }
 
-    fn set_http(self, change: impl FnOnce(&mut HttpRules)) -> Self {
-        self.set(|config| {
-            if let Some(rules) = &mut config.http {
-                change(rules);
-            }
-        })
-    }
-
-    fn set(mut self, change: impl FnOnce(&mut Config)) -> Self {
+    pub(super) fn set(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(Arc::make_mut(&mut self.config));
         self
     }

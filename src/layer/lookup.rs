@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use http::{HeaderMap, Uri};
 
 use super::layer::Config;
-use super::stored::{StoredPage, StoredResponse};
+use super::stored::{Fingerprint, StoredPage, StoredResponse};
 use super::target::{RequestTarget, field};
 use crate::backend::Peek;
 use crate::entry::Entry;
@@ -61,6 +61,7 @@ impl Miss {
 pub(super) struct Asked<'a> {
     pub(super) config: &'a Config,
     pub(super) uri: &'a Uri,
+    pub(super) target: &'a RequestTarget,
     pub(super) headers: &'a HeaderMap,
     pub(super) now: SystemTime,
 }
@@ -74,8 +75,8 @@ enum Primary {
 impl Asked<'_> {
     /// The key of the primary entry.
     pub(super) fn primary_key(&self) -> Result<Key> {
-        let target = RequestTarget::new(self.uri, self.headers, self.config);
-        self.config.cache.final_key(&target.primary(self.config))
+        let key = self.target.primary(self.uri, self.config);
+        self.config.cache.final_key(&key)
     }
 
     /// The key of the variant for this request among those that differ by the fields `vary`.
@@ -88,8 +89,8 @@ impl Asked<'_> {
             .iter()
             .map(|(name, value)| (*name, value.as_deref()))
             .collect();
-        let target = RequestTarget::new(self.uri, self.headers, self.config);
-        let key = target.variant(self.config, &values, generation);
+        let target = self.target;
+        let key = target.variant(self.uri, self.config, &values, generation);
         self.config.cache.final_key(&key)
     }
 
@@ -110,13 +111,22 @@ impl Asked<'_> {
     /// Whether a page that was made for another request may be had by this one.
     pub(super) fn may_have(&self, page: &StoredPage) -> bool {
         page.response.as_ref().is_some_and(|response| {
-            response.matches(self.headers) && matches!(self.judge(response), Verdict::Hit)
+            self.selected(response) && matches!(self.judge(response), Verdict::Hit)
         })
+    }
+
+    fn selected(&self, response: &StoredResponse) -> bool {
+        response.matches(self.headers, self.selection())
+    }
+
+    /// What selects the page beside its URI.
+    pub(super) fn selection(&self) -> Fingerprint {
+        self.target.selection(self.uri, self.config)
     }
 
     /// What the request says about itself.
     pub(super) fn facts(&self) -> RequestFacts {
-        RequestFacts::new(self.headers, self.config.cookies.is_some())
+        self.config.inputs.facts(self.headers)
     }
 
     /// Looks the request up in a store that answers at once; `None` in others.
@@ -166,7 +176,7 @@ impl Asked<'_> {
             return Primary::Found(Found::Miss(Miss::of(Forward::UriMiss)));
         };
         if let Some(response) = page.response.as_ref()
-            && response.matches(self.headers)
+            && self.selected(response)
         {
             let verdict = self.judge(response);
             return Primary::Found(verdict.into_found(Arc::clone(&page), page));
@@ -180,7 +190,7 @@ impl Asked<'_> {
     fn judge_variant(&self, key: &Key, entry: Option<&Entry>, known: Arc<StoredPage>) -> Found {
         let variant = entry.and_then(|entry| self.decode(key, entry));
         let verdict = match variant.as_ref().and_then(|page| page.response.as_ref()) {
-            Some(response) if response.matches(self.headers) => self.judge(response),
+            Some(response) if self.selected(response) => self.judge(response),
             _ => Verdict::Miss(Forward::VaryMiss, None),
         };
         let variant = variant.unwrap_or_else(|| Arc::clone(&known));

@@ -5,7 +5,11 @@
 //! - One predicate, [`semantics::storable`](crate::semantics::storable), decides what is stored
 //!   and to whom it is served; it fails closed, and what it refuses reaches only its own client.
 //! - A stored response is served only to a request with the same method class, scheme, authority,
-//!   full path, query, declared cookies, and values of every field its `Vary` names.
+//!   full path, query, declared cookies, declared fields and variants, language and time zone of
+//!   the application, claims of proxies that are not trusted, and values of every field its `Vary`
+//!   names.
+//! - A handler whose response may be stored is shown no other query, host or normalised field than
+//!   the key holds; in a [narrow](CacheLayer::narrow) layer, no other field at all.
 //! - Only a body that ended cleanly, at the length it announced, is stored.
 //! - A cache that fails changes nothing but the `Cache-Status`: the inner service answers.
 
@@ -16,12 +20,14 @@ mod fill;
 mod future;
 mod gate;
 mod http;
+mod inputs;
 #[allow(clippy::module_inception, reason = "the layer of the module `layer`")]
 mod layer;
 mod lookup;
 mod relay;
 mod serve;
 mod service;
+mod settings;
 mod stored;
 mod target;
 mod veto;
@@ -29,6 +35,10 @@ mod write;
 
 pub use self::body::CacheBody;
 pub use self::future::ResponseFuture;
+pub use self::inputs::{
+    Device, DeviceClass, EncodingClass, Head, Language, Locale, PeerAddr, TimeZone, TrustedProxies,
+    Variant, VariantFn,
+};
 pub use self::layer::{CacheLayer, ETags};
 pub use self::service::CacheService;
 pub use self::veto::CacheVeto;

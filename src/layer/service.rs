@@ -16,7 +16,7 @@ use super::http::is_conditional;
 use super::layer::Config;
 use super::lookup::{Asked, Found, Miss};
 use super::serve::serve;
-use super::target::original_uri;
+use super::target::{RequestTarget, original_uri};
 use super::veto::Place;
 use crate::key::Key;
 use crate::semantics::cache_status::{CacheStatus, Forward};
@@ -66,9 +66,17 @@ where
             let status = status.with_detail(Refusal::RequestBody.as_str());
             return self.pass(request, status);
         }
+        let uri = original_uri(request.uri(), request.extensions());
+        let inputs = &self.config.inputs;
+        let target = inputs.target(uri, request.headers(), request.extensions());
+        if let Some(refusal) = target.bypass {
+            let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
+            return self.pass(request, status.with_detail(refusal.as_str()));
+        }
         let asked = Asked {
             config: &self.config,
-            uri: original_uri(request.uri(), request.extensions()),
+            uri,
+            target: &target,
             headers: request.headers(),
             now: self.config.cache.clock().now(),
         };
@@ -87,7 +95,7 @@ where
         let errand = Errand {
             inner: self.take_inner(),
             place: Place::of(request.extensions_mut()),
-            question: Question::new(&self.config, &request, key),
+            question: Question::new(&self.config, &request, target, key),
             request,
         };
         ResponseFuture::answer(Box::pin(errand.run(found, landings)))
@@ -121,16 +129,18 @@ impl<S: Clone> CacheService<S> {
 pub(super) struct Question {
     pub(super) config: Arc<Config>,
     pub(super) key: Key,
+    pub(super) target: RequestTarget,
     uri: Uri,
     headers: HeaderMap,
     pub(super) head: bool,
 }
 
 impl Question {
-    fn new<B>(config: &Arc<Config>, request: &Request<B>, key: Key) -> Self {
+    fn new<B>(config: &Arc<Config>, request: &Request<B>, target: RequestTarget, key: Key) -> Self {
         Self {
             config: Arc::clone(config),
             key,
+            target,
             uri: original_uri(request.uri(), request.extensions()).clone(),
             headers: request.headers().clone(),
             head: request.method() == Method::HEAD,
@@ -142,6 +152,7 @@ impl Question {
         Asked {
             config: &self.config,
             uri: &self.uri,
+            target: &self.target,
             headers: &self.headers,
             now: self.config.cache.clock().now(),
         }

@@ -47,6 +47,8 @@ pub(super) struct StoredResponse {
     pub(super) initial_age: u64,
     pub(super) terms: Terms,
     pub(super) sharing: Sharing,
+    /// What the layer selected it by beside the URI.
+    pub(super) selection: Fingerprint,
     /// The request's values of the fields that this response varies on.
     pub(super) varied: Vec<(String, Fingerprint)>,
 }
@@ -61,11 +63,14 @@ pub(super) fn fingerprint(headers: &HeaderMap, name: &str) -> Fingerprint {
 }
 
 impl StoredResponse {
-    /// Whether a request with these fields is what the response was selected for.
-    pub(super) fn matches(&self, request: &HeaderMap) -> bool {
-        self.varied
-            .iter()
-            .all(|(name, value)| fingerprint(request, name) == *value)
+    /// Whether a request with these fields and this selection is what the response was selected
+    /// for.
+    pub(super) fn matches(&self, request: &HeaderMap, selection: Fingerprint) -> bool {
+        self.selection == selection
+            && self
+                .varied
+                .iter()
+                .all(|(name, value)| fingerprint(request, name) == *value)
     }
 
     pub(super) fn is_fresh(&self, now: SystemTime) -> bool {
@@ -154,6 +159,7 @@ struct ResponseMeta {
     initial_age: u64,
     terms: Terms,
     sharing: Sharing,
+    selection: Fingerprint,
     varied: Vec<(String, Fingerprint)>,
 }
 
@@ -172,6 +178,7 @@ impl ResponseMeta {
             initial_age: response.initial_age,
             terms: response.terms,
             sharing: response.sharing,
+            selection: response.selection,
             varied: response.varied.clone(),
         }
     }
@@ -197,6 +204,7 @@ impl ResponseMeta {
             initial_age: self.initial_age,
             terms: self.terms,
             sharing: self.sharing,
+            selection: self.selection,
             varied: self.varied,
         })
     }

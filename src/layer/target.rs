@@ -1,60 +1,77 @@
 //! What a request asks for: the material of its key.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
-use http::header::{COOKIE, HOST, HeaderMap};
+use http::header::{HOST, HeaderMap};
 use http::{Extensions, Uri};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
+use super::inputs::{PeerAddr, Query};
 use super::layer::Config;
-use crate::key::{PageTarget, VaryValue};
+use crate::key::{Facet, PageTarget, VaryValue};
+use crate::semantics::storable::Refusal;
 
-/// The target of a request, as the key sees it.
+/// The target of a request beside its path: what its key is made of. It is made by
+/// [`Inputs::target`](super::inputs::Inputs::target).
 #[derive(Debug)]
-pub(super) struct RequestTarget<'a> {
-    uri: &'a Uri,
-    authority: Option<String>,
-    cookies: Vec<(String, Option<String>)>,
+pub(super) struct RequestTarget {
+    pub(super) scheme: Cow<'static, str>,
+    pub(super) authority: Option<String>,
+    pub(super) query: Query,
+    pub(super) cookies: Vec<(String, Option<String>)>,
+    pub(super) facets: Vec<Facet>,
+    /// Whether the handler is shown scheme and authority as a proxy would claim them.
+    pub(super) resolved: bool,
+    /// Why the request is not for the cache, if it is not.
+    pub(super) bypass: Option<Refusal>,
 }
 
-impl<'a> RequestTarget<'a> {
-    /// `uri` has to be the full one; see [`original_uri`].
-    pub(super) fn new(uri: &'a Uri, headers: &HeaderMap, config: &Config) -> Self {
-        let declared = config.cookies.iter().flat_map(|names| names.iter());
-        Self {
-            uri,
-            authority: authority(uri, headers),
-            cookies: declared
-                .map(|name| (name.clone(), cookie(headers, name)))
-                .collect(),
-        }
-    }
-
-    /// The key of the primary entry.
-    pub(super) fn primary(&self, config: &Config) -> String {
-        config.page_keys.primary(&self.page(config))
+impl RequestTarget {
+    /// The key of the primary entry. `uri` is the one the target was made from.
+    pub(super) fn primary(&self, uri: &Uri, config: &Config) -> String {
+        config.page_keys.primary(&self.page(uri, config))
     }
 
     /// The key of the variant for the `values` of a request.
     pub(super) fn variant(
         &self,
+        uri: &Uri,
         config: &Config,
         values: &[VaryValue<'_>],
         generation: u64,
     ) -> String {
-        config
-            .page_keys
-            .variant(&self.page(config), values, generation)
+        let page = self.page(uri, config);
+        config.page_keys.variant(&page, values, generation)
     }
 
-    fn page<'p>(&'p self, config: &'p Config) -> PageTarget<'p> {
+    /// A digest of what selects the page beside its URI; `None` if nothing does.
+    pub(super) fn selection(&self, uri: &Uri, config: &Config) -> Option<[u8; 32]> {
+        if self.cookies.is_empty() && self.facets.is_empty() {
+            return None;
+        }
+        self.page(uri, config).selection()
+    }
+
+    /// The authority, if the request names only one.
+    pub(super) fn sole_authority(&self) -> Option<&str> {
+        let authority = self.authority.as_deref()?;
+        // Dividers of several, escapes and users: no name of a host has them.
+        (!authority.contains([',', '%', '@'])).then_some(authority)
+    }
+
+    fn page<'p>(&'p self, uri: &'p Uri, config: &'p Config) -> PageTarget<'p> {
         PageTarget {
             key_prefix: &config.key_prefix,
-            scheme: self.uri.scheme_str().unwrap_or("http"),
+            scheme: &self.scheme,
             authority: self.authority.as_deref(),
-            path: self.uri.path(),
-            query: self.uri.query(),
+            path: uri.path(),
+            query: match &self.query {
+                Query::Whole => uri.query(),
+                Query::Reduced(query) => query.as_deref(),
+            },
             cookies: &self.cookies,
+            facets: &self.facets,
         }
     }
 }
@@ -67,6 +84,30 @@ pub(super) fn original_uri<'a>(uri: &'a Uri, extensions: &'a Extensions) -> &'a 
     }
     let _ = extensions;
     uri
+}
+
+/// Changes the URI that [`original_uri`] finds in the extensions.
+pub(super) fn rewrite_original_uri(extensions: &mut Extensions, change: impl Fn(&Uri) -> Uri) {
+    #[cfg(feature = "axum")]
+    if let Some(original) = extensions.get_mut::<axum::extract::OriginalUri>() {
+        original.0 = change(&original.0);
+    }
+    let _ = (extensions, change);
+}
+
+/// The address of the peer that sent the request.
+pub(super) fn peer(extensions: &Extensions) -> Option<IpAddr> {
+    if let Some(peer) = extensions.get::<PeerAddr>() {
+        return Some(peer.ip());
+    }
+    #[cfg(feature = "connect-info")]
+    {
+        use axum::extract::ConnectInfo;
+        let peer = extensions.get::<ConnectInfo<std::net::SocketAddr>>();
+        peer.map(|peer| peer.0.ip())
+    }
+    #[cfg(not(feature = "connect-info"))]
+    None
 }
 
 /// All lines of a field, joined as one list; `None` if there is no line.
@@ -86,42 +127,24 @@ const HOST_ESCAPES: &AsciiSet = &CONTROLS.add(b'%').add(b',');
 
 /// Who is asked, in lower case. Where the URI and `Host` disagree, or `Host` comes twice, all of
 /// them count: what a handler goes by is not known here.
-fn authority(uri: &Uri, headers: &HeaderMap) -> Option<String> {
+pub(super) fn authority(uri: &Uri, headers: &HeaderMap) -> Option<String> {
+    let name = |name: &[u8]| {
+        let escaped = percent_encode(name, HOST_ESCAPES).to_string();
+        escaped.to_ascii_lowercase()
+    };
+    let hosts = headers.get_all(HOST).into_iter();
+    let mut hosts: Vec<_> = hosts.map(|host| name(host.as_bytes())).collect();
+    hosts.dedup();
     let in_uri = uri
         .authority()
-        .map(|authority| authority.as_str().as_bytes());
-    let hosts = headers
-        .get_all(HOST)
-        .into_iter()
-        .map(http::HeaderValue::as_bytes);
-    let mut names: Vec<_> = in_uri
-        .into_iter()
-        .chain(hosts)
-        .map(|name| {
-            percent_encode(name, HOST_ESCAPES)
-                .to_string()
-                .to_ascii_lowercase()
-        })
-        .collect();
-    names.dedup();
-    (!names.is_empty()).then(|| names.join(","))
-}
-
-/// The value of a cookie. If it comes more than once, all values count.
-fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
-    let values: Vec<_> = headers
-        .get_all(COOKIE)
-        .into_iter()
-        .map(|line| String::from_utf8_lossy(line.as_bytes()))
-        .flat_map(|line| {
-            line.split(';')
-                .filter_map(|pair| pair.trim().split_once('='))
-                .filter(|(candidate, _)| *candidate == name)
-                .map(|(_, value)| value.to_owned())
-                .collect::<Vec<_>>()
-        })
-        .collect();
-    (!values.is_empty()).then(|| values.join(";"))
+        .map(|authority| name(authority.as_str().as_bytes()));
+    match in_uri {
+        Some(in_uri) if hosts.is_empty() => hosts.push(in_uri),
+        // No name ends in a bare `%`, so that this is no list of hosts.
+        Some(in_uri) if hosts[0] != in_uri => hosts.insert(0, in_uri + "%"),
+        _ => {}
+    }
+    (!hosts.is_empty()).then(|| hosts.join(","))
 }
 
 #[cfg(test)]
@@ -163,21 +186,9 @@ mod tests {
             authority_of("/", &[("host", b"a\xfe")]),
             authority_of("/", &[("host", b"a%ff")]),
         ];
-        assert_eq!(odd[0], odd[1]);
-        for (index, one) in odd.iter().enumerate().skip(1) {
+        for (index, one) in odd.iter().enumerate() {
             assert!(odd.iter().skip(index + 1).all(|other| one != other));
         }
-    }
-
-    #[test]
-    fn a_cookie_that_comes_twice_counts_twice() {
-        let both = headers(&[("cookie", b"a=1; sid=x; sid=y"), ("cookie", b"sid=z")]);
-        assert_eq!(cookie(&both, "sid").as_deref(), Some("x;y;z"));
-        assert_eq!(cookie(&both, "id"), None);
-        assert_eq!(
-            cookie(&headers(&[("cookie", b"sid=")]), "sid").as_deref(),
-            Some("")
-        );
     }
 
     #[test]

@@ -102,6 +102,10 @@ pub enum Refusal {
     Cookie,
     /// The request has a body, which the key knows nothing of.
     RequestBody,
+    /// The request asks for another method by a field such as `X-HTTP-Method-Override`.
+    MethodOverride,
+    /// The request asks for another protocol, and the layer would hide that from the handler.
+    Upgrade,
     /// The cache was told to keep it for no time.
     TtlZero,
     /// A response to HEAD has no body to store.
@@ -132,6 +136,8 @@ impl Refusal {
             Self::Authorization => "authorization",
             Self::Cookie => "cookie",
             Self::RequestBody => "request-body",
+            Self::MethodOverride => "method-override",
+            Self::Upgrade => "upgrade",
             Self::TtlZero => "ttl-zero",
             Self::Head => "head",
             Self::BodyTooLarge => "body-too-large",

@@ -196,7 +196,7 @@ fn k_02_a_key_function_replaces_the_scheme() {
 /// The vectors were computed by Django 6.1.3.
 #[cfg(feature = "django-keys")]
 mod django {
-    use axum_cache::key::{DjangoKeys, KeyFunction, PageKeyFunction, PageTarget, VaryValue};
+    use axum_cache::key::{DjangoKeys, Facet, KeyFunction, PageKeyFunction, PageTarget, VaryValue};
 
     const HOST: &str = "www.example.com";
     const NO_VALUES: &str = "d41d8cd98f00b204e9800998ecf8427e";
@@ -298,6 +298,44 @@ mod django {
             values_hash(&keys, &languages),
             format!("{NO_VALUES}.en-us.UTC")
         );
+    }
+
+    #[test]
+    fn k_26_a_language_of_the_request_replaces_the_sites() {
+        let keys = DjangoKeys::new().with_language("en-us");
+        let facets = [Facet::new("language", Some("de".to_owned()))];
+        let mut own = target("http", HOST, None);
+        own.facets = &facets;
+        let primary = keys.primary(&own);
+        assert!(primary.ends_with(".543d7d9a906a381aafadced524e2bf05.de"));
+    }
+
+    #[test]
+    fn what_django_knows_nothing_of_is_kept_apart() {
+        let keys = DjangoKeys::new();
+        let cookie =
+            |name: &str, value: Option<&str>| [(name.to_owned(), value.map(str::to_owned))];
+        let facet = |name: &str, value: Option<&str>| [Facet::new(name, value.map(str::to_owned))];
+        let mut all = vec![keys.primary(&target("http", HOST, None))];
+        for (name, value) in [
+            ("a", None),
+            ("a", Some("")),
+            ("a", Some("-,")),
+            ("language", None),
+        ] {
+            let (cookies, facets) = (cookie(name, value), facet(name, value));
+            let mut by_cookie = target("http", HOST, None);
+            by_cookie.cookies = &cookies;
+            let mut by_facet = target("http", HOST, None);
+            by_facet.facets = &facets;
+            all.extend([keys.primary(&by_cookie), keys.primary(&by_facet)]);
+        }
+        for (index, one) in all.iter().enumerate() {
+            assert!(
+                all.iter().skip(index + 1).all(|other| one != other),
+                "{one}"
+            );
+        }
     }
 
     #[test]

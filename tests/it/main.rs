@@ -9,6 +9,8 @@ mod collapse;
 mod files;
 #[cfg(all(feature = "askama", feature = "memory"))]
 mod fragments;
+#[cfg(all(feature = "axum", feature = "memory"))]
+mod inputs;
 mod keys;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod pages;

@@ -1,0 +1,181 @@
+//! The inputs that a layer declares, and what they make of a request.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, UPGRADE};
+use http::{Extensions, Uri};
+
+use super::claims::{Claims, Origin, facet_name, lines};
+use super::cookies;
+use super::locality::{Language, TimeZone};
+use super::proxies::TrustedProxies;
+use super::query::QueryRule;
+use super::variant::{Head, Variant};
+use crate::key::Facet;
+use crate::layer::target::{RequestTarget, authority, peer};
+use crate::semantics::storable::{Refusal, RequestFacts};
+use crate::semantics::vary::patch_vary;
+
+/// What of a request selects its page.
+#[derive(Clone, Debug, Default)]
+pub(in crate::layer) struct Inputs {
+    pub(super) query: QueryRule,
+    /// The cookies that matter; `None`: not declared.
+    pub(super) cookies: Option<Arc<[String]>>,
+    /// Fields, and the names of their facets.
+    pub(super) fields: Vec<(HeaderName, Arc<str>)>,
+    /// Variants, and the names of their facets.
+    pub(super) variants: Vec<(Arc<dyn Variant>, Arc<str>)>,
+    pub(super) proxies: TrustedProxies,
+    pub(super) narrow: bool,
+}
+
+impl Inputs {
+    pub(in crate::layer) fn allow_query(&mut self, names: impl IntoIterator<Item = String>) {
+        self.query.allow(names);
+    }
+
+    pub(in crate::layer) fn ignore_query(&mut self, names: impl IntoIterator<Item = String>) {
+        self.query.ignore(names);
+    }
+
+    pub(in crate::layer) fn ignore_tracking(&mut self) {
+        self.query.ignore_tracking();
+    }
+
+    pub(in crate::layer) fn sort_query(&mut self) {
+        self.query.sort();
+    }
+
+    pub(in crate::layer) fn declare_cookies(&mut self, names: impl IntoIterator<Item = String>) {
+        self.cookies = Some(names.into_iter().collect());
+    }
+
+    pub(in crate::layer) fn vary_on(&mut self, names: impl IntoIterator<Item = HeaderName>) {
+        for name in names {
+            if !self.holds_field(&name) {
+                let facet = facet_name("field", name.as_str());
+                self.fields.push((name, facet));
+            }
+        }
+    }
+
+    pub(in crate::layer) fn add_variant(&mut self, variant: impl Variant) {
+        let facet = facet_name("variant", variant.name());
+        self.variants.push((Arc::new(variant), facet));
+    }
+
+    pub(in crate::layer) fn trust(&mut self, proxies: TrustedProxies) {
+        self.proxies = proxies;
+    }
+
+    pub(in crate::layer) fn narrow(&mut self) {
+        self.narrow = true;
+    }
+
+    /// What a request asks for. `uri` has to be the full one.
+    pub(in crate::layer) fn target(
+        &self,
+        uri: &Uri,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> RequestTarget {
+        let claims = Claims::find(headers);
+        let trusted = self.proxies.trusts(|| peer(extensions));
+        let origin = if trusted {
+            Origin::of(headers)
+        } else {
+            Origin::default()
+        };
+        let scheme: Cow<'static, str> = match (origin.scheme, uri.scheme_str()) {
+            (Some(scheme), _) => scheme.into(),
+            (None, Some("https")) => "https".into(),
+            (None, Some("http") | None) => "http".into(),
+            (None, Some(scheme)) => scheme.to_owned().into(),
+        };
+        let declared = self.cookies.iter().flat_map(|names| names.iter());
+        let cookies = declared.map(|name| (name.clone(), cookies::value(headers, name)));
+        let head = Head::new(uri, headers, extensions);
+        // The values of variants come first: `show` finds them there.
+        let variants = self
+            .variants
+            .iter()
+            .map(|(variant, name)| Facet::new(Arc::clone(name), Some(variant.value(&head))));
+        let fields = self
+            .fields
+            .iter()
+            .map(|(field, name)| Facet::new(Arc::clone(name), lines(headers, field)));
+        let mut facets: Vec<_> = variants.chain(fields).collect();
+        if let Some(language) = extensions.get::<Language>() {
+            facets.push(Facet::new("language", Some(language.as_str().to_owned())));
+        }
+        if let Some(zone) = extensions.get::<TimeZone>() {
+            facets.push(Facet::new("time-zone", Some(zone.as_str().to_owned())));
+        }
+        if !self.narrow {
+            facets.extend(claims.facets(headers, trusted.then_some(&*scheme)));
+        }
+        let upgrades = self.narrow && headers.contains_key(UPGRADE);
+        RequestTarget {
+            scheme,
+            authority: origin.authority.or_else(|| authority(uri, headers)),
+            query: self.query.apply(uri.query()),
+            cookies: cookies.collect(),
+            facets,
+            // Whoever claims nothing shares the pages that proxies ask for, and makes the same.
+            resolved: trusted
+                || (!self.proxies.is_none() && (self.narrow || !claims.is_on_origin())),
+            bypass: if claims.method {
+                Some(Refusal::MethodOverride)
+            } else {
+                upgrades.then_some(Refusal::Upgrade)
+            },
+        }
+    }
+
+    /// What a request says that bears on sharing: nothing that the handler does not see.
+    pub(in crate::layer) fn facts(&self, headers: &HeaderMap) -> RequestFacts {
+        let cookies_declared = self.cookies.is_some() || self.narrow || self.holds_field(&COOKIE);
+        let mut facts = RequestFacts::new(headers, cookies_declared);
+        let hidden = self.narrow || self.is_normalised(&AUTHORIZATION);
+        facts.authorization &= !hidden || self.holds_field(&AUTHORIZATION);
+        facts
+    }
+
+    /// Whether a response that names `name` in its `Vary` depends on nothing but the key by that.
+    pub(in crate::layer) fn covers(&self, name: &HeaderName) -> bool {
+        if name == COOKIE {
+            return self.cookies.is_some() || self.narrow || self.holds_field(name);
+        }
+        self.narrow || self.holds_field(name) || self.is_normalised(name)
+    }
+
+    /// Adds to the `Vary` of a response what the layer itself selects it by.
+    pub(in crate::layer) fn patch_vary(&self, headers: &mut HeaderMap) {
+        let cookies = self
+            .cookies
+            .iter()
+            .filter(|names| !names.is_empty())
+            .map(|_| COOKIE);
+        let fields = self.fields.iter().map(|(name, _)| name.clone());
+        let variants = self
+            .variants
+            .iter()
+            .flat_map(|(variant, _)| variant.fields().iter().cloned());
+        let mut names = fields.chain(variants).chain(cookies).peekable();
+        if names.peek().is_some() {
+            patch_vary(headers, names);
+        }
+    }
+
+    pub(super) fn holds_field(&self, name: &HeaderName) -> bool {
+        self.fields.iter().any(|(field, _)| field == name)
+    }
+
+    /// Whether a variant stands for the field.
+    fn is_normalised(&self, name: &HeaderName) -> bool {
+        let mut variants = self.variants.iter();
+        variants.any(|(variant, _)| variant.fields().contains(name))
+    }
+}
