@@ -8,6 +8,7 @@ use serde::de::DeserializeOwned;
 use super::Cache;
 use crate::entry::Entry;
 use crate::error::Result;
+use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::ttl::{Lifetime, Ttl};
 
@@ -114,9 +115,13 @@ impl Cache {
     ///
     /// As for [any call](Cache#errors).
     pub async fn delete(&self, key: &str) -> Result<bool> {
-        let key = self.final_key(key)?;
-        self.fence(&key).await;
-        self.backend().delete(&key).await
+        self.delete_key(&self.final_key(key)?).await
+    }
+
+    /// As [`delete`](Self::delete), of a key as the store sees it.
+    pub(crate) async fn delete_key(&self, key: &Key) -> Result<bool> {
+        self.fence(key).await;
+        self.backend().delete(key).await
     }
 
     /// Whether there is a live entry, a stored `None` included.

@@ -139,7 +139,7 @@ where
             headers.remove(name);
         }
         for name in [AUTHORIZATION, COOKIE] {
-            if !page.vary.iter().any(|selecting| name == selecting.as_str()) {
+            if !page.vary.contains(&name) {
                 headers.remove(name);
             }
         }

@@ -13,11 +13,11 @@ use http_body::Body;
 use super::body::CacheBody;
 use super::collapse::{Alone, Duty};
 use super::layer::{Config, ETags};
-use super::lookup::Miss;
+use super::lookup::{Asked, Miss};
 use super::relay::{Copied, relay};
 use super::serve::{answer, serve};
 use super::service::{Question, STATUS_NAME};
-use super::stored::StoredPage;
+use super::stored::{StoredPage, StoredResponse};
 use super::veto::{CacheVeto, LastWord};
 use super::write::{alone_for, later, now_or_later};
 use crate::fence::Fill;
@@ -25,7 +25,7 @@ use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::storable::Refusal;
-use crate::semantics::validation::{freshen, selects};
+use crate::semantics::validation::{HeadUpdate, freshen, head_update, selects};
 
 /// A page about to be made.
 pub(super) struct Filler {
@@ -61,8 +61,11 @@ impl Filler {
     {
         let (mut parts, body) = response.into_parts();
         if let Some(stale) = self.miss.stale.clone() {
-            if parts.status == StatusCode::NOT_MODIFIED {
-                return self.validated(question, &stale, parts);
+            if question.head && parts.status == StatusCode::OK {
+                return self.looked_at(question, &stale, parts, body);
+            }
+            if parts.status == StatusCode::NOT_MODIFIED && !question.head {
+                return self.validated(question, &stale, &parts);
             }
             if let Some(response) = self.stale_instead(question, &stale, Some(parts.status)) {
                 return response;
@@ -133,10 +136,10 @@ impl Filler {
 
     /// The stored response, of which its origin says that it still holds, if that was the one.
     fn validated<B: Body<Data = Bytes>>(
-        mut self,
+        self,
         question: &Question,
         stale: &StoredPage,
-        not_modified: Parts,
+        not_modified: &Parts,
     ) -> Response<CacheBody<B>> {
         let asked = question.asked();
         let status = self.status().with_forward_status(not_modified.status);
@@ -148,28 +151,79 @@ impl Filler {
             // It asked about one response, and was told of another.
             return self.bad_gateway(status);
         };
+        let (current, refusal) = self.freshened(&asked, stored, not_modified);
+        let status = match refusal {
+            None => status.with_stored(),
+            Some(refusal) => status.with_detail(refusal.as_str()),
+        };
+        serve(&current, &asked, question.head, status)
+    }
+
+    /// A response to HEAD, which says of the stored one that it still holds, or that it does not.
+    fn looked_at<B: Body<Data = Bytes>>(
+        self,
+        question: &Question,
+        stale: &StoredPage,
+        mut parts: Parts,
+        body: B,
+    ) -> Response<CacheBody<B>> {
+        let mut status = self.status();
+        if let Some(stored) = stale.response.as_ref() {
+            let length = stored.body.len() as u64;
+            if head_update(&stored.headers, length, &parts.headers) == HeadUpdate::Freshen {
+                let (_, refusal) = self.freshened(&question.asked(), stored, &parts);
+                status = match refusal {
+                    None => status.with_stored(),
+                    Some(refusal) => status.with_detail(refusal.as_str()),
+                };
+            } else {
+                self.forget();
+                status = status.with_detail(Refusal::Head.as_str());
+            }
+        }
+        status.append_to(&mut parts.headers);
+        Response::from_parts(parts, CacheBody::live(body))
+    }
+
+    /// The stored response with what `update` says of it now, which is stored too; why not, if it
+    /// may not be.
+    fn freshened(
+        mut self,
+        asked: &Asked<'_>,
+        stored: &StoredResponse,
+        update: &Parts,
+    ) -> (StoredResponse, Option<Refusal>) {
         let mut parts = Response::new(()).into_parts().0;
         parts.status = stored.status;
         parts.headers = stored.headers.clone();
-        parts.extensions = not_modified.extensions;
-        freshen(&mut parts.headers, &not_modified.headers);
-        let mut current = stored.clone();
-        let status = match self.admit(&asked, &mut parts) {
+        parts.extensions = update.extensions.clone();
+        freshen(&mut parts.headers, &update.headers);
+        match self.admit(asked, &mut parts) {
             Ok(kept) => {
-                let status = status.with_stored();
-                let mut writer = self.writer(&asked, &parts, &kept);
+                let mut writer = self.writer(asked, &parts, &kept);
                 writer.response.body = stored.body.clone();
-                current = writer.response.clone();
+                let current = writer.response.clone();
                 now_or_later(writer.finish(Copied::Whole(stored.body.clone())));
-                status
+                (current, None)
             }
             Err(refusal) => {
+                let mut current = stored.clone();
                 current.headers = parts.headers;
                 self.give_up(refusal);
-                status.with_detail(refusal.as_str())
+                self.forget();
+                (current, Some(refusal))
             }
-        };
-        serve(&current, &asked, question.head, status)
+        }
+    }
+
+    /// Lets what is stored of the page go.
+    fn forget(&self) {
+        let (config, key) = (Arc::clone(&self.config), self.key.clone());
+        now_or_later(async move {
+            if let Err(error) = config.cache.delete_key(&key).await {
+                observe::failed(config.cache.name(), "page", &error);
+            }
+        });
     }
 
     /// A stale response in the place of one with this status, or of one that never came, if it
@@ -198,6 +252,7 @@ impl Filler {
     /// The origin did not answer what it was asked.
     fn bad_gateway<B: Body<Data = Bytes>>(mut self, status: CacheStatus) -> Response<CacheBody<B>> {
         self.give_up(Refusal::Status);
+        self.forget();
         let mut response = Response::new(CacheBody::stored(Bytes::new()));
         *response.status_mut() = StatusCode::BAD_GATEWAY;
         status

@@ -4,14 +4,14 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::HeaderMap;
 use http::response::Parts;
+use http::{HeaderMap, HeaderName};
 
 use super::fill::Filler;
 use super::http::HttpRules;
 use super::layer::{ETags, TtlRule};
 use super::lookup::Asked;
-use super::stored::{StoredResponse, fingerprint};
+use super::stored::StoredResponse;
 use super::veto::CacheVeto;
 use super::write::Writer;
 use crate::control::patch_response_headers;
@@ -119,12 +119,12 @@ impl Filler {
     pub(super) fn writer(self, asked: &Asked<'_>, parts: &Parts, kept: &Kept) -> Writer {
         let mut headers = storable_fields(&parts.headers);
         stamp_date(&mut headers, asked.now);
-        let own: Vec<String> = match kept.facts.vary() {
+        let own: Vec<HeaderName> = match kept.facts.vary() {
             Vary::Names(names) => names
                 .iter()
                 // What the key holds already, and what the handler was not shown.
                 .filter(|name| !self.config.inputs.covers(name))
-                .map(|name| name.as_str().to_owned())
+                .cloned()
                 .collect(),
             Vary::Any => Vec::new(),
         };
@@ -136,7 +136,7 @@ impl Filler {
         // The union: a response that varies on less does not put the others out of reach.
         let mut vary = own.clone();
         vary.extend(known.into_iter().flat_map(|page| page.vary.iter().cloned()));
-        vary.sort_unstable();
+        vary.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
         vary.dedup();
         let generation = known.map_or_else(
             || RandomState::new().hash_one(asked.now),
@@ -149,7 +149,7 @@ impl Filler {
             .then(|| asked.variant_key(&vary, generation).ok())
             .flatten();
         let varied = own.into_iter().map(|name| {
-            let value = fingerprint(asked.headers, &name);
+            let value = asked.fingerprint(&name);
             (name, value)
         });
         Writer {

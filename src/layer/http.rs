@@ -96,6 +96,7 @@ impl CacheLayer {
     pub fn http(cache: Cache) -> Self {
         Self::new(cache).set(|config| {
             config.intent = Intent::Explicit;
+            config.invalidates = true;
             config.http = Some(HttpRules::default());
         })
     }

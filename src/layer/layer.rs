@@ -97,8 +97,19 @@ pub(super) struct Config {
     /// `None`: the developer's TTL decides.
     pub(super) http: Option<HttpRules>,
     pub(super) etags: ETags,
+    pub(super) invalidates: bool,
     /// Shared by the layers made from this one.
     pub(super) collapse: Arc<Collapse>,
+}
+
+impl Config {
+    /// The key of the primary entry of the page at an absolute URI.
+    pub(super) fn page_key(&self, uri: &Uri) -> String {
+        let target = self
+            .inputs
+            .target(uri, &HeaderMap::new(), &Extensions::new());
+        target.primary(uri, self)
+    }
 }
 
 /// Whether responses without an `ETag` are given one; see [`CacheLayer::etags`].
@@ -138,6 +149,7 @@ impl CacheLayer {
                 hit_for_miss: DEFAULT_HIT_FOR_MISS,
                 http: None,
                 etags: ETags::Strong,
+                invalidates: false,
                 collapse: Arc::default(),
             }),
         }
@@ -202,6 +214,18 @@ impl CacheLayer {
         self.set(|config| config.etags = etags)
     }
 
+    /// Whether requests with unsafe methods invalidate what they change: after a POST, PUT, DELETE,
+    /// or any method that is not known to be safe, whose response is no error, the page at its
+    /// URI is forgotten, and those at the `Location` and `Content-Location` of the response on the
+    /// same host. Off by default, as in Django; on in [HTTP mode](Self::http).
+    ///
+    /// # Specification
+    ///
+    /// RFC 9111 section 4.4.
+    pub fn invalidate_on_unsafe(self, invalidate: bool) -> Self {
+        self.set(|config| config.invalidates = invalidate)
+    }
+
     /// The key of the primary entry of a page of this layer, before the cache's prefix and
     /// version: that of all its variants. `uri` has to be absolute.
     ///
@@ -217,9 +241,7 @@ impl CacheLayer {
             return Err(Error::new(ErrorKind::InvalidKey)
                 .with_message("the URI of a page has to be absolute"));
         }
-        let inputs = &self.config.inputs;
-        let target = inputs.target(uri, &HeaderMap::new(), &Extensions::new());
-        Ok(target.primary(uri, &self.config))
+        Ok(self.config.page_key(uri))
     }
 
     /// Forgets the page at `uri`, which has to be absolute, with all its variants: by `Vary`, by

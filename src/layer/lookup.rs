@@ -1,12 +1,13 @@
 //! From a request to the stored response that answers it, or the reason why there is none.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderName, Uri};
 
 use super::layer::Config;
-use super::stored::{Fingerprint, StoredPage, StoredResponse};
+use super::stored::{Fingerprint, StoredPage, StoredResponse, fingerprint};
 use super::target::{RequestTarget, field};
 use crate::backend::Peek;
 use crate::entry::Entry;
@@ -16,6 +17,7 @@ use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::Forward;
 use crate::semantics::reuse::Reuse;
 use crate::semantics::storable::{Intent, Refusal, RequestFacts, shareable};
+use crate::semantics::vary::selecting_value;
 
 /// What a lookup came to.
 #[derive(Debug)]
@@ -80,10 +82,10 @@ impl Asked<'_> {
     }
 
     /// The key of the variant for this request among those that differ by the fields `vary`.
-    pub(super) fn variant_key(&self, vary: &[String], generation: u64) -> Result<Key> {
+    pub(super) fn variant_key(&self, vary: &[HeaderName], generation: u64) -> Result<Key> {
         let values: Vec<_> = vary
             .iter()
-            .map(|name| (name.as_str(), field(self.headers, name)))
+            .map(|name| (name.as_str(), self.selecting(name)))
             .collect();
         let values: Vec<_> = values
             .iter()
@@ -92,6 +94,21 @@ impl Asked<'_> {
         let target = self.target;
         let key = target.variant(self.uri, self.config, &values, generation);
         self.config.cache.final_key(&key)
+    }
+
+    /// The request's value of a field that responses vary on. A layer that goes by HTTP compares
+    /// them by what they mean; elsewhere the handler may make anything of them.
+    fn selecting(&self, name: &HeaderName) -> Option<Cow<'_, [u8]>> {
+        if self.config.http.is_some() {
+            selecting_value(self.headers, name)
+        } else {
+            field(self.headers, name)
+        }
+    }
+
+    /// Tells the request's values of a field that responses vary on apart.
+    pub(super) fn fingerprint(&self, name: &HeaderName) -> Fingerprint {
+        fingerprint(self.selecting(name).as_deref())
     }
 
     /// Names the requests that may wait for each other's answer: those for one page or variant, by
@@ -115,8 +132,11 @@ impl Asked<'_> {
         })
     }
 
+    /// Whether the request is what the response was selected for.
     fn selected(&self, response: &StoredResponse) -> bool {
-        response.matches(self.headers, self.selection())
+        let mut varied = response.varied.iter();
+        response.selection == self.selection()
+            && varied.all(|(name, value)| self.fingerprint(name) == *value)
     }
 
     /// What selects the page beside its URI.

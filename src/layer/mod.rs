@@ -14,6 +14,7 @@
 //! - A cache that fails changes nothing but the `Cache-Status`: the inner service answers.
 
 mod body;
+mod change;
 mod collapse;
 mod errand;
 mod fill;

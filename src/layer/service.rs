@@ -10,6 +10,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::CacheBody;
+use super::change::Change;
 use super::errand::Errand;
 use super::future::ResponseFuture;
 use super::http::is_conditional;
@@ -20,6 +21,7 @@ use super::target::{RequestTarget, original_uri};
 use super::veto::Place;
 use crate::key::Key;
 use crate::semantics::cache_status::{CacheStatus, Forward};
+use crate::semantics::invalidation::is_safe;
 use crate::semantics::storable::Refusal;
 
 /// The name of this cache in `Cache-Status`.
@@ -59,6 +61,12 @@ where
         let head = request.method() == Method::HEAD;
         if !head && request.method() != Method::GET {
             let status = CacheStatus::forward(STATUS_NAME, Forward::Method);
+            if self.config.invalidates && !is_safe(request.method()) {
+                let change = Change::new(&self.config, &request, status);
+                let place = Place::of(request.extensions_mut());
+                let response = self.inner.call(request);
+                return ResponseFuture::answer(Box::pin(change.made_by(response, place)));
+            }
             return self.pass(request, status);
         }
         if has_body(&request) {

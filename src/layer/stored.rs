@@ -12,7 +12,6 @@ use http::header::{ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use super::target::field;
 use crate::entry::{Entry, Kind, Undecodable, open, seal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -29,7 +28,7 @@ const DECODED_FIELD_BYTES: usize = 144;
 pub(super) struct StoredPage {
     pub(super) generation: u64,
     /// The fields that responses of this target vary on, sorted.
-    pub(super) vary: Vec<String>,
+    pub(super) vary: Vec<HeaderName>,
     /// Until when the store keeps it, or one of its variants; `None`: for ever.
     pub(super) kept_until: Option<SystemTime>,
     pub(super) response: Option<StoredResponse>,
@@ -50,29 +49,19 @@ pub(super) struct StoredResponse {
     /// What the layer selected it by beside the URI.
     pub(super) selection: Fingerprint,
     /// The request's values of the fields that this response varies on.
-    pub(super) varied: Vec<(String, Fingerprint)>,
+    pub(super) varied: Vec<(HeaderName, Fingerprint)>,
 }
 
 /// Tells values of a request's field apart without keeping them: they may be secrets. `None`
 /// if the field was absent.
 pub(super) type Fingerprint = Option<[u8; 32]>;
 
-/// The fingerprint of the value of `name` in a request.
-pub(super) fn fingerprint(headers: &HeaderMap, name: &str) -> Fingerprint {
-    field(headers, name).map(|value| *blake3::hash(&value).as_bytes())
+/// The fingerprint of a value.
+pub(super) fn fingerprint(value: Option<&[u8]>) -> Fingerprint {
+    value.map(|value| *blake3::hash(value).as_bytes())
 }
 
 impl StoredResponse {
-    /// Whether a request with these fields and this selection is what the response was selected
-    /// for.
-    pub(super) fn matches(&self, request: &HeaderMap, selection: Fingerprint) -> bool {
-        self.selection == selection
-            && self
-                .varied
-                .iter()
-                .all(|(name, value)| fingerprint(request, name) == *value)
-    }
-
     pub(super) fn is_fresh(&self, now: SystemTime) -> bool {
         self.fresh_for(now).is_none_or(|left| !left.is_zero())
     }
@@ -113,7 +102,7 @@ impl StoredPage {
             .transpose()?;
         Ok(Self {
             generation: page.meta.generation,
-            vary: page.meta.vary,
+            vary: names(page.meta.vary)?,
             kept_until,
             response,
         })
@@ -125,7 +114,7 @@ impl StoredPage {
         let body = response.map_or(&[][..], |response| &response.body);
         let meta = PageMeta {
             generation: self.generation,
-            vary: self.vary.clone(),
+            vary: self.vary.iter().map(ToString::to_string).collect(),
             response: response.map(ResponseMeta::of),
         };
         let stored_at = response.map_or(now, |response| response.stored_at);
@@ -141,6 +130,13 @@ impl StoredPage {
         let fields = response.map_or(0, |response| response.headers.len());
         Ok(Entry::new(sealed).with_decoded_bytes(DECODED_BYTES + fields * DECODED_FIELD_BYTES))
     }
+}
+
+fn names(names: Vec<String>) -> Result<Vec<HeaderName>, Undecodable> {
+    let names = names.into_iter().map(HeaderName::try_from);
+    names
+        .collect::<Result<_, _>>()
+        .map_err(|_| Undecodable::Meta)
 }
 
 #[derive(Serialize, Deserialize)]
@@ -179,7 +175,11 @@ impl ResponseMeta {
             terms: response.terms,
             sharing: response.sharing,
             selection: response.selection,
-            varied: response.varied.clone(),
+            varied: response
+                .varied
+                .iter()
+                .map(|(name, value)| (name.to_string(), *value))
+                .collect(),
         }
     }
 
@@ -195,6 +195,7 @@ impl ResponseMeta {
                 .map_err(|_| Undecodable::Meta)?;
             headers.append(name, value);
         }
+        let (varied, values): (Vec<_>, Vec<_>) = self.varied.into_iter().unzip();
         Ok(StoredResponse {
             status: StatusCode::from_u16(self.status).map_err(|_| Undecodable::Meta)?,
             headers,
@@ -205,7 +206,7 @@ impl ResponseMeta {
             terms: self.terms,
             sharing: self.sharing,
             selection: self.selection,
-            varied: self.varied,
+            varied: names(varied)?.into_iter().zip(values).collect(),
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::header::{HOST, HeaderMap};
+use http::header::{HOST, HeaderMap, HeaderName};
 use http::{Extensions, Uri};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
@@ -43,6 +43,14 @@ impl RequestTarget {
     ) -> String {
         let page = self.page(uri, config);
         config.page_keys.variant(&page, values, generation)
+    }
+
+    /// The absolute URI of the page, if the request names one authority.
+    pub(super) fn absolute(&self, uri: &Uri) -> Option<Uri> {
+        let path = uri.path_and_query().map_or("/", |path| path.as_str());
+        let builder = Uri::builder().scheme(&*self.scheme);
+        let builder = builder.authority(self.sole_authority()?);
+        builder.path_and_query(path).build().ok()
     }
 
     /// A digest of what selects the page beside its URI; `None` if nothing does.
@@ -111,7 +119,7 @@ pub(super) fn peer(extensions: &Extensions) -> Option<IpAddr> {
 }
 
 /// All lines of a field, joined as one list; `None` if there is no line.
-pub(super) fn field<'h>(headers: &'h HeaderMap, name: &str) -> Option<Cow<'h, [u8]>> {
+pub(super) fn field<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
     let mut lines = headers.get_all(name).into_iter();
     let first = lines.next()?;
     Some(lines.fold(Cow::Borrowed(first.as_bytes()), |joined, line| {
@@ -152,6 +160,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
     use http::HeaderValue;
+    use http::header::ACCEPT;
 
     use super::*;
 
@@ -194,7 +203,7 @@ mod tests {
     #[test]
     fn lines_of_one_field_are_one_list() {
         let two = headers(&[("accept", b"a"), ("accept", b"b")]);
-        assert_eq!(field(&two, "accept").as_deref(), Some(&b"a, b"[..]));
-        assert_eq!(field(&two, "absent"), None);
+        assert_eq!(field(&two, &ACCEPT).as_deref(), Some(&b"a, b"[..]));
+        assert_eq!(field(&two, &HOST), None);
     }
 }

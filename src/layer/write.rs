@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::ETAG;
+use http::header::{ETAG, HeaderName};
 use http_body::Body;
 use tokio::runtime::Handle;
 
@@ -31,7 +31,7 @@ pub(super) struct Writer {
     pub(super) response: StoredResponse,
     /// Where the response goes beside the primary entry, if the target has variants.
     pub(super) variant_key: Option<Key>,
-    pub(super) vary: Vec<String>,
+    pub(super) vary: Vec<HeaderName>,
     pub(super) generation: u64,
     /// How long the store keeps it.
     pub(super) lifetime: Lifetime,
