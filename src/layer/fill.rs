@@ -72,8 +72,10 @@ impl Filler {
             }
         }
         let asked = question.asked();
-        let kept = match self.admit(&asked, &mut parts) {
-            Ok(kept) => kept,
+        let admitted = self.admit(&asked, &mut parts);
+        let placed = admitted.and_then(|kept| self.slot(&asked, &kept).map(|it| (kept, it)));
+        let (kept, slot) = match placed {
+            Ok(placed) => placed,
             Err(refusal) => return self.refuse(question, refusal, parts, body),
         };
         let announced = content_length(&parts.headers);
@@ -90,7 +92,7 @@ impl Filler {
         let status = self.status().with_ttl(kept.fresh_for());
         let unavailable = self.is_unavailable();
         let etags = self.etags();
-        let mut writer = self.writer(&asked, &parts, &kept);
+        let mut writer = self.writer(&asked, &parts, &kept, slot);
         let (client, mut copier) = relay(body, ceiling, announced);
         let mut once = Context::from_waker(Waker::noop());
         match copier.read_ready(&mut once) {
@@ -198,9 +200,10 @@ impl Filler {
         parts.headers = stored.headers.clone();
         parts.extensions = update.extensions.clone();
         freshen(&mut parts.headers, &update.headers);
-        match self.admit(asked, &mut parts) {
-            Ok(kept) => {
-                let mut writer = self.writer(asked, &parts, &kept);
+        let admitted = self.admit(asked, &mut parts);
+        match admitted.and_then(|kept| self.slot(asked, &kept).map(|it| (kept, it))) {
+            Ok((kept, slot)) => {
+                let mut writer = self.writer(asked, &parts, &kept, slot);
                 writer.response.body = stored.body.clone();
                 let current = writer.response.clone();
                 now_or_later(writer.finish(Copied::Whole(stored.body.clone())));

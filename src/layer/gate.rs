@@ -1,6 +1,7 @@
 //! What is stored of a response, for how long, and on whose word: the two modes of a layer.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -11,10 +12,11 @@ use super::fill::Filler;
 use super::http::HttpRules;
 use super::layer::{ETags, TtlRule};
 use super::lookup::Asked;
-use super::stored::StoredResponse;
+use super::stored::{Fingerprint, StoredPage, StoredResponse, VariantMark};
 use super::veto::CacheVeto;
-use super::write::Writer;
+use super::write::{Writer, expiry};
 use crate::control::patch_response_headers;
+use crate::key::Key;
 use crate::semantics::fields::storable_fields;
 use crate::semantics::freshness::{corrected_initial_age, parse_age, stamp_date};
 use crate::semantics::reuse::Terms;
@@ -34,6 +36,20 @@ pub(super) struct Kept {
     terms: Terms,
     /// How long the store keeps it, counted from now.
     stored_for: Lifetime,
+}
+
+/// Where a response goes among the variants of its page.
+pub(super) struct Slot {
+    /// The primary entry, if there is one.
+    known: Option<Arc<StoredPage>>,
+    generation: u64,
+    /// What the responses of the page vary on, and what this one does.
+    vary: Vec<HeaderName>,
+    varied: Vec<(HeaderName, Fingerprint)>,
+    selection: Fingerprint,
+    /// Where it goes beside the primary entry, if there are variants.
+    variant_key: Option<Key>,
+    variants: Vec<VariantMark>,
 }
 
 impl Kept {
@@ -115,10 +131,8 @@ impl Filler {
         })
     }
 
-    /// All that is stored of a response but its body.
-    pub(super) fn writer(self, asked: &Asked<'_>, parts: &Parts, kept: &Kept) -> Writer {
-        let mut headers = storable_fields(&parts.headers);
-        stamp_date(&mut headers, asked.now);
+    /// Where a response goes that is kept so.
+    pub(super) fn slot(&self, asked: &Asked<'_>, kept: &Kept) -> Result<Slot, Refusal> {
         let own: Vec<HeaderName> = match kept.facts.vary() {
             Vary::Names(names) => names
                 .iter()
@@ -126,7 +140,7 @@ impl Filler {
                 .filter(|name| !self.config.inputs.covers(name))
                 .cloned()
                 .collect(),
-            Vary::Any => Vec::new(),
+            Vary::Any => return Err(Refusal::Vary),
         };
         let known = self
             .miss
@@ -148,10 +162,40 @@ impl Filler {
         let variant_key = has_variants
             .then(|| asked.variant_key(&vary, generation).ok())
             .flatten();
+        let mut variants = known.map_or_else(Vec::new, |page| page.variants.clone());
+        if let Some(key) = &variant_key {
+            let own = VariantMark::new(key, expiry(asked.now, kept.stored_for));
+            variants.retain(|other| !other.is_over(asked.now) && !other.is_of(own));
+            if variants.len() >= self.config.max_variants {
+                return Err(Refusal::Variants);
+            }
+            variants.push(own);
+        }
         let varied = own.into_iter().map(|name| {
             let value = asked.fingerprint(&name);
             (name, value)
         });
+        Ok(Slot {
+            varied: varied.collect(),
+            known: known.cloned(),
+            vary,
+            generation,
+            selection,
+            variant_key,
+            variants,
+        })
+    }
+
+    /// All that is stored of a response but its body.
+    pub(super) fn writer(
+        self,
+        asked: &Asked<'_>,
+        parts: &Parts,
+        kept: &Kept,
+        slot: Slot,
+    ) -> Writer {
+        let mut headers = storable_fields(&parts.headers);
+        stamp_date(&mut headers, asked.now);
         Writer {
             response: StoredResponse {
                 status: parts.status,
@@ -162,13 +206,14 @@ impl Filler {
                 initial_age: kept.initial_age,
                 terms: kept.terms,
                 sharing: kept.facts.sharing(),
-                selection,
-                varied: varied.collect(),
+                selection: slot.selection,
+                varied: slot.varied,
             },
-            variant_key,
-            known: known.cloned(),
-            vary,
-            generation,
+            variant_key: slot.variant_key,
+            variants: slot.variants,
+            known: slot.known,
+            vary: slot.vary,
+            generation: slot.generation,
             lifetime: kept.stored_for,
             unavailable: self.is_unavailable(),
             verdict: self.last_word.map(|word| word.ask(kept.facts.vary())),

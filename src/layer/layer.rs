@@ -23,6 +23,9 @@ const DEFAULT_TTL: Ttl = Ttl::After(Duration::from_secs(600));
 /// The largest body that is stored unless set otherwise.
 const DEFAULT_MAX_BODY_BYTES: usize = 1 << 20;
 
+/// The most variants of one page.
+const DEFAULT_MAX_VARIANTS: usize = 256;
+
 /// For how long it is remembered that a page was not shared.
 const DEFAULT_HIT_FOR_MISS: Duration = Duration::from_secs(60);
 
@@ -92,6 +95,7 @@ pub(super) struct Config {
     pub(super) key_prefix: String,
     pub(super) page_keys: PageKeys,
     pub(super) max_body_bytes: usize,
+    pub(super) max_variants: usize,
     pub(super) inputs: Inputs,
     pub(super) hit_for_miss: Duration,
     /// `None`: the developer's TTL decides.
@@ -145,6 +149,7 @@ impl CacheLayer {
                 key_prefix: String::new(),
                 page_keys: Arc::new(DigestKeys),
                 max_body_bytes: DEFAULT_MAX_BODY_BYTES,
+                max_variants: DEFAULT_MAX_VARIANTS,
                 inputs: Inputs::default(),
                 hit_for_miss: DEFAULT_HIT_FOR_MISS,
                 http: None,
@@ -191,6 +196,13 @@ impl CacheLayer {
     /// The largest body to store, in bytes; larger ones pass through. 1 MiB by default.
     pub fn max_body_bytes(self, bytes: usize) -> Self {
         self.set(|config| config.max_body_bytes = bytes)
+    }
+
+    /// The most variants of one page that are stored at a time, so that what clients send cannot
+    /// fill the store; further ones pass through. 256 by default. [Variants](Self::variant) of
+    /// known number, in the place of whole fields in `Vary`, keep it low.
+    pub fn max_variants(self, most: usize) -> Self {
+        self.set(|config| config.max_variants = most)
     }
 
     /// How long requests for a page go to the inner service side by side after its answer turned

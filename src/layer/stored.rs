@@ -29,6 +29,8 @@ pub(super) struct StoredPage {
     pub(super) generation: u64,
     /// The fields that responses of this target vary on, sorted.
     pub(super) vary: Vec<HeaderName>,
+    /// The variants that the store may hold.
+    pub(super) variants: Vec<VariantMark>,
     /// Until when the store keeps it, or one of its variants; `None`: for ever.
     pub(super) kept_until: Option<SystemTime>,
     pub(super) response: Option<StoredResponse>,
@@ -50,6 +52,42 @@ pub(super) struct StoredResponse {
     pub(super) selection: Fingerprint,
     /// The request's values of the fields that this response varies on.
     pub(super) varied: Vec<(HeaderName, Fingerprint)>,
+}
+
+/// A variant, as its primary entry remembers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct VariantMark {
+    /// Of its key.
+    hash: u64,
+    /// Until when it is kept, in seconds since 1970.
+    until: u64,
+}
+
+impl VariantMark {
+    pub(super) fn new(key: &Key, kept_until: Option<SystemTime>) -> Self {
+        let digest = blake3::hash(key.as_str().as_bytes());
+        let (first, _) = digest
+            .as_bytes()
+            .split_first_chunk()
+            .unwrap_or((&[0; 8], &[]));
+        Self {
+            hash: u64::from_le_bytes(*first),
+            until: kept_until.map_or(u64::MAX, seconds),
+        }
+    }
+
+    pub(super) fn is_of(self, other: Self) -> bool {
+        self.hash == other.hash
+    }
+
+    pub(super) fn is_over(self, now: SystemTime) -> bool {
+        self.until < seconds(now)
+    }
+}
+
+fn seconds(instant: SystemTime) -> u64 {
+    let since_epoch = instant.duration_since(SystemTime::UNIX_EPOCH);
+    since_epoch.unwrap_or_default().as_secs()
 }
 
 /// Tells values of a request's field apart without keeping them: they may be secrets. `None`
@@ -103,6 +141,7 @@ impl StoredPage {
         Ok(Self {
             generation: page.meta.generation,
             vary: names(page.meta.vary)?,
+            variants: page.meta.variants,
             kept_until,
             response,
         })
@@ -115,6 +154,7 @@ impl StoredPage {
         let meta = PageMeta {
             generation: self.generation,
             vary: self.vary.iter().map(ToString::to_string).collect(),
+            variants: self.variants.clone(),
             response: response.map(ResponseMeta::of),
         };
         let stored_at = response.map_or(now, |response| response.stored_at);
@@ -143,6 +183,7 @@ fn names(names: Vec<String>) -> Result<Vec<HeaderName>, Undecodable> {
 struct PageMeta {
     generation: u64,
     vary: Vec<String>,
+    variants: Vec<VariantMark>,
     response: Option<ResponseMeta>,
 }
 

@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use super::collapse::{Alone, Duty, Landed};
 use super::layer::{Config, ETags};
 use super::relay::{Copied, Copier};
-use super::stored::{StoredPage, StoredResponse};
+use super::stored::{StoredPage, StoredResponse, VariantMark};
 use super::veto::{CacheVeto, Verdict};
 use crate::error::Result;
 use crate::fence::Fill;
@@ -33,6 +33,8 @@ pub(super) struct Writer {
     pub(super) variant_key: Option<Key>,
     pub(super) vary: Vec<HeaderName>,
     pub(super) generation: u64,
+    /// All variants that there are then.
+    pub(super) variants: Vec<VariantMark>,
     /// How long the store keeps it.
     pub(super) lifetime: Lifetime,
     /// The primary entry that serves other variants meanwhile.
@@ -117,6 +119,8 @@ impl Writer {
         let mut page = StoredPage {
             generation: self.generation,
             vary: self.vary,
+            // Of use in the primary entry only.
+            variants: Vec::new(),
             kept_until: own_until,
             response: Some(self.response),
         };
@@ -136,6 +140,7 @@ impl Writer {
                 batch.push((key, entry, self.lifetime));
             }
             page.kept_until = primary_until;
+            page.variants = self.variants;
             if !self.config.page_keys.inlines() {
                 page.response = None;
             }
@@ -157,7 +162,7 @@ impl Writer {
     }
 }
 
-fn expiry(now: SystemTime, lifetime: Lifetime) -> Option<SystemTime> {
+pub(super) fn expiry(now: SystemTime, lifetime: Lifetime) -> Option<SystemTime> {
     now.checked_add(lifetime.duration()?)
 }
 

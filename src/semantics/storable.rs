@@ -116,6 +116,8 @@ pub enum Refusal {
     Unavailable,
     /// What made it marked it as personal.
     Veto,
+    /// The page has as many variants as are stored.
+    Variants,
 }
 
 impl Refusal {
@@ -143,6 +145,7 @@ impl Refusal {
             Self::BodyTooLarge => "body-too-large",
             Self::Unavailable => "unavailable",
             Self::Veto => "veto",
+            Self::Variants => "too-many-variants",
         }
     }
 }

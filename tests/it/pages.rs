@@ -799,3 +799,33 @@ async fn a_body_that_http_2_does_not_announce_counts_too() {
     let again = send(Body::empty()).await;
     assert!(again.to_str().unwrap().starts_with("axum-cache; hit"));
 }
+
+#[tokio::test]
+async fn m_41_what_clients_send_does_not_fill_the_store_with_variants() {
+    let counted = Counted::default();
+    let clock = ManualClock::new();
+    let memory = Memory::builder().clock(clock.clone()).build().unwrap();
+    let cache = Cache::builder(memory.clone()).clock(clock.clone());
+    let layer = CacheLayer::new(cache.build().unwrap()).max_variants(3);
+    let server = Server::start(layer.layer(counted.router())).await;
+    let ask = async |language: &str| {
+        let field = format!("accept-language: {language}");
+        server
+            .send("GET", "/?vary=accept-language", &[&field])
+            .await
+    };
+    for language in ["a", "b", "c", "d", "e"] {
+        let (_, second) = (ask(language).await, ask(language).await);
+        let stored = ["a", "b", "c"].contains(&language);
+        assert_eq!(second.is_hit(), stored, "{language}");
+        if !stored {
+            assert!(second.cache_status().ends_with("too-many-variants"));
+        }
+    }
+    // The primary entry, and three variants.
+    assert_eq!(memory.len(), 4);
+    // Those that are over make room.
+    clock.advance(Duration::from_secs(601));
+    assert!(!ask("d").await.is_hit());
+    assert!(ask("d").await.is_hit());
+}
