@@ -22,7 +22,7 @@ use super::service::{Question, STATUS_NAME};
 use super::stored::StoredPage;
 use super::veto::{CacheVeto, Place};
 use super::write::later;
-use crate::flight::Role;
+use crate::flight::{Lost, Role};
 use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::{CacheStatus, Forward};
 use crate::semantics::validation::make_conditional;
@@ -130,7 +130,7 @@ where
     }
 
     /// The same request on nobody's behalf: for a whole response, and without credentials unless
-    /// they select it.
+    /// they select it. No layer outside waits for what comes of it.
     fn in_background(mut self, page: &StoredPage) -> Self {
         *self.request.method_mut() = Method::GET;
         let headers = self.request.headers_mut();
@@ -144,6 +144,7 @@ where
             }
         }
         self.question.everybodys(self.request.headers());
+        self.place = Place::nowhere(self.request.extensions_mut());
         self
     }
 
@@ -267,12 +268,15 @@ async fn choose(
                 let status = CacheStatus::forward(STATUS_NAME, miss.forward);
                 return Way::Answered(page, status.with_collapsed());
             }
-            // Another variant, or it was purged meanwhile.
-            Ok(Landed::Page(_) | Landed::Purged) => landings = collapse.landings(),
+            // It is this one, and is not to be had without asking.
+            Ok(Landed::Page(page)) if question.asked().selects(&page) => {
+                return Way::Forward(Forwarding::alone(miss, flight, None));
+            }
             Ok(Landed::Alone(alone)) => {
                 return Way::Forward(Forwarding::alone(miss, flight, Some(alone)));
             }
-            Err(_) => return Way::Forward(Forwarding::alone(miss, flight, None)),
+            // It is another variant, or was purged meanwhile, or its leader is lost.
+            Ok(Landed::Page(_) | Landed::Purged) | Err(Lost) => landings = collapse.landings(),
         }
     }
 }

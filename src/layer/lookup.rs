@@ -127,9 +127,14 @@ impl Asked<'_> {
 
     /// Whether a page that was made for another request may be had by this one.
     pub(super) fn may_have(&self, page: &StoredPage) -> bool {
-        page.response.as_ref().is_some_and(|response| {
-            self.selected(response) && matches!(self.judge(response), Verdict::Hit)
-        })
+        let response = page.response.as_ref();
+        self.selects(page) && response.is_some_and(|it| matches!(self.judge(it), Verdict::Hit))
+    }
+
+    /// Whether the request is what a page was selected for.
+    pub(super) fn selects(&self, page: &StoredPage) -> bool {
+        let response = page.response.as_ref();
+        response.is_some_and(|response| self.selected(response))
     }
 
     /// Whether the request is what the response was selected for.

@@ -1,7 +1,7 @@
 //! From a stored response, or one that has just been made, to what one client gets of it.
 
 use bytes::Bytes;
-use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, RANGE};
+use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, ETAG, LAST_MODIFIED, RANGE};
 use http::{HeaderValue, Method, Response, StatusCode};
 use http_body::Body;
 
@@ -51,10 +51,11 @@ pub(super) fn answer<B: Body<Data = Bytes>>(
     mut response: Response<CacheBody<B>>,
     asked: &Asked<'_>,
 ) -> Response<CacheBody<B>> {
-    if !is_conditional(asked.headers) {
+    let (status, headers) = (response.status(), response.headers());
+    let has_validator = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
+    if !has_validator || !is_conditional(asked.headers) {
         return response;
     }
-    let (status, headers) = (response.status(), response.headers());
     let precondition = if asked.config.http.is_none() {
         evaluate(
             &Method::GET,

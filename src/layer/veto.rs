@@ -116,6 +116,13 @@ impl Place {
         Self::Outermost(own)
     }
 
+    /// That of a request that no client waits for.
+    pub(super) fn nowhere(extensions: &mut Extensions) -> Self {
+        extensions.remove::<LastWord>();
+        extensions.remove::<CacheVeto>();
+        Self::of(extensions)
+    }
+
     /// The last word of the layer outside, if there is one.
     pub(super) fn outside(&self) -> Option<LastWord> {
         match self {
