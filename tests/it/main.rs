@@ -4,7 +4,10 @@
 
 #[cfg(feature = "memory")]
 mod caches;
+#[cfg(all(feature = "axum", feature = "memory"))]
 mod collapse;
+#[cfg(all(feature = "axum", feature = "memory"))]
+mod conditions;
 #[cfg(feature = "file")]
 mod files;
 #[cfg(all(feature = "askama", feature = "memory"))]
@@ -17,4 +20,5 @@ mod pages;
 #[cfg(feature = "memory")]
 mod support;
 mod tidy;
+#[cfg(all(feature = "axum", feature = "memory"))]
 mod veto;
