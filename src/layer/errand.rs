@@ -154,7 +154,7 @@ where
         forwarding: Forwarding,
     ) -> Result<Response<CacheBody<ResponseBody>>, S::Error> {
         let Forwarding {
-            miss,
+            mut miss,
             duty,
             flight,
             marked,
@@ -176,9 +176,14 @@ where
             // The whole response is wanted; the conditions are for the layer to judge then.
             remove_conditions(headers);
         }
+        let fill = config.cache.begin_fill(&self.question.key);
+        if let Some(known) = miss.known.take() {
+            let asked = self.question.asked();
+            miss.known = asked.still(&self.question.key, &known).await;
+        }
         let filler = Filler {
             asked_at: config.cache.clock().now(),
-            fill: config.cache.begin_fill(&self.question.key),
+            fill,
             key: self.question.key.clone(),
             veto: CacheVeto::of(request.extensions_mut()),
             last_word: self.place.outside(),

@@ -182,6 +182,14 @@ impl Asked<'_> {
         self.observed(found)
     }
 
+    /// The primary entry, if it has been the same since it was read: whoever stores under it what
+    /// was asked for after a purge would bring back what was purged.
+    pub(super) async fn still(&self, key: &Key, known: &StoredPage) -> Option<Arc<StoredPage>> {
+        let entry = self.config.cache.fetch(key).await.ok()??;
+        let page = self.decode(key, &entry)?;
+        (page.generation == known.generation).then_some(page)
+    }
+
     async fn fetch(&self, key: &Key) -> Result<Found> {
         let cache = &self.config.cache;
         let Some(entry) = cache.fetch(key).await? else {

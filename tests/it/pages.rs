@@ -11,7 +11,7 @@ use axum::handler::Handler;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum_cache::backend::Memory;
+use axum_cache::backend::{Backend, Memory};
 use axum_cache::clock::ManualClock;
 use axum_cache::control::{never_cache, vary_on_cookie, vary_on_headers};
 use axum_cache::{Cache, CacheLayer, Ttl, cache_page};
@@ -472,6 +472,34 @@ async fn a_purge_takes_the_page_with_all_its_variants() {
         }
         assert_eq!(counted.runs(), 4);
         assert!(layer.purge(&"/relative".parse().unwrap()).await.is_err());
+    }
+}
+
+/// The purge comes after the other variant was looked for, and before its handler runs.
+#[tokio::test]
+async fn a_variant_made_after_a_purge_does_not_bring_back_the_others() {
+    let remote = Remote::default();
+    let cache = Cache::new(remote.clone());
+    let layer = CacheLayer::new(cache.clone());
+    let server = Server::start(layer.layer(Counted::default().router())).await;
+    let path = "/?vary=accept-language";
+    let uri = format!("http://{}{path}", server.host).parse().unwrap();
+    for language in ["a", "b"] {
+        let field = format!("accept-language: {language}");
+        assert!(twice(&server, path, &[&field]).await.1.is_hit());
+    }
+    let primary = cache.final_key(&layer.page_key(&uri).unwrap()).unwrap();
+    let before = remote.get(&primary).await.unwrap();
+    assert!(layer.purge(&uri).await.unwrap());
+    remote.answer_next_get(before);
+    let third = server.send("GET", path, &["accept-language: c"]).await;
+    let status = third.cache_status();
+    assert!(status.contains("fwd=vary-miss"), "{status}");
+    settled().await;
+    for (language, kept) in [("c", true), ("a", false), ("b", false)] {
+        let field = format!("accept-language: {language}");
+        let answer = server.send("GET", path, &[&field]).await;
+        assert_eq!(answer.is_hit(), kept, "{language}");
     }
 }
 

@@ -17,6 +17,7 @@ pub(crate) struct Remote {
     inner: Memory,
     calls: Arc<Mutex<BTreeMap<&'static str, usize>>>,
     broken: Arc<AtomicBool>,
+    next: Arc<Mutex<Option<Entry>>>,
 }
 
 impl Remote {
@@ -31,6 +32,11 @@ impl Remote {
     /// The calls since the last time this was asked, by name.
     pub(crate) fn take_calls(&self) -> Vec<(&'static str, usize)> {
         std::mem::take(&mut *self.calls()).into_iter().collect()
+    }
+
+    /// Lets the next `get` find this, as if it had been there when it was asked.
+    pub(crate) fn answer_next_get(&self, entry: Option<Entry>) {
+        *self.next.lock().unwrap() = entry;
     }
 
     /// Whether every call fails from now on.
@@ -68,6 +74,10 @@ impl Backend for Remote {
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
         self.call("get").await?;
+        let next = self.next.lock().unwrap().take();
+        if next.is_some() {
+            return Ok(next);
+        }
         Ok(self.inner.get(key).await?.as_ref().map(anew))
     }
 
