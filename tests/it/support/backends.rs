@@ -36,7 +36,7 @@ impl Remote {
 
     /// Lets the next `get` find this, as if it had been there when it was asked.
     pub(crate) fn answer_next_get(&self, entry: Option<Entry>) {
-        *self.next.lock().unwrap() = entry;
+        *self.next() = entry;
     }
 
     /// Whether every call fails from now on.
@@ -46,6 +46,10 @@ impl Remote {
 
     fn calls(&self) -> MutexGuard<'_, BTreeMap<&'static str, usize>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> MutexGuard<'_, Option<Entry>> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn call(&self, name: &'static str) -> Result<()> {
@@ -74,7 +78,7 @@ impl Backend for Remote {
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
         self.call("get").await?;
-        let next = self.next.lock().unwrap().take();
+        let next = self.next().take();
         if next.is_some() {
             return Ok(next);
         }
