@@ -121,13 +121,16 @@ impl Filler {
         let terms = facts.cache_control().map(Terms::new).unwrap_or_default();
         let lifetime = facts.lifetime();
         let fresh_for = lifetime.saturating_sub(Duration::from_secs(initial_age));
-        let stored_for = Lifetime::For(rules.keeps(fresh_for, terms));
+        let stored_for = rules.keeps(fresh_for, terms);
+        if stored_for.is_zero() {
+            return Err(Refusal::Expired);
+        }
         Ok(Kept {
             facts,
             lifetime: Some(lifetime),
             initial_age,
             terms,
-            stored_for,
+            stored_for: Lifetime::For(stored_for),
         })
     }
 
