@@ -101,6 +101,12 @@ impl Fill {
         Some(write.await)
     }
 
+    /// Whether the key was invalidated since the fill began: what was read since is not to be
+    /// relied on.
+    pub(crate) fn is_barred(&self) -> bool {
+        self.gate.invalidated.load(Ordering::Acquire)
+    }
+
     /// The right to write until it is dropped, unless the key was invalidated since the fill
     /// began.
     pub(crate) async fn landing(&self) -> Option<RwLockReadGuard<'_, ()>> {

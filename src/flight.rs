@@ -67,6 +67,17 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
         self.running().remove(key);
     }
 
+    /// As [`forget`](Self::forget), if it is still the one that is followed.
+    pub(crate) fn abandon(&self, key: &str, follower: &Follower<V>) {
+        let mut running = self.running();
+        if running
+            .get(key)
+            .is_some_and(|result| result.same_channel(&follower.0))
+        {
+            running.remove(key);
+        }
+    }
+
     /// As [`forget`](Self::forget), of all keys.
     pub(crate) fn forget_all(&self) {
         self.running().clear();
@@ -131,7 +142,11 @@ impl<V: Clone + Send + Sync> Follower<V> {
     /// # Errors
     ///
     /// [`Lost`] if the computation ended without one.
-    pub(crate) async fn result(mut self) -> Result<V, Lost> {
+    ///
+    /// # Cancel safety
+    ///
+    /// It can be asked for again.
+    pub(crate) async fn result(&mut self) -> Result<V, Lost> {
         let landed = self.0.wait_for(Option::is_some).await.map_err(|_| Lost)?;
         landed.clone().ok_or(Lost)
     }
@@ -235,10 +250,32 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn who_gives_up_waiting_makes_way_for_a_new_computation_once() {
+        let flights = Arc::new(Flights::<u32>::default());
+        let Role::Leader(hung) = flights.enter("k") else {
+            panic!("nobody else leads")
+        };
+        let [one, other] = [(); 2].map(|()| match flights.enter("k") {
+            Role::Follower(follower) => follower,
+            Role::Leader(_) => panic!("another one leads"),
+        });
+        flights.abandon("k", &one);
+        let Role::Leader(second) = flights.enter("k") else {
+            panic!("nobody leads any more")
+        };
+        flights.abandon("k", &other);
+        assert!(matches!(flights.enter("k"), Role::Follower(_)));
+        drop(hung);
+        assert!(matches!(flights.enter("k"), Role::Follower(_)));
+        drop(second);
+        assert!(flights.running().is_empty());
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_forgotten_computation_takes_no_new_followers() {
         let flights = Arc::new(Flights::default());
-        let old = flights.board("k", || async {
+        let mut old = flights.board("k", || async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             1
         });

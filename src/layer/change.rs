@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
+use tokio::runtime::Handle;
 
 use super::body::CacheBody;
 use super::layer::Config;
@@ -18,6 +19,9 @@ use super::veto::Place;
 use crate::observe;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::invalidation::invalidated;
+
+/// The most pages beside its own that a response invalidates.
+const MOST_OTHERS: usize = 2;
 
 /// A request with an unsafe method, as far as it bears on what is stored.
 pub(super) struct Change {
@@ -28,6 +32,8 @@ pub(super) struct Change {
     /// The absolute URI of its page, if it is known.
     uri: Option<Uri>,
     status: CacheStatus,
+    /// It is known what it has changed.
+    is_over: bool,
 }
 
 impl Change {
@@ -41,12 +47,13 @@ impl Change {
             key: target.primary(uri, config),
             uri: target.absolute(uri),
             status,
+            is_over: false,
         }
     }
 
     /// The response, once what it makes untrue is forgotten.
     pub(super) async fn made_by<B, E>(
-        self,
+        mut self,
         response: impl Future<Output = Result<Response<B>, E>>,
         place: Place,
     ) -> Result<Response<CacheBody<B>>, E>
@@ -55,13 +62,30 @@ impl Change {
     {
         let mut response = response.await?.map(CacheBody::live);
         place.leave(&response);
-        for key in self.forgets(response.status(), response.headers()) {
-            if let Err(error) = self.config.cache.delete(&key).await {
-                observe::failed(self.config.cache.name(), "page", &error);
-            }
+        let keys = self.forgets(response.status(), response.headers());
+        self.is_over = true;
+        let forgotten = keys.into_iter().map(|key| self.forget(key));
+        for forgotten in forgotten.collect::<Vec<_>>() {
+            forgotten.await;
         }
         self.status.append_to(response.headers_mut());
         Ok(response)
+    }
+
+    /// Forgets a page, in a task of its own: whoever goes away, it is done.
+    fn forget(&self, key: String) -> impl Future<Output = ()> + use<> {
+        let config = Arc::clone(&self.config);
+        let delete = async move {
+            if let Err(error) = config.cache.delete(&key).await {
+                observe::failed(config.cache.name(), "page", &error);
+            }
+        };
+        let task = Handle::try_current().map(|runtime| runtime.spawn(delete));
+        async move {
+            if let Ok(task) = task {
+                let _ = task.await;
+            }
+        }
     }
 
     /// The keys of the pages that are not true any more.
@@ -78,7 +102,33 @@ impl Change {
         if !uris.is_empty() {
             keys.push(self.key.clone());
         }
-        keys.extend(uris.iter().skip(1).map(|uri| self.config.page_key(uri)));
+        let others = uris.iter().skip(1).take(MOST_OTHERS);
+        keys.extend(others.map(|uri| self.config.page_key(&without_default_port(uri))));
         keys
     }
+}
+
+/// A client that goes away before there is a response does not undo what the handler has done.
+impl Drop for Change {
+    fn drop(&mut self) {
+        if !self.is_over {
+            drop(self.forget(self.key.clone()));
+        }
+    }
+}
+
+/// As keys have it: `http://a:80/` is `http://a/`.
+fn without_default_port(uri: &Uri) -> Uri {
+    let default = match uri.scheme_str() {
+        Some("http") => 80,
+        Some("https") => 443,
+        _ => return uri.clone(),
+    };
+    let mut parts = uri.clone().into_parts();
+    if uri.port_u16() == Some(default)
+        && let Some(host) = uri.host()
+    {
+        parts.authority = host.parse().ok();
+    }
+    Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
 }

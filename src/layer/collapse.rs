@@ -6,6 +6,7 @@
 //!   follower's own request passes the one for sharing.
 //! - An answer that cannot be shared is remembered for a while: until then, requests for its page
 //!   wait for nobody (hit-for-miss).
+//! - Nobody waits for longer than the layer's patience: then others may lead.
 //! - The memory is constant, whatever is asked for. Two pages that meet in it can only make each
 //!   other's requests not wait.
 
@@ -14,8 +15,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use http::StatusCode;
+
 use super::stored::StoredPage;
-use crate::flight::{Flights, Landing, Role};
+use crate::flight::{Flights, Follower, Landing, Lost, Role};
 
 /// Slots for pages whose answers are not shared.
 const SLOTS: usize = 1024;
@@ -25,8 +28,11 @@ const SLOTS: usize = 1024;
 pub(super) enum Landed {
     /// An answer, for those who may have it.
     Page(Arc<StoredPage>),
-    /// It was purged while it was made. Look again.
-    Purged,
+    /// One that may do in the place of an answer that failed with this status, or that never
+    /// came.
+    Instead(Arc<StoredPage>, Option<StatusCode>),
+    /// It was purged while it was made, or takes too long. Look again.
+    Again,
     /// Nothing. Everybody asks for themselves.
     Alone(Alone),
 }
@@ -62,6 +68,24 @@ impl Collapse {
     /// Leads the requests for `page`, or follows the one that does.
     pub(super) fn enter(&self, page: &str) -> Role<Landed> {
         self.flights.enter(page)
+    }
+
+    /// What the leader has, if it has it in time. If not, others may lead.
+    ///
+    /// # Errors
+    ///
+    /// [`Lost`] if there will be nothing.
+    pub(super) async fn follow(
+        &self,
+        page: &str,
+        mut follower: Follower<Landed>,
+        patience: Duration,
+    ) -> Result<Landed, Lost> {
+        if let Ok(landed) = tokio::time::timeout(patience, follower.result()).await {
+            return landed;
+        }
+        self.flights.abandon(page, &follower);
+        Ok(Landed::Again)
     }
 
     /// Changes whenever an answer has landed: what was missing before may be there now.
@@ -134,6 +158,26 @@ impl Duty {
         if let Some(landing) = self.0.take() {
             landing.land(landed);
         }
+    }
+}
+
+/// A duty that its leader may be kept from doing: then those who wait look again.
+#[derive(Debug)]
+pub(super) struct Held(Duty);
+
+impl Held {
+    pub(super) fn new(duty: Duty) -> Self {
+        Self(duty)
+    }
+
+    pub(super) fn release(mut self) -> Duty {
+        std::mem::take(&mut self.0)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.land(Landed::Again);
     }
 }
 

@@ -6,25 +6,27 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, COOKIE, IF_RANGE, RANGE};
+use http::header::{IF_RANGE, RANGE};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use tokio::runtime::Handle;
 use tower_service::Service;
 
 use super::body::CacheBody;
-use super::collapse::{Alone, Collapse, Duty, Landed};
+use super::collapse::{Alone, Collapse, Duty, Held, Landed};
 use super::fill::Filler;
 use super::http::{HttpRules, remove_conditions};
 use super::lookup::{Found, Miss};
-use super::serve::serve;
+use super::serve::{instead, serve};
 use super::service::{Question, STATUS_NAME};
 use super::stored::StoredPage;
 use super::veto::{CacheVeto, Place};
 use super::write::later;
+use crate::fence::Fill;
 use crate::flight::{Lost, Role};
 use crate::observe::{self, Outcome};
-use crate::semantics::cache_status::{CacheStatus, Forward};
+use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::storable::Refusal;
 use crate::semantics::validation::make_conditional;
 
 /// How often a request waits for another one's answer before it asks for itself.
@@ -53,6 +55,8 @@ enum Way {
 /// A request on its way to the inner service.
 struct Forwarding {
     miss: Miss,
+    /// Begun before anything was read that the answer may be stored with.
+    fill: Fill,
     duty: Duty,
     flight: Option<String>,
     marked: Option<Alone>,
@@ -72,31 +76,19 @@ where
     ResponseBody: Body<Data = Bytes> + Send + 'static,
     ResponseBody::Error: Send,
 {
-    /// `found` is what was found at once, when `landings` answers had landed.
-    pub(super) async fn run(
-        self,
-        found: Option<Found>,
-        landings: u64,
-    ) -> Result<Response<CacheBody<ResponseBody>>, S::Error> {
+    pub(super) async fn run(self) -> Result<Response<CacheBody<ResponseBody>>, S::Error> {
         let leading = self.request.extensions().get::<Leading>();
         let leading = leading.cloned().unwrap_or_default();
-        let way = choose(&self.question, &leading, found, landings).await;
+        let way = choose(&self.question, &leading).await;
         let forwarding = match way {
             Way::Forward(forwarding) => forwarding,
-            Way::Answered(page, status) => match self.serve(&page, status) {
-                Some(response) => return Ok(response),
-                None => Forwarding::of(Miss::of(Forward::UriMiss)),
-            },
+            Way::Answered(page, status) => return Ok(self.serve(&page, status)),
             Way::Refresh(page, forwarding) => {
                 let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate");
-                match self.serve(&page, status) {
-                    Some(response) => {
-                        let refresh = self.in_background(&page).forward(leading, forwarding);
-                        later(async move { drop(observe::in_current_span(refresh).await) });
-                        return Ok(response);
-                    }
-                    None => forwarding,
-                }
+                let response = self.serve(&page, status);
+                let refresh = self.in_background().forward(leading, forwarding);
+                later(async move { drop(observe::in_current_span(refresh).await) });
+                return Ok(response);
             }
             Way::Timeout => return Ok(gateway_timeout()),
         };
@@ -119,31 +111,21 @@ where
         }
     }
 
-    fn serve(
-        &self,
-        page: &StoredPage,
-        status: CacheStatus,
-    ) -> Option<Response<CacheBody<ResponseBody>>> {
-        let stored = page.response.as_ref()?;
+    fn serve(&self, page: &StoredPage, status: CacheStatus) -> Response<CacheBody<ResponseBody>> {
         let asked = self.question.asked();
-        Some(serve(stored, &asked, self.question.head, status))
+        serve(page.stored(), &asked, self.question.head, status)
     }
 
-    /// The same request on nobody's behalf: for a whole response, and without credentials unless
-    /// they select it. No layer outside waits for what comes of it.
-    fn in_background(mut self, page: &StoredPage) -> Self {
+    /// The same request, for the whole of a response that no client waits for. All else stays, as
+    /// its answer is stored for those who ask the same.
+    fn in_background(mut self) -> Self {
         *self.request.method_mut() = Method::GET;
         let headers = self.request.headers_mut();
         remove_conditions(headers);
         for name in [RANGE, IF_RANGE] {
             headers.remove(name);
         }
-        for name in [AUTHORIZATION, COOKIE] {
-            if !page.vary.contains(&name) {
-                headers.remove(name);
-            }
-        }
-        self.question.everybodys(self.request.headers());
+        self.question.for_the_whole(self.request.headers());
         self.place = Place::nowhere(self.request.extensions_mut());
         self
     }
@@ -155,6 +137,7 @@ where
     ) -> Result<Response<CacheBody<ResponseBody>>, S::Error> {
         let Forwarding {
             mut miss,
+            fill,
             duty,
             flight,
             marked,
@@ -166,6 +149,10 @@ where
                 .push((Arc::clone(&config.collapse), flight.clone()));
             self.request.extensions_mut().insert(leading);
         }
+        if fill.is_barred() {
+            // What was found has been purged since.
+            (miss.known, miss.stale) = (None, None);
+        }
         let mut request = config.inputs.show(&self.question.target, self.request);
         let headers = request.headers_mut();
         if let Some(stale) = miss.stale.as_ref().filter(|_| !self.question.head) {
@@ -175,11 +162,6 @@ where
         } else if config.http.is_none() && flight.is_some() && marked.is_none() {
             // The whole response is wanted; the conditions are for the layer to judge then.
             remove_conditions(headers);
-        }
-        let fill = config.cache.begin_fill(&self.question.key);
-        if let Some(known) = miss.known.take() {
-            let asked = self.question.asked();
-            miss.known = asked.still(&self.question.key, &known).await;
         }
         let filler = Filler {
             asked_at: config.cache.clock().now(),
@@ -195,12 +177,7 @@ where
         };
         let response = match self.inner.call(request).await {
             Ok(response) => filler.respond(&self.question, response),
-            Err(error) => {
-                let stale = filler.miss.stale.clone();
-                let instead =
-                    stale.and_then(|stale| filler.stale_instead(&self.question, &stale, None));
-                instead.ok_or(error)?
-            }
+            Err(error) => filler.unreachable(&self.question).ok_or(error)?,
         };
         self.place.leave(&response);
         Ok(response)
@@ -218,112 +195,128 @@ fn gateway_timeout<B: Body<Data = Bytes>>() -> Response<CacheBody<B>> {
 }
 
 /// Looks the request up, and waits for another one's answer where there is one to wait for.
-async fn choose(
-    question: &Question,
-    leading: &Leading,
-    mut found: Option<Found>,
-    mut landings: u64,
-) -> Way {
+async fn choose(question: &Question, leading: &Leading) -> Way {
     let config = &question.config;
     let collapse = &config.collapse;
-    let mut rounds = 0;
-    loop {
+    for round in 0.. {
+        // Before the look-up: a purge that comes after this bars what is made of it.
+        let fill = config.cache.begin_fill(&question.key);
+        let landings = collapse.landings();
         let asked = question.asked();
-        let found = match found.take() {
-            Some(found) => found,
-            None => asked.look_up(&question.key).await,
-        };
-        let miss = match found {
-            Found::Hit(page) => return Way::Answered(page, CacheStatus::hit(STATUS_NAME)),
-            Found::Refresh(page, miss) => return refresh(question, leading, page, miss),
+        let miss = match asked.look_up(&question.key).await {
+            Found::Hit(page) => return Way::hit(page),
+            Found::Refresh(page, miss) => return refresh(question, leading, page, miss, fill),
             Found::Miss(miss) => miss,
         };
         if config.http.is_some() && HttpRules::only_if_cached(asked.headers) {
             return Way::Timeout;
         }
         if !question.is_everybodys(&miss) {
-            return Way::Forward(Forwarding::of(miss));
+            return Way::Forward(Forwarding::of(miss, fill));
         }
         let flight = asked.flight(&question.key, &miss);
         let marked = collapse.marked(&flight, asked.now, config.hit_for_miss);
-        if marked.is_some() || rounds == ROUNDS || leading.contains(collapse, &flight) {
-            return Way::Forward(Forwarding::alone(miss, flight, marked));
+        if marked.is_some() || round == ROUNDS || leading.contains(collapse, &flight) {
+            return Way::Forward(Forwarding::alone(miss, fill, flight, marked));
         }
-        rounds += 1;
         let follower = match collapse.enter(&flight) {
             Role::Follower(follower) => follower,
             Role::Leader(landing) => {
-                let mut duty = Duty::new(landing);
+                let held = Held::new(Duty::new(landing));
                 if collapse.landings() == landings {
-                    return Way::Forward(Forwarding::leading(miss, flight, duty));
+                    return Way::Forward(Forwarding::leading(miss, fill, flight, held.release()));
                 }
                 // An answer has landed since this request looked.
                 return match question.asked().look_up(&question.key).await {
-                    Found::Miss(miss) => Way::Forward(Forwarding::leading(miss, flight, duty)),
-                    Found::Hit(page) | Found::Refresh(page, _) => {
-                        duty.land(Landed::Page(Arc::clone(&page)));
-                        Way::Answered(page, CacheStatus::hit(STATUS_NAME))
+                    Found::Hit(page) | Found::Refresh(page, _) => Way::hit(page),
+                    Found::Miss(miss) => {
+                        Way::Forward(Forwarding::leading(miss, fill, flight, held.release()))
                     }
                 };
             }
         };
-        match follower.result().await {
-            Ok(Landed::Page(page)) if question.asked().may_have(&page) => {
+        let landed = collapse
+            .follow(&flight, follower, config.lock_timeout)
+            .await;
+        let asked = question.asked();
+        match landed {
+            Ok(Landed::Page(page)) if asked.may_have(&page) => {
                 observe::outcome(config.cache.name(), "page", Outcome::Hit, "collapsed");
                 let status = CacheStatus::forward(STATUS_NAME, miss.forward);
                 return Way::Answered(page, status.with_collapsed());
             }
+            Ok(Landed::Instead(page, status))
+                if asked.selects(&page) && asked.may_have_instead(&page, status) =>
+            {
+                return Way::Answered(page, instead(miss.forward, status).with_collapsed());
+            }
             // It is this one, and is not to be had without asking.
-            Ok(Landed::Page(page)) if question.asked().selects(&page) => {
-                return Way::Forward(Forwarding::alone(miss, flight, None));
+            Ok(Landed::Page(page) | Landed::Instead(page, _)) if asked.selects(&page) => {
+                return Way::Forward(Forwarding::alone(miss, fill, flight, None));
             }
             Ok(Landed::Alone(alone)) => {
-                return Way::Forward(Forwarding::alone(miss, flight, Some(alone)));
+                return Way::Forward(Forwarding::alone(miss, fill, flight, Some(alone)));
             }
-            // It is another variant, or was purged meanwhile, or its leader is lost.
-            Ok(Landed::Page(_) | Landed::Purged) | Err(Lost) => landings = collapse.landings(),
+            // Another variant, or purged meanwhile: worth a look, unless the store is down.
+            Ok(Landed::Page(_) | Landed::Instead(..) | Landed::Again)
+                if miss.reason != Some(Refusal::Unavailable) => {}
+            Ok(_) | Err(Lost) => return Way::Forward(Forwarding::alone(miss, fill, flight, None)),
         }
     }
+    Way::Timeout
 }
 
 /// Serves what is stale, and leads the requests for a new one unless another request does.
-fn refresh(question: &Question, leading: &Leading, page: Arc<StoredPage>, miss: Miss) -> Way {
+fn refresh(
+    question: &Question,
+    leading: &Leading,
+    page: Arc<StoredPage>,
+    miss: Miss,
+    fill: Fill,
+) -> Way {
     let collapse = &question.config.collapse;
     let flight = question.asked().flight(&question.key, &miss);
     if !leading.contains(collapse, &flight)
         && let Role::Leader(landing) = collapse.enter(&flight)
     {
         let duty = Duty::new(landing);
-        return Way::Refresh(page, Forwarding::leading(miss, flight, duty));
+        return Way::Refresh(page, Forwarding::leading(miss, fill, flight, duty));
     }
     let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate");
     Way::Answered(page, status)
 }
 
+impl Way {
+    fn hit(page: Arc<StoredPage>) -> Self {
+        Self::Answered(page, CacheStatus::hit(STATUS_NAME))
+    }
+}
+
 impl Forwarding {
     /// One that nobody waits for.
-    fn of(miss: Miss) -> Self {
+    fn of(miss: Miss, fill: Fill) -> Self {
         Self {
             miss,
+            fill,
             duty: Duty::default(),
             flight: None,
             marked: None,
         }
     }
 
-    fn leading(miss: Miss, flight: String, duty: Duty) -> Self {
+    fn leading(miss: Miss, fill: Fill, flight: String, duty: Duty) -> Self {
         Self {
             duty,
             flight: Some(flight),
-            ..Self::of(miss)
+            ..Self::of(miss, fill)
         }
     }
 
-    fn alone(miss: Miss, flight: String, marked: Option<Alone>) -> Self {
+    fn alone(miss: Miss, fill: Fill, flight: String, marked: Option<Alone>) -> Self {
         Self {
             flight: Some(flight),
             marked,
-            ..Self::of(miss)
+            ..Self::of(miss, fill)
         }
     }
 }

@@ -5,17 +5,17 @@ use std::task::{Context, Waker};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, ETAG};
+use http::header::{AGE, CONTENT_LENGTH, ETAG, LAST_MODIFIED, SET_COOKIE};
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body;
 
 use super::body::CacheBody;
-use super::collapse::{Alone, Duty};
+use super::collapse::{Alone, Duty, Landed};
 use super::layer::{Config, ETags};
 use super::lookup::{Asked, Miss};
 use super::relay::{Copied, relay};
-use super::serve::{answer, serve};
+use super::serve::{answer, instead, serve};
 use super::service::{Question, STATUS_NAME};
 use super::stored::{StoredPage, StoredResponse};
 use super::veto::{CacheVeto, LastWord};
@@ -24,6 +24,7 @@ use crate::fence::Fill;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::freshness::stamp_date;
 use crate::semantics::storable::Refusal;
 use crate::semantics::validation::{HeadUpdate, freshen, head_update, selects};
 
@@ -51,7 +52,7 @@ pub(super) struct Filler {
 impl Filler {
     /// The response for the client. It is stored once its body is complete, if it may be.
     pub(super) fn respond<B>(
-        self,
+        mut self,
         question: &Question,
         response: Response<B>,
     ) -> Response<CacheBody<B>>
@@ -73,8 +74,8 @@ impl Filler {
         }
         let asked = question.asked();
         let admitted = self.admit(&asked, &mut parts);
-        let placed = admitted.and_then(|kept| self.slot(&asked, &kept).map(|it| (kept, it)));
-        let (kept, slot) = match placed {
+        let placed = admitted.and_then(|kept| self.placement(&asked, &kept).map(|it| (kept, it)));
+        let (kept, placement) = match placed {
             Ok(placed) => placed,
             Err(refusal) => return self.refuse(question, refusal, parts, body),
         };
@@ -92,7 +93,7 @@ impl Filler {
         let status = self.status().with_ttl(kept.fresh_for());
         let unavailable = self.is_unavailable();
         let etags = self.etags();
-        let mut writer = self.writer(&asked, &parts, &kept, slot);
+        let mut writer = self.writer(&asked, &parts, &kept, placement);
         let (client, mut copier) = relay(body, ceiling, announced);
         let mut once = Context::from_waker(Waker::noop());
         match copier.read_ready(&mut once) {
@@ -138,21 +139,20 @@ impl Filler {
 
     /// The stored response, of which its origin says that it still holds, if that was the one.
     fn validated<B: Body<Data = Bytes>>(
-        self,
+        mut self,
         question: &Question,
-        stale: &StoredPage,
+        stale: &Arc<StoredPage>,
         not_modified: &Parts,
     ) -> Response<CacheBody<B>> {
         let asked = question.asked();
         let status = self.status().with_forward_status(not_modified.status);
-        let Some(stored) = stale
-            .response
-            .as_ref()
-            .filter(|stored| selects(&stored.headers, &not_modified.headers))
-        else {
+        let stored = stale.stored();
+        if !selects(&stored.headers, &not_modified.headers) {
             // It asked about one response, and was told of another.
-            return self.bad_gateway(status);
-        };
+            let instead = self.stale_instead(question, stale, None);
+            self.forget();
+            return instead.unwrap_or_else(|| self.bad_gateway(status));
+        }
         let (current, refusal) = self.freshened(&asked, stored, not_modified);
         let status = match refusal {
             None => status.with_stored(),
@@ -170,18 +170,20 @@ impl Filler {
         body: B,
     ) -> Response<CacheBody<B>> {
         let mut status = self.status();
-        if let Some(stored) = stale.response.as_ref() {
-            let length = stored.body.len() as u64;
-            if head_update(&stored.headers, length, &parts.headers) == HeadUpdate::Freshen {
-                let (_, refusal) = self.freshened(&question.asked(), stored, &parts);
-                status = match refusal {
-                    None => status.with_stored(),
-                    Some(refusal) => status.with_detail(refusal.as_str()),
-                };
-            } else {
-                self.forget();
-                status = status.with_detail(Refusal::Head.as_str());
-            }
+        let stored = stale.stored();
+        let length = stored.body.len() as u64;
+        if head_update(&stored.headers, length, &parts.headers) == HeadUpdate::Invalidate {
+            self.forget();
+            status = status.with_detail(Refusal::Head.as_str());
+        } else if parts.headers.contains_key(ETAG) || parts.headers.contains_key(LAST_MODIFIED) {
+            let (_, refusal) = self.freshened(&question.asked(), stored, &parts);
+            status = match refusal {
+                None => status.with_stored(),
+                Some(refusal) => status.with_detail(refusal.as_str()),
+            };
+        } else {
+            // The same length alone does not say that it is the same.
+            status = status.with_detail(Refusal::Head.as_str());
         }
         status.append_to(&mut parts.headers);
         Response::from_parts(parts, CacheBody::live(body))
@@ -195,22 +197,36 @@ impl Filler {
         stored: &StoredResponse,
         update: &Parts,
     ) -> (StoredResponse, Option<Refusal>) {
+        let mut update_headers = update.headers.clone();
+        stamp_date(&mut update_headers, asked.now);
         let mut parts = Response::new(()).into_parts().0;
         parts.status = stored.status;
         parts.headers = stored.headers.clone();
         parts.extensions = update.extensions.clone();
-        freshen(&mut parts.headers, &update.headers);
+        freshen(&mut parts.headers, &update_headers);
+        for age in update_headers.get_all(AGE) {
+            parts.headers.append(AGE, age.clone());
+        }
+        let mut current = stored.clone();
+        if update_headers.contains_key(SET_COOKIE) {
+            // It is for this client; what is stored stays as it was.
+            for cookie in update_headers.get_all(SET_COOKIE) {
+                parts.headers.append(SET_COOKIE, cookie.clone());
+            }
+            current.headers = parts.headers;
+            self.give_up(Refusal::SetCookie);
+            return (current, Some(Refusal::SetCookie));
+        }
         let admitted = self.admit(asked, &mut parts);
-        match admitted.and_then(|kept| self.slot(asked, &kept).map(|it| (kept, it))) {
-            Ok((kept, slot)) => {
-                let mut writer = self.writer(asked, &parts, &kept, slot);
+        match admitted.and_then(|kept| self.placement(asked, &kept).map(|it| (kept, it))) {
+            Ok((kept, placement)) => {
+                let mut writer = self.writer(asked, &parts, &kept, placement);
                 writer.response.body = stored.body.clone();
                 let current = writer.response.clone();
                 now_or_later(writer.finish(Copied::Whole(stored.body.clone())));
                 (current, None)
             }
             Err(refusal) => {
-                let mut current = stored.clone();
                 current.headers = parts.headers;
                 self.give_up(refusal);
                 self.forget();
@@ -229,33 +245,37 @@ impl Filler {
         });
     }
 
+    /// What the client gets when the inner service fails, if there is something.
+    pub(super) fn unreachable<B: Body<Data = Bytes>>(
+        mut self,
+        question: &Question,
+    ) -> Option<Response<CacheBody<B>>> {
+        let stale = self.miss.stale.clone()?;
+        self.stale_instead(question, &stale, None)
+    }
+
     /// A stale response in the place of one with this status, or of one that never came, if it
     /// may be served.
-    pub(super) fn stale_instead<B: Body<Data = Bytes>>(
-        &self,
+    fn stale_instead<B: Body<Data = Bytes>>(
+        &mut self,
         question: &Question,
-        stale: &StoredPage,
+        stale: &Arc<StoredPage>,
         status: Option<StatusCode>,
     ) -> Option<Response<CacheBody<B>>> {
         let asked = question.asked();
-        let stored = stale.response.as_ref()?;
-        if !asked.stale_instead(stored, status) {
+        if self.fill.is_barred() || !asked.may_have_instead(stale, status) {
             return None;
         }
-        let mut said = self.status();
-        if let Some(status) = status {
-            said = said.with_forward_status(status);
-        }
+        self.duty.land(Landed::Instead(Arc::clone(stale), status));
         let name = self.config.cache.name();
         observe::outcome(name, "page", Outcome::Hit, "stale-if-error");
-        let said = said.with_detail("stale-if-error");
-        Some(serve(stored, &asked, question.head, said))
+        let said = instead(self.miss.forward, status);
+        Some(serve(stale.stored(), &asked, question.head, said))
     }
 
     /// The origin did not answer what it was asked.
     fn bad_gateway<B: Body<Data = Bytes>>(mut self, status: CacheStatus) -> Response<CacheBody<B>> {
         self.give_up(Refusal::Status);
-        self.forget();
         let mut response = Response::new(CacheBody::stored(Bytes::new()));
         *response.status_mut() = StatusCode::BAD_GATEWAY;
         status
@@ -290,7 +310,12 @@ impl Filler {
         mut parts: Parts,
         body: B,
     ) -> Response<CacheBody<B>> {
-        self.give_up(refusal);
+        if parts.status == StatusCode::NOT_MODIFIED {
+            // The answer to a condition of this client says nothing of what others get.
+            self.duty.land(Landed::Alone(Alone::Refused));
+        } else {
+            self.give_up(refusal);
+        }
         self.status()
             .with_detail(refusal.as_str())
             .append_to(&mut parts.headers);

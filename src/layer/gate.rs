@@ -1,6 +1,5 @@
 //! What is stored of a response, for how long, and on whose word: the two modes of a layer.
 
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,9 +11,10 @@ use super::fill::Filler;
 use super::http::HttpRules;
 use super::layer::{ETags, TtlRule};
 use super::lookup::Asked;
-use super::stored::{Fingerprint, StoredPage, StoredResponse, VariantMark};
+use super::slot::new_generation;
+use super::stored::{Fingerprint, StoredPage, StoredResponse};
 use super::veto::CacheVeto;
-use super::write::{Writer, expiry};
+use super::write::Writer;
 use crate::control::patch_response_headers;
 use crate::key::Key;
 use crate::semantics::fields::storable_fields;
@@ -39,7 +39,7 @@ pub(super) struct Kept {
 }
 
 /// Where a response goes among the variants of its page.
-pub(super) struct Slot {
+pub(super) struct Placement {
     /// The primary entry, if there is one.
     known: Option<Arc<StoredPage>>,
     generation: u64,
@@ -49,7 +49,8 @@ pub(super) struct Slot {
     selection: Fingerprint,
     /// Where it goes beside the primary entry, if there are variants.
     variant_key: Option<Key>,
-    variants: Vec<VariantMark>,
+    /// The most variants that there may be beside it.
+    most: usize,
 }
 
 impl Kept {
@@ -135,7 +136,7 @@ impl Filler {
     }
 
     /// Where a response goes that is kept so.
-    pub(super) fn slot(&self, asked: &Asked<'_>, kept: &Kept) -> Result<Slot, Refusal> {
+    pub(super) fn placement(&self, asked: &Asked<'_>, kept: &Kept) -> Result<Placement, Refusal> {
         let own: Vec<HeaderName> = match kept.facts.vary() {
             Vary::Names(names) => names
                 .iter()
@@ -155,37 +156,28 @@ impl Filler {
         vary.extend(known.into_iter().flat_map(|page| page.vary.iter().cloned()));
         vary.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
         vary.dedup();
-        let generation = known.map_or_else(
-            || RandomState::new().hash_one(asked.now),
-            |page| page.generation,
-        );
+        let generation = known.map_or_else(|| new_generation(asked.now), |page| page.generation);
         let selection = asked.selection();
-        let has_variants =
-            !vary.is_empty() || selection.is_some() || !self.config.page_keys.inlines();
+        // Also where the primary entry is the only place of another one, which is displaced there.
+        let has_variants = !vary.is_empty()
+            || selection.is_some()
+            || known.is_some_and(|page| page.is_selected())
+            || !self.config.page_keys.inlines();
         let variant_key = has_variants
             .then(|| asked.variant_key(&vary, generation).ok())
             .flatten();
-        let mut variants = known.map_or_else(Vec::new, |page| page.variants.clone());
-        if let Some(key) = &variant_key {
-            let own = VariantMark::new(key, expiry(asked.now, kept.stored_for));
-            variants.retain(|other| !other.is_over(asked.now) && !other.is_of(own));
-            if variants.len() >= self.config.max_variants {
-                return Err(Refusal::Variants);
-            }
-            variants.push(own);
-        }
         let varied = own.into_iter().map(|name| {
             let value = asked.fingerprint(&name);
             (name, value)
         });
-        Ok(Slot {
+        Ok(Placement {
             varied: varied.collect(),
             known: known.cloned(),
             vary,
             generation,
             selection,
             variant_key,
-            variants,
+            most: asked.max_variants(),
         })
     }
 
@@ -195,7 +187,7 @@ impl Filler {
         asked: &Asked<'_>,
         parts: &Parts,
         kept: &Kept,
-        slot: Slot,
+        placement: Placement,
     ) -> Writer {
         let mut headers = storable_fields(&parts.headers);
         stamp_date(&mut headers, asked.now);
@@ -209,14 +201,14 @@ impl Filler {
                 initial_age: kept.initial_age,
                 terms: kept.terms,
                 sharing: kept.facts.sharing(),
-                selection: slot.selection,
-                varied: slot.varied,
+                selection: placement.selection,
+                varied: placement.varied,
             },
-            variant_key: slot.variant_key,
-            variants: slot.variants,
-            known: slot.known,
-            vary: slot.vary,
-            generation: slot.generation,
+            variant_key: placement.variant_key,
+            most: placement.most,
+            known: placement.known,
+            vary: placement.vary,
+            generation: placement.generation,
             lifetime: kept.stored_for,
             unavailable: self.is_unavailable(),
             verdict: self.last_word.map(|word| word.ask(kept.facts.vary())),

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::layer::CacheLayer;
 use super::lookup::Asked;
-use super::stored::StoredResponse;
+use super::stored::{StoredPage, StoredResponse};
 use crate::cache::Cache;
 use crate::semantics::request::RequestControl;
 use crate::semantics::reuse::{
@@ -148,12 +148,8 @@ impl Asked<'_> {
 
     /// Whether a stored response is served in the place of one with this status; `None`: of one
     /// that never came.
-    pub(super) fn stale_instead(
-        &self,
-        stored: &StoredResponse,
-        status: Option<StatusCode>,
-    ) -> bool {
-        let Some(rules) = &self.config.http else {
+    pub(super) fn may_have_instead(&self, page: &StoredPage, status: Option<StatusCode>) -> bool {
+        let (Some(rules), Some(stored)) = (&self.config.http, page.response.as_ref()) else {
             return false;
         };
         let facts = stored.facts(self.now);

@@ -10,6 +10,7 @@ use super::collapse::Collapse;
 use super::http::HttpRules;
 use super::inputs::Inputs;
 use super::service::CacheService;
+use super::slot::Turns;
 use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{DigestKeys, PageKeyFunction, PageKeys};
@@ -25,6 +26,9 @@ const DEFAULT_MAX_BODY_BYTES: usize = 1 << 20;
 
 /// The most variants of one page.
 const DEFAULT_MAX_VARIANTS: usize = 256;
+
+/// How long a request waits for the answer to another one.
+const DEFAULT_LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// For how long it is remembered that a page was not shared.
 const DEFAULT_HIT_FOR_MISS: Duration = Duration::from_secs(60);
@@ -98,12 +102,14 @@ pub(super) struct Config {
     pub(super) max_variants: usize,
     pub(super) inputs: Inputs,
     pub(super) hit_for_miss: Duration,
+    pub(super) lock_timeout: Duration,
     /// `None`: the developer's TTL decides.
     pub(super) http: Option<HttpRules>,
     pub(super) etags: ETags,
     pub(super) invalidates: bool,
-    /// Shared by the layers made from this one.
+    /// Shared by the layers made from this one, as are the turns.
     pub(super) collapse: Arc<Collapse>,
+    pub(super) turns: Arc<Turns>,
 }
 
 impl Config {
@@ -152,10 +158,12 @@ impl CacheLayer {
                 max_variants: DEFAULT_MAX_VARIANTS,
                 inputs: Inputs::default(),
                 hit_for_miss: DEFAULT_HIT_FOR_MISS,
+                lock_timeout: DEFAULT_LOCK_TIMEOUT,
                 http: None,
                 etags: ETags::Strong,
                 invalidates: false,
                 collapse: Arc::default(),
+                turns: Arc::default(),
             }),
         }
     }
@@ -198,8 +206,18 @@ impl CacheLayer {
         self.set(|config| config.max_body_bytes = bytes)
     }
 
+    /// How long a request waits for the answer to another one for the same page, and for the end of
+    /// its body. Then another request may ask the inner service as well, one at a time; after three
+    /// times that, each for itself. 10 seconds by default.
+    ///
+    /// nginx calls it `proxy_cache_lock_timeout`.
+    pub fn lock_timeout(self, timeout: Duration) -> Self {
+        self.set(|config| config.lock_timeout = timeout)
+    }
+
     /// The most variants of one page that are stored at a time, so that what clients send cannot
-    /// fill the store; further ones pass through. 256 by default. [Variants](Self::variant) of
+    /// fill the store; of further ones, the last is stored. 256 by default, half of them for
+    /// requests that claim nothing in fields such as `X-Forwarded-Host`. [Variants](Self::variant) of
     /// known number, in the place of whole fields in `Vary`, keep it low.
     pub fn max_variants(self, most: usize) -> Self {
         self.set(|config| config.max_variants = most)

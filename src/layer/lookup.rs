@@ -1,6 +1,7 @@
 //! From a request to the stored response that answers it, or the reason why there is none.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -121,8 +122,17 @@ impl Asked<'_> {
             .known
             .as_ref()
             .and_then(|page| self.variant_key(&page.vary, page.generation).ok());
-        let key = variant.as_ref().unwrap_or(key).as_str();
-        format!("{}{key}", if personal { 'p' } else { 'a' })
+        let mut flight = String::with_capacity(96);
+        flight.push(if personal { 'p' } else { 'a' });
+        flight.push_str(variant.as_ref().unwrap_or(key).as_str());
+        // Two selections never have one answer, known or not.
+        if let Some(selection) = self.selection() {
+            for byte in &selection[..8] {
+                // Writing to a String cannot fail.
+                let _ = write!(flight, "{byte:02x}");
+            }
+        }
+        flight
     }
 
     /// Whether a page that was made for another request may be had by this one.
@@ -149,28 +159,38 @@ impl Asked<'_> {
         self.target.selection(self.uri, self.config)
     }
 
+    /// The most variants of the page for requests like this: half of them are for those that claim
+    /// nothing, as anybody can claim anything.
+    pub(super) fn max_variants(&self) -> usize {
+        let most = self.config.max_variants;
+        if self.target.claims() { most / 2 } else { most }
+    }
+
     /// What the request says about itself.
     pub(super) fn facts(&self) -> RequestFacts {
         self.config.inputs.facts(self.headers)
     }
 
-    /// Looks the request up in a store that answers at once; `None` in others.
-    pub(super) fn look_up_now(&self, key: &Key) -> Option<Found> {
+    /// The response of this page, if a store that answers at once has it.
+    pub(super) fn hit_now(&self, key: &Key) -> Option<Arc<StoredPage>> {
         let cache = &self.config.cache;
-        let entry = match cache.peek(key) {
-            Peek::Declined => return None,
-            Peek::Miss => return Some(self.observed(Found::Miss(Miss::of(Forward::UriMiss)))),
-            Peek::Hit(entry) => entry,
+        let Peek::Hit(entry) = cache.peek(key) else {
+            return None;
         };
         let found = match self.judge_primary(key, &entry) {
             Primary::Found(found) => found,
             Primary::Elsewhere(key, page) => match cache.peek(&key) {
-                Peek::Declined => return None,
-                Peek::Miss => self.judge_variant(&key, None, page),
                 Peek::Hit(entry) => self.judge_variant(&key, Some(&entry), page),
+                _ => return None,
             },
         };
-        Some(self.observed(found))
+        match found {
+            Found::Hit(page) => {
+                observe::outcome(cache.name(), "page", Outcome::Hit, "");
+                Some(page)
+            }
+            _ => None,
+        }
     }
 
     /// Looks the request up.
@@ -180,14 +200,6 @@ impl Asked<'_> {
             Found::Miss(Miss::unavailable())
         });
         self.observed(found)
-    }
-
-    /// The primary entry, if it has been the same since it was read: whoever stores under it what
-    /// was asked for after a purge would bring back what was purged.
-    pub(super) async fn still(&self, key: &Key, known: &StoredPage) -> Option<Arc<StoredPage>> {
-        let entry = self.config.cache.fetch(key).await.ok()??;
-        let page = self.decode(key, &entry)?;
-        (page.generation == known.generation).then_some(page)
     }
 
     async fn fetch(&self, key: &Key) -> Result<Found> {

@@ -29,6 +29,7 @@ mod relay;
 mod serve;
 mod service;
 mod settings;
+mod slot;
 mod stored;
 mod target;
 mod veto;

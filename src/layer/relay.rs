@@ -21,6 +21,12 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 
+/// The most frames that are read without letting others run.
+const AT_ONCE: usize = 1024;
+
+/// What a frame takes beside its bytes.
+const FRAME_BYTES: usize = 32;
+
 type Item<B> = Result<Frame<Bytes>, <B as Body>::Error>;
 
 /// What is between the maker of a body and its client.
@@ -34,6 +40,10 @@ struct State<B: Body> {
     source: Source<B>,
     /// The client, if it waits.
     client: Option<Waker>,
+    /// The client is gone.
+    gone: bool,
+    /// The copier, if it wants to know of that.
+    copier: Option<Waker>,
 }
 
 /// Where the frames come from that are not in the queue.
@@ -104,6 +114,8 @@ pub(super) fn relay<B: Body<Data = Bytes>>(
             frames: VecDeque::new(),
             source: Source::Copier,
             client: None,
+            gone: false,
+            copier: None,
         }),
     });
     let copier = Copier {
@@ -152,15 +164,36 @@ impl<B: Body<Data = Bytes>> Copier<B> {
         }
     }
 
+    /// As [`run`](Self::run), for as long as there is a client.
+    pub(super) async fn run_for_client(&mut self) -> Copied {
+        loop {
+            let polled = poll_fn(|cx| {
+                {
+                    let mut state = self.relay.state();
+                    if state.gone {
+                        return Poll::Ready(Some(Copied::Broken));
+                    }
+                    state.copier = Some(cx.waker().clone());
+                }
+                self.poll_frame(cx)
+            });
+            if let Some(copied) = polled.await {
+                return copied;
+            }
+            tokio::task::consume_budget().await;
+        }
+    }
+
     /// Reads what the body has ready, without waiting for more; how the copy ended, if it did.
     pub(super) fn read_ready(&mut self, cx: &mut Context<'_>) -> Option<Copied> {
-        loop {
+        for _ in 0..AT_ONCE {
             match self.poll_frame(cx) {
                 Poll::Pending => return None,
                 Poll::Ready(Some(copied)) => return Some(copied),
                 Poll::Ready(None) => {}
             }
         }
+        None
     }
 
     /// Reads one frame; how the copy ended, if it did.
@@ -184,7 +217,11 @@ impl<B: Body<Data = Bytes>> Copier<B> {
             Ok(frame) => self.copy.add(frame),
             Err(_) => Some(Copied::Broken),
         };
-        self.relay.change(|state| state.frames.push_back(frame));
+        self.relay.change(|state| {
+            if !state.gone {
+                state.frames.push_back(frame);
+            }
+        });
         if ended.is_some()
             && let Some(body) = self.body.take()
         {
@@ -216,7 +253,9 @@ impl Copy {
             return Some(Copied::Broken);
         };
         self.length = self.length.saturating_add(data.len());
-        if self.length > self.ceiling {
+        // Of many small frames, what they take beside their bytes counts, too.
+        let beside = self.frames.len().saturating_sub(AT_ONCE) * FRAME_BYTES;
+        if self.length.max(beside) > self.ceiling {
             return Some(Copied::TooLarge);
         }
         self.frames.push(data.clone());
@@ -241,6 +280,19 @@ impl Copy {
                 whole.freeze()
             }
         })
+    }
+}
+
+impl<B: Body> Drop for RelayBody<B> {
+    fn drop(&mut self) {
+        let copier = {
+            let mut state = self.relay.state();
+            state.gone = true;
+            state.copier.take()
+        };
+        if let Some(copier) = copier {
+            copier.wake();
+        }
     }
 }
 
@@ -399,6 +451,27 @@ mod tests {
         drop(sender);
         let whole = Copied::Whole(Bytes::from_static(b"ab"));
         assert_eq!(copier.run().await, whole);
+    }
+
+    #[tokio::test]
+    async fn once_it_takes_too_long_the_copy_ends_with_the_client() {
+        let (sender, parts) = body(vec![data("a")]);
+        let (client, mut copier) = relay(parts, 100, None);
+        let copying = tokio::spawn(async move { copier.run_for_client().await });
+        tokio::task::yield_now().await;
+        assert!(!copying.is_finished());
+        drop(client);
+        assert_eq!(copying.await.unwrap(), Copied::Broken);
+        assert!(sender.is_closed());
+    }
+
+    #[tokio::test]
+    async fn many_small_frames_are_too_much() {
+        let parts = (0..5_000).map(|_| data("")).collect();
+        let (_sender, parts) = body(parts);
+        let (_client, mut copier) = relay(parts, 1_000, None);
+        assert_eq!(ready_now(&mut copier), None, "others may run");
+        assert_eq!(copier.run().await, Copied::TooLarge);
     }
 
     #[tokio::test]

@@ -8,8 +8,9 @@ use http_body::Body;
 use super::body::CacheBody;
 use super::http::is_conditional;
 use super::lookup::Asked;
+use super::service::STATUS_NAME;
 use super::stored::StoredResponse;
-use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::cache_status::{CacheStatus, Forward};
 use crate::semantics::conditional::{
     Precondition, Validators, evaluate, if_range, is_not_modified, not_modified_fields,
 };
@@ -31,7 +32,7 @@ pub(super) fn serve<B: Body<Data = Bytes>>(
     *response.status_mut() = stored.status;
     let headers = response.headers_mut();
     headers.clone_from(&stored.headers);
-    if head {
+    if head && stored.status != StatusCode::NO_CONTENT {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(stored.body.len()));
     }
     let age = stored.age(asked.now).as_secs();
@@ -44,6 +45,16 @@ pub(super) fn serve<B: Body<Data = Bytes>>(
         return response;
     }
     part(response, &stored.body, asked)
+}
+
+/// What is said of a stale response in the place of one with this status, or of one that never
+/// came.
+pub(super) fn instead(forward: Forward, status: Option<StatusCode>) -> CacheStatus {
+    let said = CacheStatus::forward(STATUS_NAME, forward).with_detail("stale-if-error");
+    match status {
+        Some(status) => said.with_forward_status(status),
+        None => said,
+    }
 }
 
 /// The response, or what the preconditions of the request make of it.

@@ -15,7 +15,7 @@ use super::errand::Errand;
 use super::future::ResponseFuture;
 use super::http::is_conditional;
 use super::layer::Config;
-use super::lookup::{Asked, Found, Miss};
+use super::lookup::{Asked, Miss};
 use super::serve::serve;
 use super::target::{RequestTarget, original_uri};
 use super::veto::Place;
@@ -92,9 +92,7 @@ where
             let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
             return self.pass(request, status);
         };
-        let landings = self.config.collapse.landings();
-        let found = asked.look_up_now(&key);
-        if let Some(Found::Hit(page)) = &found
+        if let Some(page) = asked.hit_now(&key)
             && let Some(stored) = page.response.as_ref()
         {
             let status = CacheStatus::hit(STATUS_NAME);
@@ -106,7 +104,7 @@ where
             question: Question::new(&self.config, &request, target, key),
             request,
         };
-        ResponseFuture::answer(Box::pin(errand.run(found, landings)))
+        ResponseFuture::answer(Box::pin(errand.run()))
     }
 }
 
@@ -176,7 +174,7 @@ impl Question {
     }
 
     /// The same question with these fields, for the whole of the answer.
-    pub(super) fn everybodys(&mut self, headers: &HeaderMap) {
+    pub(super) fn for_the_whole(&mut self, headers: &HeaderMap) {
         self.headers.clone_from(headers);
         self.head = false;
     }

@@ -128,6 +128,19 @@ impl StoredResponse {
 }
 
 impl StoredPage {
+    /// Whether there are several responses, or one that not every request may have.
+    pub(super) fn is_selected(&self) -> bool {
+        let response = self.response.as_ref();
+        !self.variants.is_empty()
+            || response.is_some_and(|it| it.selection.is_some() || !it.varied.is_empty())
+    }
+
+    /// The response of a page that was found, or has been made.
+    pub(super) fn stored(&self) -> &StoredResponse {
+        let response = self.response.as_ref();
+        response.expect("only a primary entry without its page is without a response")
+    }
+
     /// The page in `entry`, which was read under `key`.
     pub(super) fn decode(key: &Key, bytes: &Bytes) -> Result<Self, Undecodable> {
         let page = open::<PageMeta>(Kind::Page, key.as_str(), bytes)?;

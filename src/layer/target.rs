@@ -61,6 +61,13 @@ impl RequestTarget {
         self.page(uri, config).selection()
     }
 
+    /// Whether it claims what only a trusted proxy could say.
+    pub(super) fn claims(&self) -> bool {
+        self.facets
+            .iter()
+            .any(|facet| facet.name.starts_with("claim:"))
+    }
+
     /// The authority, if the request names only one.
     pub(super) fn sole_authority(&self) -> Option<&str> {
         let authority = self.authority.as_deref()?;

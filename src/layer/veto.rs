@@ -91,7 +91,20 @@ pub(super) enum Place {
 /// What the layers inside of the outermost one wait for, in the extensions of the request.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LastWord {
-    waiting: Arc<Mutex<Vec<Waiting>>>,
+    said: Arc<Mutex<Said>>,
+}
+
+#[derive(Debug)]
+enum Said {
+    NotYet(Vec<Waiting>),
+    /// Whoever comes now comes too late, and stores nothing.
+    Said,
+}
+
+impl Default for Said {
+    fn default() -> Self {
+        Self::NotYet(Vec::new())
+    }
 }
 
 #[derive(Debug)]
@@ -119,7 +132,6 @@ impl Place {
     /// That of a request that no client waits for.
     pub(super) fn nowhere(extensions: &mut Extensions) -> Self {
         extensions.remove::<LastWord>();
-        extensions.remove::<CacheVeto>();
         Self::of(extensions)
     }
 
@@ -143,26 +155,42 @@ impl LastWord {
     /// Leaves a note for the outermost layer.
     pub(super) fn ask(&self, vary: &Vary) -> Verdict {
         let (verdict, receiver) = oneshot::channel();
-        let waiting = Waiting {
-            vary: vary.clone(),
-            verdict,
-        };
-        self.waiting().push(waiting);
+        if let Said::NotYet(waiting) = &mut *self.said() {
+            let vary = vary.clone();
+            waiting.push(Waiting { vary, verdict });
+        }
         Verdict(receiver)
     }
 
     /// Answers all who wait, by the response as it leaves the outermost layer.
     fn say<B>(&self, response: &Response<B>) {
         let vetoed = CacheVeto::is_in(response.extensions());
-        for waiting in std::mem::take(&mut *self.waiting()) {
+        for waiting in self.close() {
             let storable = !vetoed && unharmed(&waiting.vary, response.headers()).is_ok();
             // Who does not wait any more stores nothing.
             let _ = waiting.verdict.send(storable);
         }
     }
 
-    fn waiting(&self) -> MutexGuard<'_, Vec<Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn close(&self) -> Vec<Waiting> {
+        match std::mem::replace(&mut *self.said(), Said::Said) {
+            Said::NotYet(waiting) => waiting,
+            Said::Said => Vec::new(),
+        }
+    }
+
+    fn said(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The request is over, whether or not its response came this way.
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Self::Outermost(own) = self {
+            // Their verdicts go with them, and who gets none stores nothing.
+            drop(own.close());
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Waker};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use http::header::{ETAG, HeaderName};
@@ -13,16 +13,14 @@ use tokio::runtime::Handle;
 use super::collapse::{Alone, Duty, Landed};
 use super::layer::{Config, ETags};
 use super::relay::{Copied, Copier};
-use super::stored::{StoredPage, StoredResponse, VariantMark};
+use super::slot::Slot;
+use super::stored::{StoredPage, StoredResponse};
 use super::veto::{CacheVeto, Verdict};
 use crate::error::Result;
 use crate::fence::Fill;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::ttl::Lifetime;
-
-/// How long those who wait for a response wait for the rest of its body, once it has begun.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A storable response, its body still to come.
 pub(super) struct Writer {
@@ -33,8 +31,8 @@ pub(super) struct Writer {
     pub(super) variant_key: Option<Key>,
     pub(super) vary: Vec<HeaderName>,
     pub(super) generation: u64,
-    /// All variants that there are then.
-    pub(super) variants: Vec<VariantMark>,
+    /// The most variants that there may be beside it.
+    pub(super) most: usize,
     /// How long the store keeps it.
     pub(super) lifetime: Lifetime,
     /// The primary entry that serves other variants meanwhile.
@@ -55,12 +53,14 @@ pub(super) struct Writer {
 impl Writer {
     /// Waits for the rest of the body, and stores it.
     pub(super) async fn copy<B: Body<Data = Bytes>>(mut self, mut copier: Copier<B>) {
-        let outcome = if let Ok(outcome) = tokio::time::timeout(PATIENCE, copier.run()).await {
+        let patience = self.config.lock_timeout;
+        let outcome = if let Ok(outcome) = tokio::time::timeout(patience, copier.run()).await {
             outcome
         } else {
-            // It may still be stored, but nobody is kept waiting for it.
+            // It may still be stored, but nobody is kept waiting for it, and without a client it
+            // might never end.
             self.alone(Alone::Refused);
-            copier.run().await
+            copier.run_for_client().await
         };
         self.finish(outcome).await;
     }
@@ -92,68 +92,67 @@ impl Writer {
             observe::outcome(name, "page", Outcome::Bypass, "veto");
             return;
         }
-        if let Some(flight) = &self.flight {
-            config.collapse.unmark(flight);
+        if self.is_everybodys() {
+            if let Some(flight) = &self.flight {
+                config.collapse.unmark(flight);
+            }
+        } else {
+            self.mark(Alone::Refused);
         }
+        let unavailable = self.unavailable;
         match self.write().await {
-            Ok(true) => observe::outcome(name, "page", Outcome::Stored, ""),
+            Ok(true) if !unavailable => observe::outcome(name, "page", Outcome::Stored, ""),
+            Ok(true) => observe::outcome(name, "page", Outcome::Bypass, "unavailable"),
             Ok(false) => observe::outcome(name, "page", Outcome::Bypass, "invalidated"),
             Err(error) => observe::failed(name, "page", &error),
         }
     }
 
+    /// Whether others may have the response without asking: of one that is to be validated every
+    /// time, they are better off not to wait for it.
+    fn is_everybodys(&self) -> bool {
+        let terms = self.response.terms;
+        let fresh = self.response.is_fresh(self.response.stored_at);
+        !terms.validate_always && (fresh || terms.stale_while_revalidate.is_some())
+    }
+
     /// Whether it was stored: not if the page was purged meanwhile.
-    async fn write(self) -> Result<bool> {
-        let now = self.response.stored_at;
-        let own_until = expiry(now, self.lifetime);
-        let known_until = self.known.as_ref().map(|known| known.kept_until);
-        let (primary_until, primary_lifetime) = match known_until {
-            // The primary entry has to outlive all its variants.
-            Some(None) => (None, Lifetime::Forever),
-            Some(Some(known)) if own_until.is_some_and(|own| own < known) => {
-                let rest = known.duration_since(now).unwrap_or_default();
-                (Some(known), Lifetime::For(rest))
-            }
-            _ => (own_until, self.lifetime),
-        };
-        let mut page = StoredPage {
+    async fn write(mut self) -> Result<bool> {
+        let page = StoredPage {
             generation: self.generation,
-            vary: self.vary,
+            vary: std::mem::take(&mut self.vary),
             // Of use in the primary entry only.
             variants: Vec::new(),
-            kept_until: own_until,
+            kept_until: expiry(self.response.stored_at, self.lifetime),
             response: Some(self.response),
         };
-        let shared = Arc::new(page.clone());
-        let mut duty = self.duty;
+        let shared = Arc::new(page);
         let Some(landing) = self.fill.landing().await else {
-            duty.land(Landed::Purged);
+            self.duty.land(Landed::Again);
             return Ok(false);
         };
-        let stored = async {
-            if self.unavailable {
-                return Ok(true);
-            }
-            let mut batch = Vec::with_capacity(2);
-            if let Some(key) = self.variant_key {
-                let entry = page.encode(&key, now)?;
-                batch.push((key, entry, self.lifetime));
-            }
-            page.kept_until = primary_until;
-            page.variants = self.variants;
-            if !self.config.page_keys.inlines() {
-                page.response = None;
-            }
-            let entry = page.encode(&self.key, now)?;
-            batch.push((self.key, entry, primary_lifetime));
-            let outcomes = self.config.cache.backend().set_many(batch).await?;
-            outcomes.into_iter().collect::<Result<()>>().map(|()| true)
+        let stored = if self.unavailable {
+            Ok(())
+        } else {
+            let slot = Slot {
+                config: &self.config,
+                key: &self.key,
+                variant_key: self.variant_key.as_ref(),
+                known: self.known.is_some(),
+                most: self.most,
+            };
+            slot.put(&shared).await
         };
-        let stored = stored.await;
         // While a purge still waits: who comes after it does not get this page.
-        duty.land(Landed::Page(shared));
+        self.duty.land(Landed::Page(shared));
         drop(landing);
-        stored
+        stored.map(|()| true)
+    }
+
+    fn mark(&self, alone: Alone) {
+        if let Some(flight) = &self.flight {
+            mark(&self.config, flight, alone);
+        }
     }
 
     /// Sends those who wait to the inner service, and those who come next.
@@ -169,12 +168,16 @@ pub(super) fn expiry(now: SystemTime, lifetime: Lifetime) -> Option<SystemTime> 
 /// Sends those who wait to the inner service, and those who come next.
 pub(super) fn alone_for(config: &Config, flight: Option<&str>, duty: &mut Duty, alone: Alone) {
     if let Some(flight) = flight {
-        let now = config.cache.clock().now();
-        config
-            .collapse
-            .mark(flight, alone, now, config.hit_for_miss);
+        mark(config, flight, alone);
     }
     duty.land(Landed::Alone(alone));
+}
+
+fn mark(config: &Config, flight: &str, alone: Alone) {
+    let now = config.cache.clock().now();
+    config
+        .collapse
+        .mark(flight, alone, now, config.hit_for_miss);
 }
 
 /// Runs at once what is ready at once, so that the next request finds it; the rest later.

@@ -116,8 +116,6 @@ pub enum Refusal {
     Unavailable,
     /// What made it marked it as personal.
     Veto,
-    /// The page has as many variants as are stored.
-    Variants,
 }
 
 impl Refusal {
@@ -145,7 +143,6 @@ impl Refusal {
             Self::BodyTooLarge => "body-too-large",
             Self::Unavailable => "unavailable",
             Self::Veto => "veto",
-            Self::Variants => "too-many-variants",
         }
     }
 }

@@ -24,18 +24,23 @@ const ORIGIN: &[&str] = &[
     "x-forwarded-server",
     "x-forwarded-ssl",
     "x-host",
+    "x-http-host-override",
     "x-original-host",
+    "x-scheme",
     "x-url-scheme",
 ];
 
 /// What else some handlers and frameworks go by.
 const OTHER: &[&str] = &[
+    "x-envoy-original-path",
+    "x-forwarded-base",
     "x-forwarded-path",
     "x-forwarded-port",
     "x-forwarded-prefix",
     "x-forwarded-uri",
     "x-original-uri",
     "x-original-url",
+    "x-proxy-url",
     "x-rewrite-url",
     "x-script-name",
 ];
