@@ -31,8 +31,12 @@ pub(super) enum Landed {
     /// One that may do in the place of an answer that failed with this status, or that never
     /// came.
     Instead(Arc<StoredPage>, Option<StatusCode>),
-    /// It was purged while it was made, or takes too long. Look again.
+    /// It was purged while it was made. Look again.
     Again,
+    /// It takes too long.
+    Late,
+    /// The leader failed, and there is nothing to say of the page.
+    Nothing,
     /// Nothing. Everybody asks for themselves.
     Alone(Alone),
 }
@@ -70,22 +74,22 @@ impl Collapse {
         self.flights.enter(page)
     }
 
-    /// What the leader has, if it has it in time. If not, others may lead.
-    ///
-    /// # Errors
-    ///
-    /// [`Lost`] if there will be nothing.
+    /// What the leader has; [`Landed::Late`] if it does not have it in time, and then others may
+    /// lead.
     pub(super) async fn follow(
         &self,
         page: &str,
         mut follower: Follower<Landed>,
         patience: Duration,
-    ) -> Result<Landed, Lost> {
-        if let Ok(landed) = tokio::time::timeout(patience, follower.result()).await {
-            return landed;
+    ) -> Landed {
+        match tokio::time::timeout(patience, follower.result()).await {
+            Ok(Ok(landed)) => landed,
+            Ok(Err(Lost)) => Landed::Nothing,
+            Err(_) => {
+                self.flights.abandon(page, &follower);
+                Landed::Late
+            }
         }
-        self.flights.abandon(page, &follower);
-        Ok(Landed::Again)
     }
 
     /// Changes whenever an answer has landed: what was missing before may be there now.

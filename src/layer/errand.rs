@@ -23,7 +23,7 @@ use super::stored::StoredPage;
 use super::veto::{CacheVeto, Place};
 use super::write::later;
 use crate::fence::Fill;
-use crate::flight::{Lost, Role};
+use crate::flight::Role;
 use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::storable::Refusal;
@@ -198,6 +198,7 @@ fn gateway_timeout<B: Body<Data = Bytes>>() -> Response<CacheBody<B>> {
 async fn choose(question: &Question, leading: &Leading) -> Way {
     let config = &question.config;
     let collapse = &config.collapse;
+    let mut late = false;
     for round in 0.. {
         // Before the look-up: a purge that comes after this bars what is made of it.
         let fill = config.cache.begin_fill(&question.key);
@@ -240,27 +241,29 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
             .await;
         let asked = question.asked();
         match landed {
-            Ok(Landed::Page(page)) if asked.may_have(&page) => {
+            Landed::Page(page) if asked.may_have(&page) => {
                 observe::outcome(config.cache.name(), "page", Outcome::Hit, "collapsed");
                 let status = CacheStatus::forward(STATUS_NAME, miss.forward);
                 return Way::Answered(page, status.with_collapsed());
             }
-            Ok(Landed::Instead(page, status))
+            Landed::Instead(page, status)
                 if asked.selects(&page) && asked.may_have_instead(&page, status) =>
             {
                 return Way::Answered(page, instead(miss.forward, status).with_collapsed());
             }
             // It is this one, and is not to be had without asking.
-            Ok(Landed::Page(page) | Landed::Instead(page, _)) if asked.selects(&page) => {
+            Landed::Page(page) | Landed::Instead(page, _) if asked.selects(&page) => {
                 return Way::Forward(Forwarding::alone(miss, fill, flight, None));
             }
-            Ok(Landed::Alone(alone)) => {
+            Landed::Alone(alone) => {
                 return Way::Forward(Forwarding::alone(miss, fill, flight, Some(alone)));
             }
-            // Another variant, or purged meanwhile: worth a look, unless the store is down.
-            Ok(Landed::Page(_) | Landed::Instead(..) | Landed::Again)
+            // Worth another look, unless the store is down: another variant, or purged meanwhile.
+            Landed::Page(_) | Landed::Instead(..) | Landed::Again
                 if miss.reason != Some(Refusal::Unavailable) => {}
-            Ok(_) | Err(Lost) => return Way::Forward(Forwarding::alone(miss, fill, flight, None)),
+            // Once, as another request may do better.
+            Landed::Late if !std::mem::replace(&mut late, true) => {}
+            _ => return Way::Forward(Forwarding::alone(miss, fill, flight, None)),
         }
     }
     Way::Timeout

@@ -207,8 +207,8 @@ impl CacheLayer {
     }
 
     /// How long a request waits for the answer to another one for the same page, and for the end of
-    /// its body. Then another request may ask the inner service as well, one at a time; after three
-    /// times that, each for itself. 10 seconds by default.
+    /// its body. Then another one may ask the inner service as well, and the others wait once more;
+    /// after that, each asks for itself. 10 seconds by default.
     ///
     /// nginx calls it `proxy_cache_lock_timeout`.
     pub fn lock_timeout(self, timeout: Duration) -> Self {

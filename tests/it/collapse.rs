@@ -13,7 +13,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use axum_cache::backend::Memory;
 use axum_cache::layer::CacheService;
-use axum_cache::{Cache, CacheLayer};
+use axum_cache::{Cache, CacheLayer, CacheVeto};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt};
@@ -348,4 +348,75 @@ async fn e13_a_leader_that_reads_slowly_holds_nobody_up() {
     assert!(start.elapsed() < WORK * 4, "{:?}", start.elapsed());
     assert_eq!(slow.runs(), 1);
     drop(leader);
+}
+
+/// C10: two layers whose handlers ask each other, and a handler that never answers.
+#[tokio::test(start_paused = true)]
+async fn c10_nobody_waits_for_ever() {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let runs = Arc::clone(&runs);
+        move || {
+            let run = runs.fetch_add(1, Ordering::SeqCst);
+            async move {
+                if run == 0 {
+                    std::future::pending::<()>().await;
+                }
+                "page"
+            }
+        }
+    };
+    let layer = CacheLayer::new(Cache::new(Memory::new())).lock_timeout(WORK);
+    let site = layer.layer(Router::new().fallback(handler));
+    let hung = tokio::time::timeout(WORK / 2, fetch(site.clone(), request(&[])));
+    assert!(hung.await.is_err(), "its client leaves");
+    let start = tokio::time::Instant::now();
+    for (body, _) in crowd(&site, 50).await {
+        assert_eq!(body, "page");
+    }
+    assert!(start.elapsed() < WORK * 2, "{:?}", start.elapsed());
+    assert_eq!(runs.load(Ordering::SeqCst), 2);
+}
+
+/// The refresh of a stale page is made for the request that it is made by.
+#[tokio::test]
+async fn a_refresh_is_stored_under_what_it_was_made_with() {
+    let clock = axum_cache::clock::ManualClock::new();
+    let memory = Memory::builder().clock(clock.clone()).build().unwrap();
+    let cache = Cache::builder(memory).clock(clock.clone()).build().unwrap();
+    let handler = |request: Request| async move {
+        let cookie = request.headers().get("cookie");
+        let cookie = cookie.map_or("none", |it| it.to_str().unwrap()).to_owned();
+        let fields = [("cache-control", "max-age=1, stale-while-revalidate=600")];
+        if request
+            .extensions()
+            .get::<CacheVeto>()
+            .is_some_and(CacheVeto::is_forbidden)
+        {
+            return (fields, format!("personal {cookie}"));
+        }
+        (fields, cookie)
+    };
+    let layer = CacheLayer::http(cache).cookies(["lang"]);
+    let site = layer.layer(Router::new().fallback(handler));
+    let ask = |cookie: &'static str, vetoed: bool| {
+        let mut request = request(&[("cookie", cookie.to_owned())]);
+        if vetoed {
+            let veto = CacheVeto::new();
+            veto.forbid();
+            request.extensions_mut().insert(veto);
+        }
+        fetch(site.clone(), request)
+    };
+    for cookie in ["lang=de", "lang=fr"] {
+        assert_eq!(ask(cookie, false).await.0, cookie);
+    }
+    for round in 0..4 {
+        clock.advance(Duration::from_secs(2));
+        // With a veto, a stale answer is all there is to be had.
+        for cookie in ["lang=de", "lang=fr"] {
+            assert_eq!(ask(cookie, round == 2).await.0, cookie);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
 }
