@@ -16,6 +16,8 @@ mod fragments;
 mod inputs;
 mod keys;
 #[cfg(all(feature = "axum", feature = "memory"))]
+mod origin;
+#[cfg(all(feature = "axum", feature = "memory"))]
 mod pages;
 #[cfg(feature = "memory")]
 mod support;
