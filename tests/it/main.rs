@@ -14,6 +14,8 @@ mod inputs;
 mod keys;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod pages;
+#[cfg(all(feature = "axum", feature = "memory"))]
+mod purge;
 #[cfg(feature = "memory")]
 mod support;
 mod tidy;
