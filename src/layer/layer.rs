@@ -282,9 +282,11 @@ impl CacheLayer {
     /// It goes by whole segments, and byte for byte: `/blog` takes `/blog`, `/blog/` and
     /// `/blog/a?x=1`, but not `/blogger` and not `/%62log`; `/blog/` spares `/blog`; `//` holds
     /// an empty segment; and `/` takes the whole site. Pages of other schemes, authorities and
-    /// [key prefixes](Self::key_prefix) stay. A page of another path may be forgotten along with
-    /// them, though hardly ever, and so are those that differ only below the eighth segment. Most
-    /// stores go over all their keys for this: it is for what happens now and then.
+    /// [key prefixes](Self::key_prefix) stay. It may take too much, never too little: of a path of
+    /// more than eight segments, the first eight count; and segments are told apart by 32 bits of
+    /// a hash.
+    ///
+    /// Most stores go over all their keys for this: it is for what happens now and then.
     ///
     /// # Errors
     ///
