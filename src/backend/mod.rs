@@ -162,8 +162,8 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Removes the entries whose keys begin with `prefix`, whatever their namespace, and nothing
-    /// else. How many; expired ones may count. What is written meanwhile may stay. The default
-    /// cannot.
+    /// else. How many, as far as it is known: expired ones may count, and those whose removal had
+    /// to be sent again may not. What is written meanwhile may stay. The default cannot.
     ///
     /// # Errors
     ///

@@ -167,7 +167,8 @@ impl Cache {
     }
 
     /// Removes the entries of this version whose keys begin with `prefix`, and no others. How many,
-    /// as far as the store knows: expired ones may count.
+    /// as far as it is known: expired ones may count, and those whose removal had to be sent again
+    /// may not.
     ///
     /// A [`get_or_set`](Self::get_or_set) of such a key that is computing meanwhile answers its
     /// callers, but does not store. Most stores go over all their keys for this, a page at a time:
