@@ -66,6 +66,10 @@ impl Backend for Counting {
     async fn flush_store(&self) -> Result<()> {
         self.inner.flush_store().await
     }
+
+    async fn delete_prefix(&self, prefix: &str) -> Result<u64> {
+        self.inner.delete_prefix(prefix).await
+    }
 }
 
 #[tokio::main]

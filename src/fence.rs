@@ -67,15 +67,24 @@ impl Fences {
         }
     }
 
+    /// As [`invalidate`](Self::invalidate), of all keys that begin with `prefix`.
+    pub(crate) async fn invalidate_prefix(&self, prefix: &str) {
+        let gates: Vec<_> = self
+            .running()
+            .extract_if(|key, _| key.starts_with(prefix))
+            .map(|(_, running)| running.gate)
+            .collect();
+        for gate in &gates {
+            gate.invalidated.store(true, Ordering::Release);
+        }
+        for gate in gates {
+            gate.bar().await;
+        }
+    }
+
     /// Bars all fills that have begun, and waits for those that are writing.
     pub(crate) async fn invalidate_all(&self) {
-        let running = std::mem::take(&mut *self.running());
-        for running in running.values() {
-            running.gate.invalidated.store(true, Ordering::Release);
-        }
-        for running in running.into_values() {
-            running.gate.bar().await;
-        }
+        self.invalidate_prefix("").await;
     }
 
     fn running(&self) -> MutexGuard<'_, HashMap<String, Running>> {
@@ -148,6 +157,18 @@ mod tests {
         assert_eq!(other.land(ready(())).await, Some(()));
         fences.invalidate_all().await;
         assert_eq!(after.land(ready(())).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_prefix_bars_the_fills_of_all_keys_that_begin_with_it() {
+        let fences = Arc::new(Fences::default());
+        let [under, exact, beside] = ["k/a", "k/", "k"].map(|key| fences.begin(key));
+        fences.invalidate_prefix("k/").await;
+        assert_eq!(under.land(ready(())).await, None);
+        assert_eq!(exact.land(ready(())).await, None);
+        assert_eq!(beside.land(ready(())).await, Some(()));
+        assert_eq!(fences.running().len(), 1);
+        assert_eq!(fences.begin("k/a").land(ready(())).await, Some(()));
     }
 
     #[tokio::test]

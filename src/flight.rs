@@ -78,6 +78,11 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
         }
     }
 
+    /// As [`forget`](Self::forget), of all keys that begin with `prefix`.
+    pub(crate) fn forget_prefix(&self, prefix: &str) {
+        self.running().retain(|key, _| !key.starts_with(prefix));
+    }
+
     /// As [`forget`](Self::forget), of all keys.
     pub(crate) fn forget_all(&self) {
         self.running().clear();

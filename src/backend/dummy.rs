@@ -30,7 +30,7 @@ impl Backend for Dummy {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             stores: false,
-            ..Capabilities::new()
+            ..Capabilities::new().with_delete_prefix()
         }
     }
 
@@ -72,6 +72,10 @@ impl Backend for Dummy {
 
     async fn flush_store(&self) -> Result<()> {
         Ok(())
+    }
+
+    async fn delete_prefix(&self, _: &str) -> Result<u64> {
+        Ok(0)
     }
 
     fn peek(&self, _: &Key) -> super::Peek {

@@ -56,6 +56,7 @@ pub(crate) trait DynBackend: fmt::Debug + Send + Sync {
     fn get_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Vec<Option<Entry>>>;
     fn set_many(&self, items: Vec<(Key, Entry, Lifetime)>) -> BoxFuture<'_, Vec<Result<()>>>;
     fn delete_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, u64>;
+    fn delete_prefix<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, u64>;
     fn contains<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, bool>;
     fn peek(&self, key: &Key) -> Peek;
     fn close(&self) -> BoxFuture<'_, ()>;
@@ -116,6 +117,10 @@ impl<B: Backend> DynBackend for B {
 
     fn delete_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, u64> {
         Box::pin(Backend::delete_many(self, keys))
+    }
+
+    fn delete_prefix<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, u64> {
+        Box::pin(Backend::delete_prefix(self, prefix))
     }
 
     fn contains<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, bool> {

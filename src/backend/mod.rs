@@ -48,7 +48,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::entry::Entry;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::ttl::Lifetime;
 
@@ -161,6 +161,19 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         }
     }
 
+    /// Removes the entries whose keys begin with `prefix`, whatever their namespace, and nothing
+    /// else. How many, as far as it is known: expired ones may count, and those whose removal had
+    /// to be sent again may not. What is written meanwhile may stay. The default cannot.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] where a store cannot find keys by their beginning. After another
+    /// one, some entries may be gone.
+    fn delete_prefix(&self, prefix: &str) -> impl Future<Output = Result<u64>> + Send {
+        let _ = prefix;
+        async { Err(Error::new(ErrorKind::Unsupported).at(self.name(), "delete_prefix")) }
+    }
+
     /// Whether there is a live entry.
     fn contains(&self, key: &Key) -> impl Future<Output = Result<bool>> + Send {
         async move { Ok(self.get(key).await?.is_some()) }
@@ -202,6 +215,9 @@ pub struct Capabilities {
     pub max_value_bytes: Option<usize>,
     /// Whether it keeps anything at all; only [`Dummy`] does not.
     pub stores: bool,
+    /// Whether it can [remove entries by the beginning of their keys](Backend::delete_prefix); not
+    /// unless said otherwise.
+    pub deletes_prefixes: bool,
 }
 
 impl Capabilities {
@@ -211,7 +227,15 @@ impl Capabilities {
             ttl_unit: Duration::from_millis(1),
             max_value_bytes: None,
             stores: true,
+            deletes_prefixes: false,
         }
+    }
+
+    /// A store that can remove entries by the beginning of their keys.
+    #[must_use]
+    pub const fn with_delete_prefix(mut self) -> Self {
+        self.deletes_prefixes = true;
+        self
     }
 
     /// A store that rounds lifetimes up to `unit`.
@@ -241,8 +265,7 @@ fn refuse_if_larger(entry: &Entry, limit: usize) -> Result<()> {
     if entry.bytes().len() <= limit {
         return Ok(());
     }
-    Err(crate::error::Error::new(ErrorKind::TooLarge)
-        .with_message(format!("value is larger than {limit} bytes")))
+    Err(Error::new(ErrorKind::TooLarge).with_message(format!("value is larger than {limit} bytes")))
 }
 
 /// Reads a counter as every backend must: a canonical decimal `i64`.
@@ -322,6 +345,10 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
 
     async fn delete_many(&self, keys: &[Key]) -> Result<u64> {
         (**self).delete_many(keys).await
+    }
+
+    async fn delete_prefix(&self, prefix: &str) -> Result<u64> {
+        (**self).delete_prefix(prefix).await
     }
 
     async fn contains(&self, key: &Key) -> Result<bool> {

@@ -5,7 +5,7 @@
 //! - A miss is `Ok(None)`; a stored `None` is a hit.
 //! - What cannot be decoded as the type asked for is a miss, observed, never an error or a panic.
 //! - A zero TTL never reaches a backend: it stores nothing and drops what is there.
-//! - A fill begun before a `delete` or `clear` of its key does not land after it.
+//! - A fill begun before a `delete`, `delete_prefix` or `clear` of its key does not land after it.
 
 mod builder;
 mod compute;
@@ -164,6 +164,51 @@ impl Cache {
         self.shared.flights.forget_all();
         self.shared.fences.invalidate_all().await;
         self.backend().clear(namespace).await
+    }
+
+    /// Removes the entries of this version whose keys begin with `prefix`, and no others. How many,
+    /// as far as it is known: expired ones may count, and those whose removal had to be sent again
+    /// may not.
+    ///
+    /// A [`get_or_set`](Self::get_or_set) of such a key that is computing meanwhile answers its
+    /// callers, but does not store. Most stores go over all their keys for this, a page at a time:
+    /// it is for what happens now and then. Keys made by [`key!`](crate::key!) begin with their
+    /// first parts; end the prefix in `:`, so that it takes whole ones.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if the store cannot find keys by how they
+    /// begin, as Memcached; if the key function of the cache does not keep that; or if `prefix`,
+    /// with the cache's own, is over 185 bytes or not portable, since all such keys are
+    /// [hashed](crate::key::KeyPolicy::Hash). Otherwise as for [any call](Cache#errors); some of
+    /// the entries may be gone then.
+    ///
+    /// # Django
+    ///
+    /// None; `delete_pattern` of `django-redis`, for patterns that end in `*`.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> axum_cache::Result<()> {
+    /// use axum_cache::{Cache, Ttl, backend::Memory, key};
+    ///
+    /// let cache = Cache::new(Memory::new());
+    /// for user in [7, 70] {
+    ///     cache.set(&key!("user", user, "name"), "Ada", Ttl::Default).await?;
+    ///     cache.set(&key!("user", user, "age"), &36, Ttl::Default).await?;
+    /// }
+    /// assert_eq!(cache.delete_prefix(&(key!("user", 7) + ":")).await?, 2);
+    /// assert!(cache.contains(&key!("user", 70, "age")).await?);
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "memory"))] fn main() {}
+    /// ```
+    pub async fn delete_prefix(&self, prefix: &str) -> Result<u64> {
+        let prefix = self.shared.keys.beginning(self.version, prefix)?;
+        self.shared.flights.forget_prefix(&prefix);
+        self.shared.fences.invalidate_prefix(&prefix).await;
+        self.backend().delete_prefix(&prefix).await
     }
 
     /// Empties the whole store, whoever wrote to it.

@@ -168,6 +168,24 @@ pub(super) async fn a_clear_meanwhile_is_not_undone(fixture: Fixture) -> Result<
     Ok(())
 }
 
+/// M8.
+pub(super) async fn a_delete_of_its_prefix_meanwhile_is_not_undone(fixture: Fixture) -> Result<()> {
+    let (cache, can) = (fixture.cache(), fixture.capabilities().deletes_prefixes);
+    let other = cache.clone();
+    let delete = async move {
+        if can {
+            other.delete_prefix("").await?;
+        } else {
+            other.delete("k").await?;
+        }
+        assert_eq!(other.get_or_set("k", Duration::ZERO, || value(3)).await?, 3);
+        Ok(())
+    };
+    assert_eq!(Held::default().around(&cache, delete).await?, 1);
+    assert!(!cache.contains("k").await?);
+    Ok(())
+}
+
 /// C5.
 pub(super) async fn a_caller_that_leaves_does_not_cancel(fixture: Fixture) -> Result<()> {
     let (cache, held) = (fixture.cache(), Held::default());

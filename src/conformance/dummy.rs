@@ -19,6 +19,7 @@ pub(super) async fn reads_miss_and_writes_succeed(fixture: Fixture) -> Result<()
     assert!(!cache.delete("k").await?);
     assert_eq!(cache.delete_many(["k"]).await?, 0);
     assert_eq!(cache.ttl_of("k").await?, None);
+    assert_eq!(cache.delete_prefix("k").await?, 0);
     cache.clear().await?;
     cache.close().await
 }

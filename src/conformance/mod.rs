@@ -22,6 +22,7 @@ mod dummy;
 mod get;
 mod keys;
 mod many;
+mod prefix;
 mod set;
 mod ttl;
 mod version;
@@ -88,10 +89,13 @@ pub const CASES: &[Case] = cases! {
         a_move_replaces_what_is_there, a_move_of_nothing_is_an_error;
     keys: odd_keys_come_back_and_stay_apart, long_keys_stay_apart, prefixes_stay_apart;
     clear: clear_spares_other_prefixes, clear_takes_every_version, an_entry_after_clear_lives;
+    prefix: what_begins_with_it_goes_and_nothing_else, no_character_stands_for_others,
+        versions_and_other_caches_are_spared, hashed_keys_go_too, all_of_many_go, namespaces_that_begin_with_it_go;
     compute: a_hit_computes_nothing, a_computed_none_is_a_hit_next_time,
         callers_at_once_share_one_computation, an_error_is_shared_and_not_stored,
         a_panic_releases_the_key, for_no_time_nothing_is_stored,
         another_writer_wins, a_delete_meanwhile_is_not_undone, a_clear_meanwhile_is_not_undone,
+        a_delete_of_its_prefix_meanwhile_is_not_undone,
         a_caller_that_leaves_does_not_cancel, what_cannot_be_decoded_is_computed_anew;
 };
 

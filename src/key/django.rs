@@ -127,6 +127,10 @@ impl KeyFunction for DjangoKeys {
     fn namespace(&self, prefix: &str) -> Option<String> {
         Some(format!("{prefix}:"))
     }
+
+    fn beginning(&self, beginning: &str, prefix: &str, version: u64) -> Option<String> {
+        Some(self.key(beginning, prefix, version))
+    }
 }
 
 impl PageKeyFunction for DjangoKeys {

@@ -7,6 +7,8 @@
 //!   one is itself hashed.
 //! - Portable: with [`KeyPolicy::Hash`], the default, a final key has at most [`MAX_KEY_BYTES`]
 //!   bytes, none of them a control character or a space.
+//! - A hashed key begins as the key that it stands for, so that entries are found by the beginning
+//!   of their keys.
 //! - Every key of a cache begins with the cache's namespace, and no key of another prefix does,
 //!   so that `clear` can find the one and spare the other.
 
@@ -50,7 +52,13 @@ impl Key {
 
 /// Whether the text holds no space and no control character.
 pub(crate) fn is_plain(text: &str) -> bool {
-    text.bytes().all(|byte| byte > b' ' && byte != 0x7f)
+    // All of them: without a way out, several are compared at a time.
+    text.bytes()
+        .fold(true, |plain, byte| plain & is_plain_byte(byte))
+}
+
+fn is_plain_byte(byte: u8) -> bool {
+    byte > b' ' && byte != 0x7f
 }
 
 /// What stands for a text that is too long, or holds what a store refuses: its BLAKE3 digest, as 64
@@ -68,7 +76,8 @@ pub(crate) fn digest(text: &str) -> String {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum KeyPolicy {
-    /// Replace it by its BLAKE3 digest.
+    /// Keep its beginning, up to 185 portable bytes of it, and replace the rest by `#` and the
+    /// BLAKE3 digest of all of it.
     #[default]
     Hash,
     /// Refuse it with [`ErrorKind::InvalidKey`](crate::ErrorKind::InvalidKey).
@@ -93,6 +102,15 @@ pub trait KeyFunction: fmt::Debug + Send + Sync + 'static {
         let _ = prefix;
         None
     }
+
+    /// What the final keys of all keys that begin with `beginning` begin with, and those of no
+    /// others; `None`, the default, if the function cannot promise that, and then
+    /// [`Cache::delete_prefix`](crate::Cache::delete_prefix) is
+    /// [`Unsupported`](crate::ErrorKind::Unsupported).
+    fn beginning(&self, beginning: &str, prefix: &str, version: u64) -> Option<String> {
+        let _ = (beginning, prefix, version);
+        None
+    }
 }
 
 /// The default key function: `prefix:version:key`, with the prefix percent-escaped where it holds
@@ -107,6 +125,10 @@ impl KeyFunction for PrefixedKeys {
 
     fn namespace(&self, prefix: &str) -> Option<String> {
         Some(format!("{}:", part::escape(prefix)))
+    }
+
+    fn beginning(&self, beginning: &str, prefix: &str, version: u64) -> Option<String> {
+        Some(self.key(beginning, prefix, version))
     }
 }
 

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 /// What a page is asked for by, apart from the header fields its responses vary on.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -95,7 +97,8 @@ pub type VaryValue<'a> = (&'a str, Option<&'a [u8]>);
 
 /// Makes the keys under which pages are stored, before the cache's own prefix and version.
 ///
-/// The default is a BLAKE3 digest over the length-prefixed material.
+/// The default is a BLAKE3 digest over the length-prefixed material, behind short digests of the
+/// segments of the path, which find the pages below one.
 /// [`DjangoKeys`](crate::key::DjangoKeys) makes the ones that a Django site uses.
 pub trait PageKeyFunction: fmt::Debug + Send + Sync + 'static {
     /// The key of the primary entry of a target, which its variants are found by. The default one
@@ -106,6 +109,15 @@ pub trait PageKeyFunction: fmt::Debug + Send + Sync + 'static {
     /// is; including it makes the variants of a purged primary entry unreachable.
     fn variant(&self, target: &PageTarget<'_>, values: &[VaryValue<'_>], generation: u64)
     -> String;
+
+    /// What the primary keys of all pages begin with whose path is that of the target or lies
+    /// below it, under the same key prefix, scheme and authority; for
+    /// [`purge_prefix`](crate::CacheLayer::purge_prefix). Those of a few other pages may begin
+    /// with it, too. `None`, the default, if the keys do not tell.
+    fn prefix(&self, target: &PageTarget<'_>) -> Option<String> {
+        let _ = target;
+        None
+    }
 
     /// Whether the primary entry may hold the last variant inline, so that most hits take one
     /// read. `false` if another program deletes pages by their variant keys.
@@ -118,12 +130,30 @@ pub trait PageKeyFunction: fmt::Debug + Send + Sync + 'static {
 pub(crate) type PageKeys = Arc<dyn PageKeyFunction>;
 
 /// The default: a digest in which no two different inputs meet.
+///
+/// ```text
+/// page:<site>/<segment>/<segment>:<digest of the URI>
+/// ```
+///
+/// Site and segments are digests of eight digits, for finding what is below a path: those that meet
+/// there do no harm but to be forgotten together. An empty segment stays empty.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DigestKeys;
 
+/// The segments of a path that keys begin with.
+const MAX_SEGMENTS: usize = 8;
+
+/// The longest primary key.
+const MAX_PRIMARY_BYTES: usize = PAGE.len() + 8 + MAX_SEGMENTS * 9 + 1 + 2 * blake3::OUT_LEN;
+
+const PAGE: &str = "page:";
+
 impl PageKeyFunction for DigestKeys {
     fn primary(&self, target: &PageTarget<'_>) -> String {
-        Digest::of_uri(target).finish("page:")
+        let digest = Digest::of_uri(target);
+        let mut key = digest.beginning(target.path);
+        key.push(':');
+        digest.finish(key)
     }
 
     fn variant(
@@ -139,7 +169,13 @@ impl PageKeyFunction for DigestKeys {
             digest.field(name.as_bytes());
             digest.optional(*value);
         }
-        digest.finish("variant:")
+        let mut key = String::with_capacity(8 + 2 * blake3::OUT_LEN);
+        key.push_str("variant:");
+        digest.finish(key)
+    }
+
+    fn prefix(&self, target: &PageTarget<'_>) -> Option<String> {
+        Some(Digest::of_uri(target).beginning(target.path))
     }
 }
 
@@ -148,16 +184,20 @@ impl PageKeyFunction for DigestKeys {
 struct Digest {
     // Gathered, since one call on a short input costs less than a hasher and its updates.
     material: Vec<u8>,
+    /// Where in it that ends which the pages of a site have in common.
+    site: usize,
 }
 
 impl Digest {
     fn of_uri(target: &PageTarget<'_>) -> Self {
         let mut digest = Self {
             material: Vec::with_capacity(192),
+            site: 0,
         };
         digest.field(target.key_prefix.as_bytes());
         digest.field(target.scheme.as_bytes());
         digest.optional(target.authority.map(str::as_bytes));
+        digest.site = digest.material.len();
         digest.field(target.path.as_bytes());
         digest.optional(target.query.map(str::as_bytes));
         digest
@@ -195,11 +235,32 @@ impl Digest {
         }
     }
 
-    fn finish(&self, kind: &str) -> String {
-        let mut key = String::with_capacity(kind.len() + 2 * blake3::OUT_LEN);
-        key.push_str(kind);
+    /// What the primary keys of the page at `path`, and of those below it, begin with.
+    fn beginning(&self, path: &str) -> String {
+        let mut key = String::with_capacity(MAX_PRIMARY_BYTES);
+        key.push_str(PAGE);
+        push_short_digest(&mut key, &self.material[..self.site]);
+        for segment in path.split('/').skip(1).take(MAX_SEGMENTS) {
+            key.push('/');
+            if !segment.is_empty() {
+                push_short_digest(&mut key, segment.as_bytes());
+            }
+        }
+        key
+    }
+
+    fn finish(&self, mut key: String) -> String {
         key.push_str(&blake3::hash(&self.material).to_hex());
         key
+    }
+}
+
+/// Appends eight hexadecimal digits.
+fn push_short_digest(key: &mut String, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for byte in &xxh3_64(bytes).to_le_bytes()[..4] {
+        key.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        key.push(char::from(DIGITS[usize::from(byte & 15)]));
     }
 }
 
@@ -231,6 +292,83 @@ mod tests {
             }
         }
         assert_eq!(keys.len(), 5 * targets);
+    }
+
+    fn is_under(path: &str, prefix: &str) -> bool {
+        let target = |path| PageTarget::new("http", Some("a"), path, None);
+        let prefix = DigestKeys.prefix(&target(prefix)).unwrap_or_default();
+        let key = DigestKeys.primary(&target(path));
+        assert!(key.len() <= MAX_PRIMARY_BYTES, "{key}");
+        key.starts_with(&prefix)
+    }
+
+    #[test]
+    fn keys_begin_with_the_prefix_of_every_path_above() {
+        let deep = "/1/2/3/4/5/6/7/8/9/10";
+        let below = [
+            (
+                "/blog",
+                vec![
+                    "/blog", "/blog/", "/blog/a", "/blog/a/", "/blog//", "/blog//a",
+                ],
+            ),
+            ("/blog/", vec!["/blog/", "/blog/a", "/blog/a/b", "/blog//"]),
+            ("/blog//", vec!["/blog//", "/blog//a"]),
+            ("/", vec!["/", "//", "/blog", "/blog/a"]),
+            (
+                "/1/2/3/4/5/6/7",
+                vec![deep, "/1/2/3/4/5/6/7/", "/1/2/3/4/5/6/7"],
+            ),
+            ("/1/2/3/4/5/6/7/8", vec![deep, "/1/2/3/4/5/6/7/8"]),
+            // Deeper than the keys tell: more, never less.
+            (
+                deep,
+                vec![deep, "/1/2/3/4/5/6/7/8/9/10/11", "/1/2/3/4/5/6/7/8"],
+            ),
+        ];
+        for (prefix, paths) in below {
+            for path in paths {
+                assert!(is_under(path, prefix), "{path} {prefix}");
+            }
+        }
+        let beside = [
+            (
+                "/blog",
+                vec![
+                    "/", "/blogger", "/blo", "/a/blog", "//blog", "/%62log", "/Blog",
+                ],
+            ),
+            ("/blog/", vec!["/blog", "/blogger/"]),
+            ("/blog//", vec!["/blog/", "/blog/a"]),
+            (
+                "/1/2/3/4/5/6/7/8",
+                vec!["/1/2/3/4/5/6/7", "/1/2/3/4/5/6/7/", "/1/2/3/4/5/6/7/9"],
+            ),
+        ];
+        for (prefix, paths) in beside {
+            for path in paths {
+                assert!(!is_under(path, prefix), "{path} {prefix}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_prefix_is_of_one_site() {
+        let of = |scheme, authority| PageTarget::new(scheme, authority, "/a", None);
+        let target = of("http", Some("a"));
+        let prefix = DigestKeys.prefix(&target).unwrap_or_default();
+        assert!(DigestKeys.primary(&target).starts_with(&prefix));
+        for other in [
+            of("https", Some("a")),
+            of("http", Some("b")),
+            of("http", None),
+            target.with_key_prefix("k"),
+        ] {
+            assert!(
+                !DigestKeys.primary(&other).starts_with(&prefix),
+                "{other:?}"
+            );
+        }
     }
 
     /// The key of a variant, whose primary entry is that of its URI.

@@ -2,14 +2,22 @@
 
 use std::sync::Arc;
 
-use super::{Key, KeyFunction, KeyPolicy, MAX_KEY_BYTES, PrefixedKeys, digest, is_plain};
+use super::{
+    Key, KeyFunction, KeyPolicy, MAX_KEY_BYTES, PrefixedKeys, digest, is_plain, is_plain_byte,
+};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Leaves room in a key for a version, the mark and a digest.
 const MAX_NAMESPACE_BYTES: usize = 128;
 
-/// What a hashed key has in the place of the caller's text.
+/// What is between the beginning of a hashed key and its digest.
 const MARK: char = '#';
+
+/// The mark and the digest, in hexadecimal digits.
+const TAIL_BYTES: usize = 1 + 64;
+
+/// The most that a hashed key keeps of the text that it stands for.
+const MAX_HEAD_BYTES: usize = MAX_KEY_BYTES - TAIL_BYTES;
 
 #[derive(Clone, Debug)]
 pub(crate) struct KeySpace {
@@ -58,17 +66,34 @@ impl KeySpace {
         let portable = match self.policy {
             KeyPolicy::Error if !is_portable(&text) => return Err(ErrorKind::InvalidKey.into()),
             KeyPolicy::Error | KeyPolicy::Off => true,
-            KeyPolicy::Hash => is_portable(&text) && !text[namespace.len()..].starts_with(MARK),
+            KeyPolicy::Hash => is_portable(&text) && !looks_hashed(&text),
         };
         let text = if portable {
             text
         } else {
-            format!("{namespace}{MARK}{}", digest(&text))
+            format!("{}{MARK}{}", head(&text), digest(&text))
         };
         Ok(Key {
             text,
             namespace: namespace.len(),
         })
+    }
+
+    /// What the final keys of a version begin with whose keys begin with `beginning`, and no
+    /// others.
+    pub(crate) fn beginning(&self, version: u64, beginning: &str) -> Result<String> {
+        let unsupported = |why| Err(Error::new(ErrorKind::Unsupported).with_message(why));
+        let text = self.function.beginning(beginning, &self.prefix, version);
+        let Some(text) = text else {
+            return unsupported("the key function of this cache does not keep how keys begin");
+        };
+        match self.policy {
+            KeyPolicy::Hash if text.len() > MAX_HEAD_BYTES || !is_plain(&text) => {
+                unsupported("prefix is too long, or keys that begin with it are all hashed")
+            }
+            KeyPolicy::Error if !is_portable(&text) => Err(ErrorKind::InvalidKey.into()),
+            _ => Ok(text),
+        }
     }
 }
 
@@ -85,6 +110,22 @@ impl Default for KeySpace {
 
 fn is_portable(text: &str) -> bool {
     text.len() <= MAX_KEY_BYTES && is_plain(text)
+}
+
+/// Whether the text could be taken for a hashed key.
+fn looks_hashed(text: &str) -> bool {
+    let tail = text.len().checked_sub(TAIL_BYTES);
+    tail.is_some_and(|tail| text.as_bytes()[tail] == MARK as u8)
+}
+
+/// What a hashed key keeps: all bytes are portable, and there is room for the rest.
+fn head(text: &str) -> &str {
+    let plain = text.bytes().take_while(|byte| is_plain_byte(*byte)).count();
+    let mut end = plain.min(MAX_HEAD_BYTES);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
 }
 
 #[cfg(test)]
@@ -125,20 +166,60 @@ mod tests {
     fn a_key_that_looks_hashed_is_hashed() {
         let long = space("p").key(1, &"x".repeat(300)).unwrap();
         assert!(long.as_str().len() <= MAX_KEY_BYTES);
-        let forged = long.as_str().strip_prefix("p:").unwrap();
+        let forged = long.as_str();
         let raw = KeySpace::new(String::new(), Arc::new(Raw), KeyPolicy::Hash).unwrap();
         assert_ne!(raw.key(1, forged).unwrap().as_str(), forged);
+        let forged = forged.strip_prefix("p:1:").unwrap();
+        assert_ne!(space("p").key(1, forged).unwrap(), long);
+        assert_eq!(
+            raw.beginning(1, "k").unwrap_err().kind(),
+            ErrorKind::Unsupported
+        );
+    }
+
+    #[test]
+    fn a_hashed_key_begins_as_the_key() {
+        let long = "漢".repeat(100);
+        for prefix in ["", "p"] {
+            let space = space(prefix);
+            for rest in [
+                "x".repeat(300),
+                long.clone(),
+                "a b".into(),
+                " ".into(),
+                "\0".into(),
+            ] {
+                let key = space.key(1, &format!("k/{rest}")).unwrap();
+                assert!(
+                    is_portable(key.as_str()) && looks_hashed(key.as_str()),
+                    "{key:?}"
+                );
+                let beginning = space.beginning(1, "k/").unwrap();
+                assert!(key.as_str().starts_with(&beginning), "{key:?}");
+            }
+            let most = "x".repeat(MAX_HEAD_BYTES - format!("{prefix}:1:").len());
+            let beginning = space.beginning(1, &most).unwrap();
+            let key = space.key(1, &(most.clone() + &long)).unwrap();
+            assert!(key.as_str().starts_with(&beginning));
+            for refused in [most + "x", "a b".into(), "a\0".into()] {
+                let refused = space.beginning(1, &refused).unwrap_err();
+                assert_eq!(refused.kind(), ErrorKind::Unsupported);
+            }
+        }
     }
 
     #[test]
     fn bytes_are_counted_not_characters() {
         let wide = "漢".repeat(100);
-        assert!(space("").key(1, &wide).unwrap().as_str().starts_with(":#"));
+        assert!(looks_hashed(space("").key(1, &wide).unwrap().as_str()));
         let strict =
             KeySpace::new(String::new(), Arc::new(PrefixedKeys), KeyPolicy::Error).unwrap();
         let refused = strict.key(1, &wide).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::InvalidKey);
         assert!(strict.key(1, "fits").is_ok());
+        let refused = strict.beginning(1, &wide).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::InvalidKey);
+        assert_eq!(strict.beginning(1, "fits").unwrap(), ":1:fits");
     }
 
     #[test]

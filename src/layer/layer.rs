@@ -120,6 +120,14 @@ impl Config {
             .target(uri, &HeaderMap::new(), &Extensions::new());
         target.primary(uri, self)
     }
+
+    /// What the keys of the page at an absolute URI, and of those below it, begin with.
+    fn page_prefix(&self, uri: &Uri) -> Option<String> {
+        let target = self
+            .inputs
+            .target(uri, &HeaderMap::new(), &Extensions::new());
+        target.prefix(uri, self)
+    }
 }
 
 /// Whether responses without an `ETag` are given one; see [`CacheLayer::etags`].
@@ -267,11 +275,7 @@ impl CacheLayer {
     ///
     /// `get_cache_key`.
     pub fn page_key(&self, uri: &Uri) -> Result<String> {
-        if uri.authority().is_none() {
-            return Err(Error::new(ErrorKind::InvalidKey)
-                .with_message("the URI of a page has to be absolute"));
-        }
-        Ok(self.config.page_key(uri))
+        absolute(uri).map(|uri| self.config.page_key(uri))
     }
 
     /// Forgets the page at `uri`, which has to be absolute, with all its variants: by `Vary`, by
@@ -289,10 +293,68 @@ impl CacheLayer {
         self.config.cache.delete(&self.page_key(uri)?).await
     }
 
+    /// Forgets all pages of this layer whose path is that of `uri` or lies below it, with all
+    /// variants, and whatever their query. How many, as far as the store knows. Responses being
+    /// made meanwhile are not stored.
+    ///
+    /// It goes by whole segments, and byte for byte: `/blog` takes `/blog`, `/blog/` and
+    /// `/blog/a?x=1`, but not `/blogger` and not `/%62log`; `/blog/` spares `/blog`; `//` holds
+    /// an empty segment; and `/` takes the whole site. Pages of other schemes, authorities and
+    /// [key prefixes](Self::key_prefix) stay. It may take too much, never too little: of a path of
+    /// more than eight segments, the first eight count; and segments are told apart by 32 bits of
+    /// a hash.
+    ///
+    /// Most stores go over all their keys for this: it is for what happens now and then.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidKey`](ErrorKind::InvalidKey) if `uri` is not absolute.
+    /// [`Unsupported`](ErrorKind::Unsupported) if the page keys do not tell what is below a path,
+    /// as [`DjangoKeys`](crate::key::DjangoKeys) do not, and as [`Cache::delete_prefix`]: on
+    /// Memcached, and behind the longest prefixes of a cache.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[cfg(all(feature = "axum", feature = "memory"))]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> axum_cache::Result<()> {
+    /// use axum::{Router, body::Body, http::{Request, Uri}};
+    /// use axum_cache::{Cache, CacheLayer, backend::Memory};
+    /// use tower::{Layer, ServiceExt};
+    ///
+    /// let layer = CacheLayer::new(Cache::new(Memory::new()));
+    /// let site = layer.layer(Router::new().fallback(|| async { "page" }));
+    /// for page in ["/blog", "/blog/a?x=1", "/blogger"] {
+    ///     let uri = format!("http://site.test{page}");
+    ///     site.clone().oneshot(Request::get(uri).body(Body::empty()).unwrap()).await.unwrap();
+    /// }
+    /// let blog = Uri::from_static("http://site.test/blog");
+    /// assert_eq!(layer.purge_prefix(&blog).await?, 2);
+    /// assert!(layer.purge(&Uri::from_static("http://site.test/blogger")).await?);
+    /// # Ok(()) }
+    /// # #[cfg(not(all(feature = "axum", feature = "memory")))] fn main() {}
+    /// ```
+    pub async fn purge_prefix(&self, uri: &Uri) -> Result<u64> {
+        let prefix = self.config.page_prefix(absolute(uri)?).ok_or_else(|| {
+            Error::new(ErrorKind::Unsupported)
+                .with_message("the page keys of this layer do not tell what is below a path")
+        })?;
+        self.config.cache.delete_prefix(&prefix).await
+    }
+
     pub(super) fn set(mut self, change: impl FnOnce(&mut Config)) -> Self {
         change(Arc::make_mut(&mut self.config));
         self
     }
+}
+
+fn absolute(uri: &Uri) -> Result<&Uri> {
+    if uri.authority().is_none() {
+        return Err(
+            Error::new(ErrorKind::InvalidKey).with_message("the URI of a page has to be absolute")
+        );
+    }
+    Ok(uri)
 }
 
 impl<S> Layer<S> for CacheLayer {

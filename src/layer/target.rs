@@ -33,6 +33,11 @@ impl RequestTarget {
         config.page_keys.primary(&self.page(uri, config))
     }
 
+    /// What the keys of the primary entries of the page and of those below it begin with.
+    pub(super) fn prefix(&self, uri: &Uri, config: &Config) -> Option<String> {
+        config.page_keys.prefix(&self.page(uri, config))
+    }
+
     /// The key of the variant for the `values` of a request.
     pub(super) fn variant(
         &self,

@@ -19,6 +19,8 @@ mod keys;
 mod origin;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod pages;
+#[cfg(all(feature = "axum", feature = "memory"))]
+mod purge;
 #[cfg(feature = "memory")]
 mod support;
 mod tidy;

@@ -47,7 +47,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("sqlx", &["backend/sql"]),
     ("toml", &["caches"]),
     ("tracing", &["observe"]),
-    ("xxhash_rust", &["backend/file", "entry"]),
+    ("xxhash_rust", &["backend/file", "entry", "key"]),
 ];
 
 /// Code lines, without tests, comments and blank lines.

@@ -10,6 +10,7 @@ mod examples;
 mod file;
 mod memcached;
 mod outages;
+mod purge;
 mod races;
 mod redis;
 mod services;
@@ -56,6 +57,9 @@ fn main() {
         });
         add("the_site_answers_the_same_bytes", true, |store| {
             Box::pin(async move { docsite::same_bytes(store) })
+        });
+        add("pages_below_a_path_are_purged", true, |store| {
+            Box::pin(purge::pages_below_a_path(store))
         });
         let has_example = !store.name.contains('-');
         add("its_example_counts_visits", has_example, |store| {

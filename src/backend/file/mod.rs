@@ -5,8 +5,8 @@
 //! - An entry is one file, replaced as a whole and at once: a reader sees the old or the new one,
 //!   never a part of one and never neither.
 //! - Every change is made under a lock that all processes respect, and that ends with its holder.
-//! - Nothing on the way of a call depends on how many entries there are, but for `clear` of keys
-//!   whose function promises no namespace.
+//! - Nothing on the way of a call depends on how many entries there are, but for `delete_prefix`,
+//!   and `clear` of keys whose function promises no namespace.
 //! - Nothing is forced to the disk: after a power cut, entries may be gone or undecodable, which
 //!   is a miss.
 //!
@@ -19,6 +19,7 @@
 
 mod layout;
 mod lock;
+mod prefix;
 mod record;
 mod replace;
 mod store;
@@ -258,7 +259,7 @@ impl Backend for File {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new()
+        Capabilities::new().with_delete_prefix()
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
@@ -351,6 +352,13 @@ impl Backend for File {
             outcomes.into_iter().map(|live| live.map(u64::from)).sum()
         })
         .await
+    }
+
+    /// Reads the beginning of every file of the prefix's namespaces, and removes them one by one.
+    async fn delete_prefix(&self, prefix: &str) -> Result<u64> {
+        let prefix = prefix.to_owned();
+        self.run("delete_prefix", move |store| store.delete_prefix(&prefix))
+            .await
     }
 
     async fn contains(&self, key: &Key) -> Result<bool> {

@@ -77,6 +77,11 @@ pub(super) fn decode(file: &Bytes) -> Option<Record> {
 /// The expiry of a file of this `length`, by its head alone: the lengths have to agree, and
 /// nothing is known of key and value.
 pub(super) fn expiry_in_head(head: &[u8], length: u64) -> Option<u64> {
+    label_in_head(head, length).map(|(expires, _)| expires)
+}
+
+/// As [`expiry_in_head`], and how long the key is that follows.
+pub(super) fn label_in_head(head: &[u8], length: u64) -> Option<(u64, u64)> {
     if !head.starts_with(MAGIC) {
         return None;
     }
@@ -84,7 +89,7 @@ pub(super) fn expiry_in_head(head: &[u8], length: u64) -> Option<u64> {
     let key = u64::from(key_length(head)?);
     let value = number(head, CHECKED + 12)?;
     let declared = (HEAD as u64).checked_add(key)?.checked_add(value)?;
-    (declared == length).then_some(expires)
+    (declared == length).then_some((expires, key))
 }
 
 /// When an entry expires that is stored at `now`.

@@ -245,7 +245,11 @@ fn write(place: &Place, key: &Key, expires: u64, value: &[u8]) -> io::Result<()>
         attempts -= 1;
         match write_once(place, &bytes) {
             Err(error) if layout::is_absent(&error) && attempts > 0 => {
-                layout::make(&place.folder)?;
+                match layout::make(&place.folder) {
+                    // What is above it went at the same time, or another one made it that went.
+                    Err(error) if !is_overtaken(&error) => return Err(error),
+                    _ => {}
+                }
             }
             Err(error) => {
                 let _ = layout::remove(&place.temporary);
@@ -254,6 +258,10 @@ fn write(place: &Place, key: &Key, expires: u64, value: &[u8]) -> io::Result<()>
             Ok(()) => return Ok(()),
         }
     }
+}
+
+fn is_overtaken(error: &io::Error) -> bool {
+    layout::is_absent(error) || error.kind() == io::ErrorKind::AlreadyExists
 }
 
 fn write_once(place: &Place, bytes: &[u8]) -> io::Result<()> {

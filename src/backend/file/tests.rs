@@ -223,3 +223,43 @@ fn options_that_make_no_sense_are_refused() {
     let relative = File::builder("x/../cache/").build().unwrap();
     assert!(relative.location().is_absolute());
 }
+
+#[tokio::test]
+async fn a_prefix_is_looked_for_where_its_keys_can_be() {
+    let setup = setup(|builder| builder);
+    let raw = Cache::builder(setup.file.clone()).key_function(Raw);
+    let raw = raw.build().unwrap();
+    raw.set("pq", &1, Ttl::Never).await.unwrap();
+    raw.set("o", &1, Ttl::Never).await.unwrap();
+    for prefix in ["p", "pq", "o"] {
+        let cache = Cache::builder(setup.file.clone()).key_prefix(prefix);
+        let cache = cache.build().unwrap();
+        cache.set("a", &1, Ttl::Never).await.unwrap();
+        cache.set("b", &1, SHORT).await.unwrap();
+    }
+    setup.clock.advance(LONG);
+    // Four are of namespaces that begin with it, two of them expired.
+    assert_eq!(setup.file.delete_prefix("p").await.unwrap(), 3);
+    assert_eq!(setup.files(), 3);
+    assert_eq!(setup.file.delete_prefix("o:1:a").await.unwrap(), 1);
+    assert_eq!(setup.file.delete_prefix("").await.unwrap(), 1);
+    assert_eq!(setup.files(), 0);
+}
+
+#[tokio::test]
+async fn what_is_rotten_does_not_keep_a_prefix() {
+    let setup = setup(|builder| builder);
+    for number in 0..20 {
+        let key = number.to_string();
+        setup.cache.set(&key, &1, Ttl::Never).await.unwrap();
+        if number % 2 == 0 {
+            let file = setup.file.store.layout.place(&setup.key(&key)).file;
+            fs::write(file, "rotten").unwrap();
+        }
+    }
+    // The namespace begins with the first; the second begins with the namespace.
+    for (prefix, deleted) in [("", 10), (":1:", 0)] {
+        assert_eq!(setup.file.delete_prefix(prefix).await.unwrap(), deleted);
+    }
+    assert_eq!(setup.files(), 10);
+}

@@ -39,7 +39,7 @@ use self::protocol::{Batch, Flags, Reply, refused, unexpected, wire_key};
 use self::value::{done, entry, on_wire, seconds, set};
 use super::{Backend, Capabilities, refuse_if_larger};
 use crate::entry::Entry;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::observe;
 use crate::ttl::Lifetime;
@@ -53,7 +53,9 @@ use crate::ttl::Lifetime;
 ///
 /// Several servers share the keys by consistent hashing (ketama). While one of them is down, its
 /// share misses, and writes to it fail; with one server, reads fail, too. `clear` works by
-/// generations of the key prefix, on every server. Needs Memcached 1.6 or later.
+/// generations of the key prefix, on every server; keys cannot be found by how they begin, so
+/// `delete_prefix` and `purge_prefix` are [`Unsupported`](ErrorKind::Unsupported). Needs Memcached
+/// 1.6 or later.
 ///
 /// Cloning shares the connections.
 ///
@@ -359,6 +361,12 @@ impl Backend for Memcached {
             _ => Err(unexpected()),
         });
         self.or_miss(lifetime, "ttl", None)
+    }
+
+    async fn delete_prefix(&self, _: &str) -> Result<u64> {
+        Err(Error::new(ErrorKind::Unsupported)
+            .at("memcached", "delete_prefix")
+            .with_message("Memcached cannot list its keys; `clear` empties the cache"))
     }
 
     async fn clear(&self, namespace: &str) -> Result<()> {

@@ -213,6 +213,7 @@ impl Backend for Memory {
         Capabilities::new()
             .with_ttl_unit(Duration::from_nanos(1))
             .with_max_value_bytes(self.store.max_value_bytes())
+            .with_delete_prefix()
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
@@ -288,6 +289,19 @@ impl Backend for Memory {
     async fn flush_store(&self) -> Result<()> {
         self.store.flush();
         Ok(())
+    }
+
+    /// Goes over all keys, off the reactor if there is one.
+    async fn delete_prefix(&self, prefix: &str) -> Result<u64> {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return Ok(self.store.delete_prefix(prefix));
+        };
+        let (store, prefix) = (Arc::clone(&self.store), prefix.to_owned());
+        let deleted = runtime.spawn_blocking(move || store.delete_prefix(&prefix));
+        deleted.await.map_err(|error| {
+            let shut_down = Error::new(ErrorKind::Unavailable).at("memory", "delete_prefix");
+            shut_down.with_source(error)
+        })
     }
 
     async fn contains(&self, key: &Key) -> Result<bool> {

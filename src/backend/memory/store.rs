@@ -3,8 +3,9 @@
 //!
 //! # Invariants
 //!
-//! - Every change of an entry goes through [`Store::update`] or [`Store::rename`], under the
-//!   stripe lock of its key: no change is lost to a concurrent one. Reads take no such lock.
+//! - Every change of an entry goes through [`Store::update`], [`Store::rename`] or
+//!   [`Store::delete_prefix`], under the stripe lock of its key: no change is lost to a concurrent
+//!   one. Reads take no such lock.
 //! - `clear` takes effect at once by an epoch: an entry older than the last clear of its namespace
 //!   is dead, whether or not its memory has been reclaimed yet.
 
@@ -190,7 +191,7 @@ impl Store {
         change: impl FnOnce(Option<Arc<Slot>>) -> (Option<Arc<Slot>>, T),
     ) -> T {
         let result = {
-            let _change = self.lock(self.stripe(key));
+            let _change = self.lock(self.stripe(key.as_str()));
             let now = self.now();
             let old = self.map.peek(key.as_str());
             let (new, result) = change(old.clone().filter(|slot| slot.is_live(now)));
@@ -208,7 +209,7 @@ impl Store {
 
     pub(super) fn rename(&self, from: &Key, to: &Key) -> bool {
         let (first, second) = {
-            let (from, to) = (self.stripe(from), self.stripe(to));
+            let (from, to) = (self.stripe(from.as_str()), self.stripe(to.as_str()));
             (from.min(to), from.max(to))
         };
         let _first = self.lock(first);
@@ -231,6 +232,26 @@ impl Store {
             .cleared
             .fetch_max(now, Ordering::AcqRel);
         self.remove_dead();
+    }
+
+    /// Removes the entries whose keys begin with `prefix`. How many were live.
+    pub(super) fn delete_prefix(&self, prefix: &str) -> u64 {
+        let found = Mutex::new(Vec::new());
+        // A shard is seen whole: iterating would miss what is replaced meanwhile.
+        self.map.retain(|key, _| {
+            if key.starts_with(prefix) {
+                let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                found.push(key.clone());
+            }
+            true
+        });
+        let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let deleted = found.iter().filter(|key| {
+            let _change = self.lock(self.stripe(key));
+            let removed = self.map.remove(&***key);
+            removed.is_some_and(|(_, slot)| slot.is_live(self.now()))
+        });
+        deleted.count() as u64
     }
 
     pub(super) fn flush(&self) {
@@ -279,10 +300,10 @@ impl Store {
         }
     }
 
-    fn stripe(&self, key: &Key) -> usize {
+    fn stripe(&self, key: &str) -> usize {
         // Only the low bits count.
         #[allow(clippy::cast_possible_truncation, reason = "only the low bits count")]
-        let hash = self.hasher.hash_one(key.as_str()) as usize;
+        let hash = self.hasher.hash_one(key) as usize;
         hash % STRIPES
     }
 

@@ -140,3 +140,36 @@ fn a_limit_of_zero_is_refused() {
         assert_eq!(builder.build().unwrap_err().kind(), ErrorKind::Config);
     }
 }
+
+#[test]
+fn what_is_replaced_while_a_prefix_goes_goes_too() {
+    let memory = Memory::new();
+    let space = crate::key::KeySpace::default();
+    let keys: Vec<_> = (0..2000)
+        .map(|number| space.key(1, &format!("p{number}")).unwrap())
+        .collect();
+    let lifetime = crate::ttl::Lifetime::Forever;
+    for _ in 0..20 {
+        for key in &keys {
+            let slot = memory.store.slot(key, Entry::new("1"), lifetime);
+            memory.store.update(key, |_| (Some(slot), ()));
+        }
+        let touched = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !touched.load(std::sync::atomic::Ordering::SeqCst) {
+                    for key in &keys {
+                        memory.store.update(key, |live| {
+                            let anew = live.map(|live| Arc::new(live.with_entry(Entry::new("2"))));
+                            (anew, ())
+                        });
+                    }
+                }
+            });
+            let deleted = memory.store.delete_prefix(":1:p");
+            touched.store(true, std::sync::atomic::Ordering::SeqCst);
+            assert_eq!(deleted, 2000);
+        });
+        assert!(memory.is_empty());
+    }
+}

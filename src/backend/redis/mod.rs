@@ -228,7 +228,9 @@ impl Backend for Redis {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new().with_max_value_bytes(self.inner.max_value_bytes)
+        Capabilities::new()
+            .with_max_value_bytes(self.inner.max_value_bytes)
+            .with_delete_prefix()
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
@@ -329,10 +331,15 @@ impl Backend for Redis {
 
     /// Goes over the keys by `SCAN`, so other work goes on meanwhile.
     async fn clear(&self, namespace: &str) -> Result<()> {
-        let outcome = self.delete_prefix(namespace).await;
+        let outcome = Redis::delete_prefix(self, namespace).await;
         outcome
             .map(drop)
             .map_err(|error| error.at("redis", "clear"))
+    }
+
+    async fn delete_prefix(&self, prefix: &str) -> Result<u64> {
+        let outcome = Redis::delete_prefix(self, prefix).await;
+        outcome.map_err(|error| error.at("redis", "delete_prefix"))
     }
 
     /// `FLUSHDB`: of this database, on every node.

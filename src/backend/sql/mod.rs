@@ -233,8 +233,11 @@ impl Sql {
     }
 
     fn check(&self, key: &Key) -> Result<()> {
+        self.check_text(key.as_str())
+    }
+
+    fn check_text(&self, text: &str) -> Result<()> {
         let dialect = self.inner.dialect;
-        let text = key.as_str();
         if text.len() > dialect.max_key_bytes || (!dialect.takes_nul && text.contains('\0')) {
             return Err(ErrorKind::InvalidKey.into());
         }

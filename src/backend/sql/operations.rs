@@ -21,7 +21,7 @@ impl Backend for Sql {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new()
+        Capabilities::new().with_delete_prefix()
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
@@ -118,12 +118,22 @@ impl Backend for Sql {
     async fn clear(&self, namespace: &str) -> Result<()> {
         self.clear_range("clear", namespace, after(namespace).as_deref())
             .await
+            .map(drop)
+    }
+
+    /// Each of its statements has the deadline of an operation.
+    async fn delete_prefix(&self, prefix: &str) -> Result<u64> {
+        const NAME: &str = "delete_prefix";
+        let fits = self.check_text(prefix);
+        fits.map_err(|error| error.at(self.inner.dialect.name, NAME))?;
+        self.clear_range(NAME, prefix, after(prefix).as_deref())
+            .await
     }
 
     /// Deletes page by page: `TRUNCATE` would be faster, but needs other rights and keeps
     /// readers waiting.
     async fn flush_store(&self) -> Result<()> {
-        self.clear_range("flush_store", "", None).await
+        self.clear_range("flush_store", "", None).await.map(drop)
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
@@ -225,15 +235,16 @@ impl Sql {
     }
 
     /// Removes the keys from `low` on and before `high`, page by page: what is written behind the
-    /// page does not keep this from coming to an end.
+    /// page does not keep this from coming to an end. How many there were.
     async fn clear_range(
         &self,
         operation: &'static str,
         low: &str,
         high: Option<&str>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let statements = &self.inner.statements;
         let mut low = low.to_owned();
+        let mut removed = 0;
         loop {
             let limit = self.inner.sweeper.limit();
             let bind = |slot, _| match slot {
@@ -256,10 +267,11 @@ impl Sql {
                 Slot::Low => Bind::Key(&low),
                 _ => Bind::Key(end.unwrap_or_default()),
             };
-            self.within(operation, self.run(delete, bind)).await?;
+            let reply = self.within(operation, self.run(delete, bind)).await?;
+            removed += reply.changed;
             match next {
                 Some(next) => low = next,
-                None => return Ok(()),
+                None => return Ok(removed),
             }
         }
     }

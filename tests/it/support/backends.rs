@@ -149,6 +149,11 @@ impl Backend for Remote {
         self.inner.delete_many(keys).await
     }
 
+    async fn delete_prefix(&self, prefix: &str) -> Result<u64> {
+        self.call("delete_prefix").await?;
+        self.inner.delete_prefix(prefix).await
+    }
+
     async fn contains(&self, key: &Key) -> Result<bool> {
         self.call("contains").await?;
         self.inner.contains(key).await
@@ -173,7 +178,9 @@ impl Backend for Provided {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.0.capabilities()
+        let mut capabilities = self.0.capabilities();
+        capabilities.deletes_prefixes = false;
+        capabilities
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {

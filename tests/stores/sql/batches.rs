@@ -101,6 +101,9 @@ pub(crate) async fn clear_takes_every_page(target: Target) {
     assert!(mine.get_many::<_, i32>(&keys).await.unwrap().is_empty());
     writer.await.unwrap();
     assert_eq!(other.get_many::<_, i32>(&keys).await.unwrap().len(), 750);
+    // 5, 50 to 59, and 500 to 599.
+    assert_eq!(other.delete_prefix("5").await.unwrap(), 111);
+    assert_eq!(other.get_many::<_, i32>(&keys).await.unwrap().len(), 639);
     mine.flush_store().await.unwrap();
     assert!(other.get_many::<_, i32>(&keys).await.unwrap().is_empty());
 }
