@@ -130,7 +130,7 @@ where
     }
 
     /// The same request on nobody's behalf: for a whole response, and without credentials unless
-    /// they select it.
+    /// they select it, by the response's `Vary` or the layer's own word.
     fn in_background(mut self, page: &StoredPage) -> Self {
         *self.request.method_mut() = Method::GET;
         let headers = self.request.headers_mut();
@@ -138,8 +138,10 @@ where
         for name in [RANGE, IF_RANGE] {
             headers.remove(name);
         }
+        let inputs = &self.question.config.inputs;
         for name in [AUTHORIZATION, COOKIE] {
-            if !page.vary.iter().any(|selecting| name == selecting.as_str()) {
+            let selects = page.vary.iter().any(|selecting| name == selecting.as_str());
+            if !selects && !inputs.covers(&name) {
                 headers.remove(name);
             }
         }
@@ -205,9 +207,7 @@ where
 fn gateway_timeout<B: Body<Data = Bytes>>() -> Response<CacheBody<B>> {
     let mut response = Response::new(CacheBody::stored(Bytes::new()));
     *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-    CacheStatus::hit(STATUS_NAME)
-        .with_detail("only-if-cached")
-        .append_to(response.headers_mut());
+    CacheStatus::unanswered(STATUS_NAME, "only-if-cached").append_to(response.headers_mut());
     response
 }
 

@@ -5,7 +5,7 @@ use std::task::{Context, Waker};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, ETAG};
+use http::header::{CONTENT_LENGTH, ETAG, SET_COOKIE};
 use http::response::Parts;
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body;
@@ -24,6 +24,7 @@ use crate::fence::Fill;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::freshness::stamp_date;
 use crate::semantics::storable::Refusal;
 use crate::semantics::validation::{freshen, selects};
 
@@ -61,7 +62,8 @@ impl Filler {
     {
         let (mut parts, body) = response.into_parts();
         if let Some(stale) = self.miss.stale.clone() {
-            if parts.status == StatusCode::NOT_MODIFIED {
+            // HEAD asks on behalf of its client alone: see `Errand::forward`.
+            if parts.status == StatusCode::NOT_MODIFIED && !question.head {
                 return self.validated(question, &stale, parts);
             }
             if let Some(response) = self.stale_instead(question, &stale, Some(parts.status)) {
@@ -104,29 +106,21 @@ impl Filler {
                 } else {
                     status.with_stored()
                 };
-                status.append_to(&mut parts.headers);
-                answer(Response::from_parts(parts, CacheBody::stored(body)), &asked)
+                let response = Response::from_parts(parts, CacheBody::stored(body));
+                answer(response, &asked, status)
             }
             Some(outcome) => {
                 let status = status.with_ttl(None).with_detail(outcome.as_str());
                 now_or_later(writer.finish(outcome));
-                status.append_to(&mut parts.headers);
-                answer(
-                    Response::from_parts(parts, CacheBody::relayed(client)),
-                    &asked,
-                )
+                let response = Response::from_parts(parts, CacheBody::relayed(client));
+                answer(response, &asked, status)
             }
             // Whether it is stored turns out when its body ends.
             None => {
                 writer.etags = etags;
                 later(writer.copy(copier));
-                status
-                    .with_detail("streaming")
-                    .append_to(&mut parts.headers);
-                answer(
-                    Response::from_parts(parts, CacheBody::relayed(client)),
-                    &asked,
-                )
+                let response = Response::from_parts(parts, CacheBody::relayed(client));
+                answer(response, &asked, status.with_detail("streaming"))
             }
         }
     }
@@ -136,7 +130,7 @@ impl Filler {
         mut self,
         question: &Question,
         stale: &StoredPage,
-        not_modified: Parts,
+        mut not_modified: Parts,
     ) -> Response<CacheBody<B>> {
         let asked = question.asked();
         let status = self.status().with_forward_status(not_modified.status);
@@ -152,7 +146,13 @@ impl Filler {
         parts.status = stored.status;
         parts.headers = stored.headers.clone();
         parts.extensions = not_modified.extensions;
+        // One without a date came now: else its age were that of the stored one.
+        stamp_date(&mut not_modified.headers, asked.now);
         freshen(&mut parts.headers, &not_modified.headers);
+        // Cookies are for this client alone, and keep the whole from being stored.
+        for cookie in not_modified.headers.get_all(SET_COOKIE) {
+            parts.headers.append(SET_COOKIE, cookie.clone());
+        }
         let mut current = stored.clone();
         let status = match self.admit(&asked, &mut parts) {
             Ok(kept) => {
@@ -229,15 +229,13 @@ impl Filler {
         mut self,
         question: &Question,
         refusal: Refusal,
-        mut parts: Parts,
+        parts: Parts,
         body: B,
     ) -> Response<CacheBody<B>> {
         self.give_up(refusal);
-        self.status()
-            .with_detail(refusal.as_str())
-            .append_to(&mut parts.headers);
+        let status = self.status().with_detail(refusal.as_str());
         let response = Response::from_parts(parts, CacheBody::live(body));
-        answer(response, &question.asked())
+        answer(response, &question.asked(), status)
     }
 
     /// Nothing is stored, and nobody waits any more.
