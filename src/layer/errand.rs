@@ -188,9 +188,7 @@ where
 fn gateway_timeout<B: Body<Data = Bytes>>() -> Response<CacheBody<B>> {
     let mut response = Response::new(CacheBody::stored(Bytes::new()));
     *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-    CacheStatus::hit(STATUS_NAME)
-        .with_detail("only-if-cached")
-        .append_to(response.headers_mut());
+    CacheStatus::unanswered(STATUS_NAME, "only-if-cached").append_to(response.headers_mut());
     response
 }
 

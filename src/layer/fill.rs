@@ -110,29 +110,21 @@ impl Filler {
                 } else {
                     status.with_stored()
                 };
-                status.append_to(&mut parts.headers);
-                answer(Response::from_parts(parts, CacheBody::stored(body)), &asked)
+                let response = Response::from_parts(parts, CacheBody::stored(body));
+                answer(response, &asked, status)
             }
             Some(outcome) => {
                 let status = status.with_ttl(None).with_detail(outcome.as_str());
                 now_or_later(writer.finish(outcome));
-                status.append_to(&mut parts.headers);
-                answer(
-                    Response::from_parts(parts, CacheBody::relayed(client)),
-                    &asked,
-                )
+                let response = Response::from_parts(parts, CacheBody::relayed(client));
+                answer(response, &asked, status)
             }
             // Whether it is stored turns out when its body ends.
             None => {
                 writer.etags = etags;
                 later(writer.copy(copier));
-                status
-                    .with_detail("streaming")
-                    .append_to(&mut parts.headers);
-                answer(
-                    Response::from_parts(parts, CacheBody::relayed(client)),
-                    &asked,
-                )
+                let response = Response::from_parts(parts, CacheBody::relayed(client));
+                answer(response, &asked, status.with_detail("streaming"))
             }
         }
     }
@@ -307,7 +299,7 @@ impl Filler {
         mut self,
         question: &Question,
         refusal: Refusal,
-        mut parts: Parts,
+        parts: Parts,
         body: B,
     ) -> Response<CacheBody<B>> {
         if parts.status == StatusCode::NOT_MODIFIED {
@@ -316,11 +308,9 @@ impl Filler {
         } else {
             self.give_up(refusal);
         }
-        self.status()
-            .with_detail(refusal.as_str())
-            .append_to(&mut parts.headers);
+        let status = self.status().with_detail(refusal.as_str());
         let response = Response::from_parts(parts, CacheBody::live(body));
-        answer(response, &question.asked())
+        answer(response, &question.asked(), status)
     }
 
     /// Nothing is stored, and nobody waits any more.

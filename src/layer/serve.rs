@@ -37,14 +37,31 @@ pub(super) fn serve<B: Body<Data = Bytes>>(
     }
     let age = stored.age(asked.now).as_secs();
     headers.insert(AGE, HeaderValue::from(age));
-    status
-        .with_ttl(stored.fresh_for(asked.now))
-        .append_to(headers);
-    let response = answer(response, asked);
-    if head || !asked.headers.contains_key(RANGE) {
-        return response;
+    response = judged(response, asked);
+    if !head && asked.headers.contains_key(RANGE) {
+        response = part(response, &stored.body, asked);
     }
-    part(response, &stored.body, asked)
+    let status = status.with_ttl(stored.fresh_for(asked.now));
+    say(&mut response, stored.status, status);
+    response
+}
+
+/// The response of the inner service, or what the preconditions of the request make of it.
+pub(super) fn answer<B: Body<Data = Bytes>>(
+    response: Response<CacheBody<B>>,
+    asked: &Asked<'_>,
+    status: CacheStatus,
+) -> Response<CacheBody<B>> {
+    let given = response.status();
+    let mut response = judged(response, asked);
+    say(&mut response, given, status);
+    response
+}
+
+/// Says what was done for a response that was `given` with this status.
+fn say<B: Body>(response: &mut Response<CacheBody<B>>, given: StatusCode, status: CacheStatus) {
+    let status = status.with_sent_status(given, response.status());
+    status.append_to(response.headers_mut());
 }
 
 /// What is said of a stale response in the place of one with this status, or of one that never
@@ -58,7 +75,7 @@ pub(super) fn instead(forward: Forward, status: Option<StatusCode>) -> CacheStat
 }
 
 /// The response, or what the preconditions of the request make of it.
-pub(super) fn answer<B: Body<Data = Bytes>>(
+fn judged<B: Body<Data = Bytes>>(
     mut response: Response<CacheBody<B>>,
     asked: &Asked<'_>,
 ) -> Response<CacheBody<B>> {

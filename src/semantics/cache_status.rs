@@ -39,6 +39,7 @@ pub enum Forward {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheStatus {
     cache: &'static str,
+    hit: bool,
     forward: Option<Forward>,
     forward_status: Option<StatusCode>,
     ttl: Option<u64>,
@@ -68,6 +69,7 @@ impl CacheStatus {
     pub fn hit(cache: &'static str) -> Self {
         Self {
             cache,
+            hit: true,
             forward: None,
             forward_status: None,
             ttl: None,
@@ -80,9 +82,29 @@ impl CacheStatus {
     /// `fwd`: answered by the inner service.
     pub fn forward(cache: &'static str, forward: Forward) -> Self {
         Self {
+            hit: false,
             forward: Some(forward),
             ..Self::hit(cache)
         }
+    }
+
+    /// Neither: the cache had no answer, and did not ask for one. The detail has to say why.
+    pub fn unanswered(cache: &'static str, detail: &'static str) -> Self {
+        Self {
+            hit: false,
+            detail: Some(detail),
+            ..Self::hit(cache)
+        }
+    }
+
+    /// [`fwd-status`](Self::with_forward_status) for a response that is `sent` with another status
+    /// than the inner service gave it, such as a 304 that the cache makes of a 200.
+    #[must_use]
+    pub fn with_sent_status(self, given: StatusCode, sent: StatusCode) -> Self {
+        if self.forward.is_none() || self.forward_status.is_some() || given == sent {
+            return self;
+        }
+        self.with_forward_status(given)
     }
 
     /// `fwd-status`: what the inner service answered, if the response has another status.
@@ -137,12 +159,14 @@ impl CacheStatus {
     fn append(self, headers: &mut HeaderMap, key: Option<&str>) {
         let mut member = String::with_capacity(64);
         member.push_str(self.cache);
-        // Writing to a String cannot fail.
-        let _ = match self.forward {
-            None => write!(member, "; hit"),
-            Some(forward) => write!(member, "; fwd={}", forward.as_str()),
-        };
+        if self.hit {
+            member.push_str("; hit");
+        }
+        if let Some(forward) = self.forward {
+            let _ = write!(member, "; fwd={}", forward.as_str());
+        }
         if let Some(status) = self.forward_status {
+            // Writing to a String cannot fail.
             let _ = write!(member, "; fwd-status={}", status.as_u16());
         }
         if let Some(ttl) = self.ttl {
@@ -202,6 +226,8 @@ mod tests {
         assert_eq!(written(stored), "c; fwd=uri-miss; ttl=59; stored");
         let refused = CacheStatus::forward("c", Forward::Stale).with_detail("private");
         assert_eq!(written(refused), "c; fwd=stale; detail=private");
+        let unanswered = CacheStatus::unanswered("c", "only-if-cached");
+        assert_eq!(written(unanswered), "c; detail=only-if-cached");
         let long = CacheStatus::hit("c").with_ttl(Some(Duration::MAX));
         assert_eq!(written(long), "c; hit; ttl=999999999999999");
     }
@@ -229,6 +255,24 @@ mod tests {
             (Forward::Partial, "c; fwd=partial"),
         ] {
             assert_eq!(written(CacheStatus::forward("c", forward)), text);
+        }
+    }
+
+    #[test]
+    fn rfc_9211_2_3_the_status_of_the_next_hop_is_said_where_another_one_is_sent() {
+        let (ok, unchanged) = (StatusCode::OK, StatusCode::NOT_MODIFIED);
+        let forward = CacheStatus::forward("c", Forward::UriMiss);
+        for (status, given, text) in [
+            (forward, ok, "c; fwd=uri-miss; fwd-status=200"),
+            (forward, unchanged, "c; fwd=uri-miss"),
+            (
+                forward.with_forward_status(StatusCode::BAD_GATEWAY),
+                ok,
+                "c; fwd=uri-miss; fwd-status=502",
+            ),
+            (CacheStatus::hit("c"), ok, "c; hit"),
+        ] {
+            assert_eq!(written(status.with_sent_status(given, unchanged)), text);
         }
     }
 

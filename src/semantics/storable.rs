@@ -323,7 +323,8 @@ fn is_understood(status: StatusCode) -> bool {
 /// and that will be of use, as it is fresh now or can be validated later.
 ///
 /// Any final status is stored with explicit freshness or `public`, and the others of
-/// [`is_heuristically_cacheable`]; 206, 304 and 416 answer one request only and never are.
+/// [`is_heuristically_cacheable`]; 206, 304, 412 and 416 answer one request only and never are: a
+/// client that sends `If-Match` would choose what others get.
 /// `no-cache` is no hindrance, as what is stored is then validated on each use. `no-store` beside
 /// `must-understand` counts for unknown statuses only.
 ///
@@ -353,7 +354,8 @@ pub fn storable_http(response: &ResponseFacts) -> Result<(), Refusal> {
         StatusCode::PARTIAL_CONTENT,
         StatusCode::RANGE_NOT_SATISFIABLE,
     ];
-    let single = status.is_informational() || status == StatusCode::NOT_MODIFIED;
+    let single = status.is_informational()
+        || [StatusCode::NOT_MODIFIED, StatusCode::PRECONDITION_FAILED].contains(&status);
     let useless = response.lifetime() == Duration::ZERO && !response.validator;
     let refused = [
         (
