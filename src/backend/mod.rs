@@ -11,6 +11,9 @@
 mod deadline;
 mod dummy;
 mod erased;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "file")]
 mod file;
 #[cfg(feature = "memcached")]
