@@ -31,7 +31,10 @@ static MOST: AtomicUsize = AtomicUsize::new(0);
 
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        MOST.fetch_max(NOW.fetch_add(layout.size(), Relaxed) + layout.size(), Relaxed);
+        MOST.fetch_max(
+            NOW.fetch_add(layout.size(), Relaxed) + layout.size(),
+            Relaxed,
+        );
         unsafe { System.alloc(layout) }
     }
 
@@ -182,7 +185,9 @@ fn pages_of(mut page: Page) {
             });
         }
         let more = usize::from(page.more.unwrap_or(0));
-        response.headers.extend((0..more).map(|number| (format!("x{number}"), vec![])));
+        response
+            .headers
+            .extend((0..more).map(|number| (format!("x{number}"), vec![])));
     }
     let meta = postcard::to_allocvec(&page.meta).unwrap();
     let mut bytes = sealed(1 + page.kind % 2, &meta, &page.body).to_vec();
@@ -199,7 +204,10 @@ fn pages_of(mut page: Page) {
 
 /// A layer whose store holds such an entry answers all the same.
 fn serves(key: &Key, bytes: Bytes, request: &[u8]) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         for http in [false, true] {
             let memory = Memory::new();

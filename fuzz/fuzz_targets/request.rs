@@ -68,9 +68,15 @@ fn conditions(request: &HeaderMap, response: &HeaderMap, now: SystemTime) {
     for value in response.get_all(ETAG) {
         if let Some(tag) = EntityTag::parse(value.as_bytes()) {
             assert_eq!(tag.to_header_value(), value);
-            assert_eq!(EntityTag::parse(tag.to_header_value().as_bytes()).as_ref(), Some(&tag));
+            assert_eq!(
+                EntityTag::parse(tag.to_header_value().as_bytes()).as_ref(),
+                Some(&tag)
+            );
             assert!(tag.weak_eq(&tag) && tag.strong_eq(&tag) != tag.is_weak());
-            assert_eq!(tag.opaque().len(), value.len() - if tag.is_weak() { 4 } else { 2 });
+            assert_eq!(
+                tag.opaque().len(),
+                value.len() - if tag.is_weak() { 4 } else { 2 }
+            );
         }
         if let Ok(text) = value.to_str()
             && let Some(tag) = EntityTag::quoted(text)
@@ -80,7 +86,12 @@ fn conditions(request: &HeaderMap, response: &HeaderMap, now: SystemTime) {
         }
     }
     let validators = Validators::of(response);
-    let conditional = [IF_MATCH, IF_NONE_MATCH, IF_MODIFIED_SINCE, IF_UNMODIFIED_SINCE];
+    let conditional = [
+        IF_MATCH,
+        IF_NONE_MATCH,
+        IF_MODIFIED_SINCE,
+        IF_UNMODIFIED_SINCE,
+    ];
     let conditional = conditional.iter().any(|name| request.contains_key(name));
     for method in [Method::GET, Method::HEAD, Method::PUT] {
         let read = method != Method::PUT;
@@ -109,7 +120,10 @@ fn ranges(request: &HeaderMap, response: &HeaderMap, length: u64) {
         selection @ Selection::Part { first, last } => {
             assert!(first <= last && last < length);
             let value = selection.content_range(length).unwrap();
-            assert_eq!(parse_content_range(&value), Some((first, last, Some(length))));
+            assert_eq!(
+                parse_content_range(&value),
+                Some((first, last, Some(length)))
+            );
         }
         selection @ Selection::Unsatisfiable => {
             assert!(request.contains_key(RANGE));
@@ -138,7 +152,10 @@ fn settles(variant: &dyn Variant, request: &HeaderMap) -> String {
 
 fn variants(request: &HeaderMap) {
     let codings = ["br", "gzip", "identity", "zstd"];
-    assert!(codings.contains(&&*settles(&EncodingClass::new(["br", "gzip", "zstd"]), request)));
+    assert!(codings.contains(&&*settles(
+        &EncodingClass::new(["br", "gzip", "zstd"]),
+        request
+    )));
     settles(&EncodingClass::new(["identity", "gzip"]), request);
     let tags = ["en", "de-CH", "de", "zh-Hant-TW", "sr-Latn-x-a"];
     assert!(tags.contains(&&*settles(&Locale::new(tags), request)));
@@ -160,20 +177,29 @@ fn query_rules(query: &[u8]) {
         uri.filter(|uri| uri.query() == Some(query))
     });
     let rules: [(Rule, fn(&mut Vec<(Vec<u8>, String)>)); 4] = [
-        (|layer| layer.query_allow(["a", "b c", "é"]), |pairs| {
-            let allowed = ["a", "b c", "é"];
-            pairs.retain(|(name, _)| allowed.iter().any(|allowed| name == allowed.as_bytes()));
-        }),
-        (|layer| layer.query_ignore(["a", "b*"]), |pairs| {
-            pairs.retain(|(name, _)| name != b"a" && !name.starts_with(b"b"));
-        }),
+        (
+            |layer| layer.query_allow(["a", "b c", "é"]),
+            |pairs| {
+                let allowed = ["a", "b c", "é"];
+                pairs.retain(|(name, _)| allowed.iter().any(|allowed| name == allowed.as_bytes()));
+            },
+        ),
+        (
+            |layer| layer.query_ignore(["a", "b*"]),
+            |pairs| {
+                pairs.retain(|(name, _)| name != b"a" && !name.starts_with(b"b"));
+            },
+        ),
         (CacheLayer::sort_query, |pairs| {
             pairs.sort_by(|one, other| one.0.cmp(&other.0));
         }),
-        (|layer| layer.sort_query().query_ignore(["a"]), |pairs| {
-            pairs.retain(|(name, _)| name != b"a");
-            pairs.sort_by(|one, other| one.0.cmp(&other.0));
-        }),
+        (
+            |layer| layer.sort_query().query_ignore(["a"]),
+            |pairs| {
+                pairs.retain(|(name, _)| name != b"a");
+                pairs.sort_by(|one, other| one.0.cmp(&other.0));
+            },
+        ),
     ];
     for (rule, slow) in rules {
         let layer = rule(CacheLayer::new(Cache::new(Dummy)));

@@ -94,7 +94,10 @@ fn directives(headers: &HeaderMap) {
     assert!(patched.private.is_set() && !patched.public);
     assert!(patched.no_store || !says(headers, "no-store") || parsed.is_ok());
 
-    let targets = [CDN_CACHE_CONTROL, HeaderName::from_static("x-cache-control")];
+    let targets = [
+        CDN_CACHE_CONTROL,
+        HeaderName::from_static("x-cache-control"),
+    ];
     match targeted(headers, &targets) {
         Some(directives) => {
             assert_eq!(effective(headers, &targets).as_ref(), Ok(&directives));
@@ -185,7 +188,9 @@ fn gates(status: StatusCode, headers: &HeaderMap, now: SystemTime) {
                     assert!(words.iter().any(|word| says(headers, word)));
                 }
                 if admitted.is_ok() && undeclared_cookies && intent == Intent::Blanket {
-                    assert!(says(headers, "public") || says_in(headers, &http::header::VARY, "cookie"));
+                    assert!(
+                        says(headers, "public") || says_in(headers, &http::header::VARY, "cookie")
+                    );
                 }
             }
         }
@@ -214,7 +219,11 @@ fn gates(status: StatusCode, headers: &HeaderMap, now: SystemTime) {
 
 fn locations(headers: &HeaderMap) {
     let target = Uri::from_static("http://a.test/b/c?d");
-    for value in headers.get_all(LOCATION).iter().chain(headers.get_all(CONTENT_LOCATION)) {
+    for value in headers
+        .get_all(LOCATION)
+        .iter()
+        .chain(headers.get_all(CONTENT_LOCATION))
+    {
         let Ok(reference) = value.to_str() else {
             continue;
         };
@@ -223,7 +232,10 @@ fn locations(headers: &HeaderMap) {
         };
         assert!(uri.scheme().is_some() && uri.authority().is_some());
         let segments: Vec<_> = uri.path().split('/').collect();
-        assert!(!segments.contains(&"..") && !segments.contains(&"."), "{uri}");
+        assert!(
+            !segments.contains(&"..") && !segments.contains(&"."),
+            "{uri}"
+        );
         assert_eq!(resolve(&target, &uri.to_string()), Some(uri));
     }
     for uri in invalidated(&Method::POST, StatusCode::CREATED, &target, headers) {
@@ -238,7 +250,13 @@ fn locations(headers: &HeaderMap) {
 
 fn updates(headers: &HeaderMap, now: SystemTime) {
     let kept = storable_fields(headers);
-    for name in ["set-cookie", "connection", "age", "cache-status", "content-length"] {
+    for name in [
+        "set-cookie",
+        "connection",
+        "age",
+        "cache-status",
+        "content-length",
+    ] {
         assert!(!kept.contains_key(name));
     }
     assert_eq!(storable_fields(&kept), kept);
@@ -278,7 +296,11 @@ fn cache_status(headers: &HeaderMap, key: &[u8]) {
     let mut characters = quoted.chars();
     while let Some(character) = characters.next() {
         assert_ne!(character, '"');
-        read.push(if character == '\\' { characters.next().unwrap() } else { character });
+        read.push(if character == '\\' {
+            characters.next().unwrap()
+        } else {
+            character
+        });
     }
     assert_eq!(read, key);
 }

@@ -66,7 +66,10 @@ fn files(data: &[u8], size: u8) {
         }
         if let Some((expires, key, value)) = file::decode(&mended.clone().into()) {
             assert_eq!(key.len() + value.len() + 36, mended.len());
-            assert_eq!(file::expiry_in_head(&mended[..36], mended.len() as u64), Some(expires));
+            assert_eq!(
+                file::expiry_in_head(&mended[..36], mended.len() as u64),
+                Some(expires)
+            );
         }
     }
     let (key, value) = data.split_at(usize::from(size).min(data.len()));
@@ -88,7 +91,9 @@ fn numbers(data: &[u8]) {
     let json: Result<serde_json::Value, _> = serde_json::from_slice(data);
     let mut same = None;
     let _ = Json.decode(data, &mut |deserializer| {
-        same = Some(erased_serde::deserialize::<serde_json::Value>(deserializer)?);
+        same = Some(erased_serde::deserialize::<serde_json::Value>(
+            deserializer,
+        )?);
         Ok(())
     });
     if let (Ok(json), Some(same)) = (json, same) {
@@ -123,7 +128,11 @@ fn answers(data: &[u8]) {
         let mut rest = pattern.strip_suffix(b"*").unwrap().iter();
         let mut meant = Vec::new();
         while let Some(byte) = rest.next() {
-            meant.push(if *byte == b'\\' { *rest.next().unwrap() } else { *byte });
+            meant.push(if *byte == b'\\' {
+                *rest.next().unwrap()
+            } else {
+                *byte
+            });
             assert!(*byte == b'\\' || !b"*?[".contains(byte));
         }
         assert_eq!(meant, prefix.as_bytes());
@@ -136,7 +145,11 @@ fn names(data: &[u8]) {
     };
     if let Some((table, index)) = sql::table(text) {
         assert_eq!(table.replace('"', ""), text);
-        assert!(index.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_\"".contains(&byte)));
+        assert!(
+            index
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_\"".contains(&byte))
+        );
     }
     if file::is_own(text) {
         assert!(text.is_ascii() && text.len() == 36 && !text.contains('/'));
@@ -214,23 +227,28 @@ fn keys(data: &[u8]) {
         return;
     };
     let last = |place: &Place, policy| {
-        let cache = Cache::builder(Dummy).key_prefix(&place.0).key_policy(policy).build();
+        let cache = Cache::builder(Dummy)
+            .key_prefix(&place.0)
+            .key_policy(policy)
+            .build();
         cache.ok()?.with_version(place.1).final_key(&place.2).ok()
     };
     let hash = KeyPolicy::Hash;
     if let (Some(first), Some(second)) = (last(&one, hash), last(&other, hash)) {
         assert_eq!(first.as_str() == second.as_str(), one == other);
         assert!(first.as_str().starts_with(first.namespace()));
-        let portable = |text: &str| {
-            text.len() <= 250 && text.bytes().all(|byte| byte > b' ' && byte != 0x7f)
-        };
+        let portable =
+            |text: &str| text.len() <= 250 && text.bytes().all(|byte| byte > b' ' && byte != 0x7f);
         assert!(portable(first.as_str()));
         if one.0 != other.0 {
             assert!(!first.as_str().starts_with(second.namespace()));
         }
         let wire = memcached::wire_key(&first, generation);
         assert!(portable(&wire));
-        assert_eq!(wire == memcached::wire_key(&second, generation), first == second);
+        assert_eq!(
+            wire == memcached::wire_key(&second, generation),
+            first == second
+        );
         assert_ne!(wire, memcached::wire_key(&second, !generation));
         assert_ne!(wire, memcached::generation_key(second.namespace()));
     }
@@ -241,7 +259,14 @@ fn keys(data: &[u8]) {
 
 fn django(data: &[u8]) {
     type Cookies = Vec<(String, Option<String>)>;
-    type Asked = (String, Option<String>, String, Option<String>, Cookies, Cookies);
+    type Asked = (
+        String,
+        Option<String>,
+        String,
+        Option<String>,
+        Cookies,
+        Cookies,
+    );
     let mut input = Unstructured::new(data);
     let Ok((asked, values, tags)) =
         <(Asked, Vec<(String, Option<Vec<u8>>)>, Vec<String>)>::arbitrary(&mut input)
@@ -257,11 +282,20 @@ fn django(data: &[u8]) {
     target.key_prefix = prefix;
     target.cookies = cookies;
     target.facets = &facets;
-    let values: Vec<_> = values.iter().map(|(name, value)| (&**name, value.as_deref())).collect();
-    for keys in [DjangoKeys::new(), DjangoKeys::new().with_language("en").with_time_zone("UTC")] {
+    let values: Vec<_> = values
+        .iter()
+        .map(|(name, value)| (&**name, value.as_deref()))
+        .collect();
+    for keys in [
+        DjangoKeys::new(),
+        DjangoKeys::new().with_language("en").with_time_zone("UTC"),
+    ] {
         assert_eq!(keys.primary(&target), keys.primary(&target.clone()));
         assert_ne!(keys.primary(&target), keys.variant(&target, &values, 1));
-        assert_eq!(keys.variant(&target, &values, 1), keys.variant(&target, &values, 2));
+        assert_eq!(
+            keys.variant(&target, &values, 1),
+            keys.variant(&target, &values, 2)
+        );
     }
     let tags: Vec<_> = tags.iter().map(String::as_str).collect();
     let fragment = DjangoKeys::fragment(path, &tags);

@@ -11,11 +11,11 @@
 mod deadline;
 mod dummy;
 mod erased;
+#[cfg(feature = "file")]
+mod file;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
-#[cfg(feature = "file")]
-mod file;
 #[cfg(feature = "memcached")]
 mod memcached;
 #[cfg(feature = "memory")]

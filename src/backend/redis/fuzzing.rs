@@ -11,7 +11,11 @@ pub fn answer(bytes: &[u8]) -> Option<Vec<String>> {
     let all = || reply::one(answer.clone());
     let said = |error: &Error| {
         let lost = reply::is_lost_call(error);
-        format!("{error} {:?} {:?} {lost}", reply::code(error), reply::reason(error))
+        format!(
+            "{error} {:?} {:?} {lost}",
+            reply::code(error),
+            reply::reason(error)
+        )
     };
     let mut made = vec![
         format!("{:?}", reply::entry(all()).map_err(|error| said(&error))),
@@ -21,7 +25,9 @@ pub fn answer(bytes: &[u8]) -> Option<Vec<String>> {
         format!("{:?}", super::lifetime(all()).map_err(|error| said(&error))),
     ];
     let many: Vec<Value> = reply::array(all()).unwrap_or_default();
-    let many = many.into_iter().map(|one| format!("{:?}", reply::one(one).map_err(|e| said(&e))));
+    let many = many
+        .into_iter()
+        .map(|one| format!("{:?}", reply::one(one).map_err(|e| said(&e))));
     made.extend(many);
     Some(made)
 }
