@@ -265,7 +265,11 @@ fn handle(calls: &Calls, responses: &[Made], request: &Request<Empty<Bytes>>) ->
 
 async fn run(choice: u8, script: Script) {
     let clock = ManualClock::at(SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777));
-    let memory = Memory::builder().clock(clock.clone()).build().unwrap();
+    let memory = Memory::builder()
+        .max_entries(64)
+        .clock(clock.clone())
+        .build()
+        .unwrap();
     let cache = Cache::builder(memory).clock(clock.clone()).build().unwrap();
     let (mode, layer) = layer(choice, cache);
     let calls = Calls::default();
@@ -454,17 +458,22 @@ impl Answer<'_> {
         asked.method = Method::GET;
         let _ = service.oneshot(request(self.choice, 0, &asked)).await;
         let calls = calls.lock().unwrap();
-        let shown = &calls[0];
+        // Who wants what is stored only is not passed on.
+        let Some(shown) = calls.first() else {
+            return;
+        };
         assert_eq!(shown.uri.path(), made.uri.path());
         assert_eq!(shown.uri.query(), made.uri.query());
         let same = |name: &HeaderName| {
+            // Lists may come in several lines; others may not be made to look alike.
+            let divider = match name {
+                &COOKIE | &AUTHORIZATION => &b"\n"[..],
+                _ => b", ",
+            };
             let [one, other] = [shown, made].map(|call| {
                 let lines: Vec<_> = call.headers.get_all(name).iter().collect();
-                lines
-                    .iter()
-                    .map(|line| line.as_bytes())
-                    .collect::<Vec<_>>()
-                    .join(&b", "[..])
+                let lines: Vec<_> = lines.iter().map(|line| line.as_bytes()).collect();
+                lines.join(divider)
             });
             assert_eq!(
                 String::from_utf8_lossy(&one),
