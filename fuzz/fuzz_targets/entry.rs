@@ -203,6 +203,10 @@ fn pages_of(mut page: Page) {
             assert!(!pages(&own, &bytes.clone().into()), "a byte was changed");
         }
     }
+    let valid = page.own_key && page.plain && page.kind % 2 == 0 && page.more != u8::MAX;
+    if valid && page.flipped.is_none_or(|(_, change)| change == 0) {
+        assert!(pages(&own, &bytes.clone().into()), "what was sealed for it");
+    }
     serves(&own, bytes.into(), &page.request);
 }
 
