@@ -465,7 +465,13 @@ impl Answer<'_> {
             return;
         };
         assert_eq!(shown.uri.path(), made.uri.path());
-        assert_eq!(shown.uri.query(), made.uri.query());
+        // To Django, an empty query is none.
+        let django = self.choice % 9 == 4;
+        let [one, other] = [shown, made].map(|call| {
+            let query = call.uri.query();
+            query.filter(|query| !django || !query.is_empty())
+        });
+        assert_eq!(one, other, "the query");
         let same = |name: &HeaderName| {
             // Lists may come in several lines; others may not be made to look alike.
             let divider = match name {
