@@ -67,6 +67,10 @@ mod page;
 
 pub mod docs;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use self::cache::{Cache, CacheBuilder};
 pub use self::caches::{Caches, Settings};
 pub use self::error::{BoxError, Error, ErrorKind, Result};

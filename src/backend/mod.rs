@@ -13,6 +13,9 @@ mod dummy;
 mod erased;
 #[cfg(feature = "file")]
 mod file;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 #[cfg(feature = "memcached")]
 mod memcached;
 #[cfg(feature = "memory")]

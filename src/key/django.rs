@@ -14,8 +14,8 @@ use super::{KeyFunction, KeyPart, KeyWriter, PageKeyFunction, PageTarget, VaryVa
 /// cannot unpickle, so do not let both serve the same URLs under the same prefix.
 ///
 /// Django's weaknesses come with its keys: a prefix that holds a `:` can meet another
-/// prefix's keys, MD5 does not withstand an attacker, and a purge of a page by its header-list
-/// key alone leaves its variants behind.
+/// prefix's keys, MD5 does not withstand an attacker, `/` and `/?` are one page, and a purge of a
+/// page by its header-list key alone leaves its variants behind.
 ///
 /// # Django
 ///

@@ -92,7 +92,8 @@ impl<'a> PageTarget<'a> {
 }
 
 /// The value that a request has for one field that the responses vary on: the field's name in
-/// lower case, and all its lines joined by `, `; `None` if there is no such line.
+/// lower case, and all its lines joined by `, `, or by line feeds for `cookie` and `authorization`,
+/// which are no lists; `None` if there is no such line.
 pub type VaryValue<'a> = (&'a str, Option<&'a [u8]>);
 
 /// Makes the keys under which pages are stored, before the cache's own prefix and version.

@@ -19,6 +19,9 @@ mod collapse;
 mod errand;
 mod fill;
 mod future;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod http;
 mod inputs;

@@ -242,12 +242,15 @@ impl ResponseMeta {
         stored_at: SystemTime,
         body: Bytes,
     ) -> Result<StoredResponse, Undecodable> {
-        let mut headers = HeaderMap::with_capacity(self.headers.len());
+        // There may be fewer names than lines, and too many of them for a map.
+        let mut headers = HeaderMap::try_with_capacity(self.headers.len()).unwrap_or_default();
         for (name, value) in self.headers {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Undecodable::Meta)?;
             let value = HeaderValue::from_maybe_shared(Bytes::from(value))
                 .map_err(|_| Undecodable::Meta)?;
-            headers.append(name, value);
+            headers
+                .try_append(name, value)
+                .map_err(|_| Undecodable::Meta)?;
         }
         let (varied, values): (Vec<_>, Vec<_>) = self.varied.into_iter().unzip();
         Ok(StoredResponse {
@@ -262,5 +265,52 @@ impl ResponseMeta {
             selection: self.selection,
             varied: names(varied)?.into_iter().zip(values).collect(),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
+    use super::*;
+    use crate::key::KeySpace;
+
+    fn page(headers: impl IntoIterator<Item = String>) -> PageMeta {
+        let headers = headers.into_iter().map(|name| (name, b"v".to_vec()));
+        PageMeta {
+            generation: 1,
+            vary: Vec::new(),
+            variants: Vec::new(),
+            response: Some(ResponseMeta {
+                status: 200,
+                headers: headers.collect(),
+                lifetime_ms: None,
+                initial_age: 0,
+                terms: Terms::default(),
+                sharing: Sharing {
+                    public: false,
+                    authorized: false,
+                    varies_on_cookie: false,
+                },
+                selection: None,
+                varied: Vec::new(),
+            }),
+        }
+    }
+
+    fn decode(meta: PageMeta) -> Result<StoredPage, Undecodable> {
+        let key = KeySpace::default().key(1, "page").unwrap();
+        let at = SystemTime::UNIX_EPOCH;
+        let sealed = seal(Kind::Page, key.as_str(), at, None, meta, b"").unwrap();
+        StoredPage::decode(&key, &sealed)
+    }
+
+    #[test]
+    fn as_many_lines_as_any_response_has_are_decoded_and_too_many_names_are_not() {
+        const MANY: usize = 1 << 15;
+        let lines = decode(page((0..MANY).map(|_| "link".to_owned()))).unwrap();
+        assert_eq!(lines.response.unwrap().headers.len(), MANY);
+        let names = decode(page((0..MANY).map(|number| format!("x{number}"))));
+        assert_eq!(names.unwrap_err(), Undecodable::Meta);
     }
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::header::{HOST, HeaderMap, HeaderName};
+use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName};
 use http::{Extensions, Uri};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
@@ -130,13 +130,16 @@ pub(super) fn peer(extensions: &Extensions) -> Option<IpAddr> {
     None
 }
 
-/// All lines of a field, joined as one list; `None` if there is no line.
+/// All lines of a field, joined as one list; those of `Cookie` and `Authorization`, which are no
+/// lists, so that no other lines make the same. `None` if there is no line.
 pub(super) fn field<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
     let mut lines = headers.get_all(name).into_iter();
     let first = lines.next()?;
+    let is_list = *name != COOKIE && *name != AUTHORIZATION;
+    let divider: &[u8] = if is_list { b", " } else { b"\n" };
     Some(lines.fold(Cow::Borrowed(first.as_bytes()), |joined, line| {
         let mut joined = joined.into_owned();
-        joined.extend_from_slice(b", ");
+        joined.extend_from_slice(divider);
         joined.extend_from_slice(line.as_bytes());
         Cow::Owned(joined)
     }))
@@ -217,5 +220,12 @@ mod tests {
         let two = headers(&[("accept", b"a"), ("accept", b"b")]);
         assert_eq!(field(&two, &ACCEPT).as_deref(), Some(&b"a, b"[..]));
         assert_eq!(field(&two, &HOST), None);
+        for (name, text) in [(COOKIE, "cookie"), (AUTHORIZATION, "authorization")] {
+            let (two, one) = (
+                headers(&[(text, b"a"), (text, b"b")]),
+                headers(&[(text, b"a, b")]),
+            );
+            assert_ne!(field(&two, &name), field(&one, &name));
+        }
     }
 }

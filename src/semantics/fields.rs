@@ -36,7 +36,7 @@ pub fn storable_fields(headers: &HeaderMap) -> HeaderMap {
         .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
         .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         .collect();
-    let mut stored = HeaderMap::with_capacity(headers.len());
+    let mut stored = HeaderMap::with_capacity(headers.keys_len());
     for (name, value) in headers {
         if !NEVER_STORED.contains(name) && !listed.contains(name) {
             stored.append(name.clone(), value.clone());
@@ -80,5 +80,14 @@ mod tests {
         let stored = storable_fields(&headers);
         let links: Vec<_> = stored.get_all("link").iter().collect();
         assert_eq!(links, ["a", "b"]);
+    }
+
+    #[test]
+    fn a_field_may_have_more_lines_than_a_map_has_names() {
+        let mut headers = HeaderMap::new();
+        for _ in 0..1 << 15 {
+            headers.append("link", HeaderValue::from_static("a"));
+        }
+        assert_eq!(storable_fields(&headers).len(), headers.len());
     }
 }

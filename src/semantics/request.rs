@@ -172,6 +172,8 @@ mod tests {
             "x=\"no-cache",
             "=no-cache",
             "é, no-cache",
+            "no-cache é",
+            "max-stale \"",
         ] {
             assert_eq!(control(line), RequestControl::default(), "{line}");
         }

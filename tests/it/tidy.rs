@@ -25,6 +25,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("conformance", 4),
     ("extract", 5),
     ("fragment", 5),
+    ("fuzzing", 6),
     ("page", 5),
 ];
 

@@ -17,6 +17,8 @@
 //! lock being free. Replacing exchanges two files, then removes the old one; see `replace.rs`.
 //! `clear` renames the folder of the namespace and deletes it later.
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod layout;
 mod lock;
 mod prefix;

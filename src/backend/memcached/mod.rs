@@ -17,6 +17,8 @@
 mod builder;
 mod connection;
 mod counter;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod node;
 mod protocol;
 #[cfg(test)]

@@ -155,7 +155,7 @@ impl Node {
     }
 }
 
-fn generation(value: &[u8]) -> Option<u64> {
+pub(super) fn generation(value: &[u8]) -> Option<u64> {
     std::str::from_utf8(value).ok()?.trim_end().parse().ok()
 }
 

@@ -11,6 +11,8 @@
 //! - No call lasts longer than the operation timeout, connecting and falling back included.
 
 mod builder;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod lane;
 mod lock;
 mod recent;

@@ -171,7 +171,7 @@ fn parse<T: FromRedisValue>(answer: Value) -> Result<T> {
 }
 
 /// The pattern of everything that begins with `prefix`.
-fn pattern(prefix: &str) -> Vec<u8> {
+pub(super) fn pattern(prefix: &str) -> Vec<u8> {
     let mut pattern = Vec::with_capacity(prefix.len() + 1);
     for byte in prefix.bytes() {
         if b"*?[]^-\\".contains(&byte) {

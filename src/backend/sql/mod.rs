@@ -23,6 +23,8 @@ mod builder;
 mod dialect;
 mod engine;
 mod fault;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 #[cfg(feature = "mysql")]
 mod mysql;
 mod operations;

@@ -32,11 +32,11 @@ pub(in crate::semantics) fn each_directive(
             Some(rest) => value(rest).map(|(value, rest)| (Some(value), rest))?,
             None => (None, rest),
         };
-        apply(name, value)?;
         line = skip_space(rest);
         if !line.is_empty() && !line.starts_with(b",") {
             return Err(Malformed);
         }
+        apply(name, value)?;
     }
 }
 

@@ -1,0 +1,25 @@
+//! Doors to what is private, for the fuzz targets; not compiled otherwise. Outside semver.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+
+use crate::entry::{Kind, open, seal};
+use crate::key::Key;
+
+pub use crate::backend::fuzzing::*;
+pub use crate::layer::fuzzing::{page, pages};
+
+/// The body of a fragment's entry.
+#[cfg(feature = "askama")]
+pub fn fragment(key: &Key, bytes: &Bytes) -> Option<Bytes> {
+    let opened = open::<()>(Kind::Fragment, key.as_str(), bytes).ok()?;
+    Some(opened.body)
+}
+
+/// A fragment's entry.
+#[cfg(feature = "askama")]
+pub fn seal_fragment(key: &Key, stored_at_ms: u64, body: &[u8]) -> Option<Bytes> {
+    let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(stored_at_ms))?;
+    seal(Kind::Fragment, key.as_str(), at, Some(at), (), body).ok()
+}
