@@ -14,7 +14,7 @@ use axum_cache::semantics::conditional::not_modified_fields;
 use axum_cache::semantics::fields::storable_fields;
 use axum_cache::semantics::freshness::{
     corrected_initial_age, current_age, explicit_lifetime, format_date, heuristic_lifetime,
-    parse_age, parse_age_strictly, parse_date, stamp_date,
+    parse_age, parse_date, stamp_date,
 };
 use axum_cache::semantics::invalidation::{invalidated, resolve, same_origin};
 use axum_cache::semantics::outer::unharmed;
@@ -24,8 +24,7 @@ use axum_cache::semantics::reuse::{
     StoredFacts, Terms, reuse, stale_if_error, stale_if_unreachable,
 };
 use axum_cache::semantics::storable::{
-    Intent, RequestFacts, ResponseFacts, admit, admit_http, shareable, stands_for_get, storable,
-    storable_http,
+    Intent, RequestFacts, ResponseFacts, admit, admit_http, shareable, storable, storable_http,
 };
 use axum_cache::semantics::targeted::{CDN_CACHE_CONTROL, effective, targeted};
 use axum_cache::semantics::validation::{freshen, head_update, make_conditional, selects};
@@ -124,13 +123,10 @@ fn vary(headers: &HeaderMap) {
 
 fn freshness(status: StatusCode, headers: &HeaderMap, now: SystemTime) {
     let age = parse_age(headers);
-    if let Ok(strict) = parse_age_strictly(headers) {
-        assert_eq!(strict, age);
-    }
     assert!(age.is_none_or(|age| age <= 1 << 31));
     let initial = corrected_initial_age(headers, age, now - Duration::from_secs(3), now);
     assert!(initial >= age.unwrap_or(0));
-    assert!(current_age(now, initial, now + Duration::from_secs(9)) >= initial);
+    assert!(current_age(now, initial, now + Duration::from_secs(9)).as_secs() >= initial);
     for name in [DATE, EXPIRES, LAST_MODIFIED] {
         if let Some(date) = parse_date(headers, &name) {
             let value = format_date(date).expect("what was a date");
@@ -213,12 +209,9 @@ fn gates(status: StatusCode, headers: &HeaderMap, now: SystemTime) {
     }
     let no_store = RequestControl::parse(&fields(b"cache-control: no-store"));
     assert!(admit_http(request, Some(&no_store), &facts).is_err());
-    let target = Uri::from_static("http://a.test/b/c?d");
-    let _ = stands_for_get(&target, headers, &facts);
 }
 
 fn locations(headers: &HeaderMap) {
-    let target = Uri::from_static("http://a.test/b/c?d");
     for value in headers
         .get_all(LOCATION)
         .iter()

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::entry::{Entry, Kind, Undecodable, open, seal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::semantics::freshness::current_age;
 use crate::semantics::reuse::{StoredFacts, Terms};
 use crate::semantics::storable::Sharing;
 
@@ -112,8 +113,7 @@ impl StoredResponse {
 
     /// How long ago it was made. A clock that went back adds nothing.
     pub(super) fn age(&self, now: SystemTime) -> Duration {
-        let resident = now.duration_since(self.stored_at).unwrap_or_default();
-        Duration::from_secs(self.initial_age).saturating_add(resident)
+        current_age(self.stored_at, self.initial_age, now)
     }
 
     /// What its use depends on.

@@ -8,16 +8,15 @@
 
 use std::time::{Duration, SystemTime};
 
+use http::StatusCode;
 use http::header::{
-    AUTHORIZATION, CONTENT_LOCATION, CONTENT_RANGE, CONTENT_TYPE, COOKIE, ETAG, EXPIRES, HeaderMap,
-    HeaderName, LAST_MODIFIED, SET_COOKIE,
+    AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, COOKIE, ETAG, EXPIRES, HeaderMap, HeaderName,
+    LAST_MODIFIED, SET_COOKIE,
 };
-use http::{StatusCode, Uri};
 use serde::{Deserialize, Serialize};
 
 use super::cache_control::{CacheControl, Malformed};
 use super::freshness::{explicit_lifetime, heuristic_lifetime, is_heuristically_cacheable};
-use super::invalidation::resolve;
 use super::range::parse_content_range;
 use super::request::RequestControl;
 use super::targeted::targeted;
@@ -403,30 +402,6 @@ pub fn admit_http(
     shareable(Intent::Explicit, request, response.sharing())
 }
 
-/// Whether a response to POST is one that later requests to GET the target may be answered with: a
-/// final response that says for how long it is fresh, and that its `Content-Location` is the
-/// target, an absolute URI. Whether it may be stored is still for [`admit_http`] to say, after what
-/// the request invalidates is gone.
-///
-/// # Specification
-///
-/// RFC 9110 section 9.3.3.
-pub fn stands_for_get(target: &Uri, headers: &HeaderMap, response: &ResponseFacts) -> bool {
-    let mut locations = headers.get_all(CONTENT_LOCATION).into_iter();
-    let (Some(location), None) = (locations.next(), locations.next()) else {
-        return false;
-    };
-    let location = location.to_str().ok();
-    let same = location
-        .and_then(|location| resolve(target, location))
-        .as_ref()
-        == Some(target);
-    let fresh = response
-        .explicit_lifetime
-        .is_some_and(|lifetime| !lifetime.is_zero());
-    same && fresh && response.status.is_success()
-}
-
 /// Whether a response may be served to a request.
 ///
 /// # Errors
@@ -687,29 +662,6 @@ mod tests {
                 "{name}: {value}"
             );
         }
-    }
-
-    #[test]
-    fn rfc_9110_9_3_3_a_post_whose_response_is_that_of_a_get() {
-        let target = Uri::from_static("http://a/b?c");
-        let verdict = |status, location: &[&str], cache_control: &str| {
-            let facts = http_facts(status, &[("cache-control", cache_control)]);
-            let lines = location.iter().map(|location| {
-                let value = HeaderValue::from_str(location).unwrap();
-                (CONTENT_LOCATION, value)
-            });
-            stands_for_get(&target, &lines.collect(), &facts)
-        };
-        for location in ["http://a/b?c", "/b?c", "b?c", ""] {
-            assert!(verdict(200, &[location], "max-age=1"), "{location}");
-        }
-        assert!(!verdict(200, &["/b"], "max-age=1"));
-        assert!(!verdict(200, &["http://b/b?c"], "max-age=1"));
-        assert!(!verdict(200, &["/b?c", "/b?c"], "max-age=1"));
-        assert!(!verdict(200, &[], "max-age=1"));
-        assert!(!verdict(200, &["/b?c"], "max-age=0"));
-        assert!(!verdict(200, &["/b?c"], "public"));
-        assert!(!verdict(500, &["/b?c"], "max-age=1"));
     }
 
     #[test]
