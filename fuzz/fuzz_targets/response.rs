@@ -212,6 +212,7 @@ fn gates(status: StatusCode, headers: &HeaderMap, now: SystemTime) {
 }
 
 fn locations(headers: &HeaderMap) {
+    let target = Uri::from_static("http://a.test/b/c?d");
     for value in headers
         .get_all(LOCATION)
         .iter()
