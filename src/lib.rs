@@ -74,6 +74,6 @@ pub mod fuzzing;
 pub use self::cache::{Cache, CacheBuilder};
 pub use self::caches::{Caches, Settings};
 pub use self::error::{BoxError, Error, ErrorKind, Result};
-pub use self::layer::{CacheLayer, CacheVeto};
+pub use self::layer::{CacheGuard, CacheLayer, CacheVeto};
 pub use self::page::cache_page;
 pub use self::ttl::Ttl;

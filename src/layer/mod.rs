@@ -23,6 +23,7 @@ mod future;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gate;
+mod guard;
 mod http;
 mod inputs;
 #[allow(clippy::module_inception, reason = "the layer of the module `layer`")]
@@ -40,6 +41,7 @@ mod write;
 
 pub use self::body::CacheBody;
 pub use self::future::ResponseFuture;
+pub use self::guard::{CacheGuard, GuardFuture, GuardService};
 pub use self::inputs::{
     Device, DeviceClass, EncodingClass, Head, Language, Locale, PeerAddr, TimeZone, TrustedProxies,
     Variant, VariantFn,

@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum_cache::backend::{Dummy, Memory};
 use axum_cache::control::{cache_control, never_cache, vary_on_cookie};
-use axum_cache::{Cache, CacheLayer, CacheVeto, cache_page, control::CacheControl};
+use axum_cache::{Cache, CacheGuard, CacheLayer, CacheVeto, cache_page, control::CacheControl};
 use tower::Layer;
 
 use crate::support::http::{Channel, Server};
@@ -126,4 +126,9 @@ async fn w_09_the_outermost_layer_has_the_last_word_on_what_is_stored_inside() {
     let outermost = CacheLayer::new(Cache::new(Dummy));
     let server = Server::start(outermost.layer(route())).await;
     assert!(is_stored(&server).await);
+    // A guard has it where no such layer is outermost.
+    let router = route().layer(from_fn(session)).layer(CacheGuard::new());
+    assert!(!is_stored(&Server::start(router).await).await);
+    let router = route().layer(CacheGuard::new());
+    assert!(is_stored(&Server::start(router).await).await);
 }
