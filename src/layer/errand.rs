@@ -156,9 +156,7 @@ where
         let mut request = config.inputs.show(&self.question.target, self.request);
         let headers = request.headers_mut();
         if let Some(stale) = miss.stale.as_ref().filter(|_| !self.question.head) {
-            if let Some(stored) = stale.response.as_ref() {
-                make_conditional(headers, &stored.headers);
-            }
+            make_conditional(headers, &stale.stored().headers);
         } else if config.http.is_none() && flight.is_some() && marked.is_none() {
             // The whole response is wanted; the conditions are for the layer to judge then.
             remove_conditions(headers);
@@ -196,8 +194,8 @@ fn gateway_timeout<B: Body<Data = Bytes>>() -> Response<CacheBody<B>> {
 async fn choose(question: &Question, leading: &Leading) -> Way {
     let config = &question.config;
     let collapse = &config.collapse;
-    let mut late = false;
-    for round in 0.. {
+    let (mut round, mut late) = (0, false);
+    loop {
         // Before the look-up: a purge that comes after this bars what is made of it.
         let fill = config.cache.begin_fill(&question.key);
         let landings = collapse.landings();
@@ -263,8 +261,8 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
             Landed::Late if !std::mem::replace(&mut late, true) => {}
             _ => return Way::Forward(Forwarding::alone(miss, fill, flight, None)),
         }
+        round += 1;
     }
-    Way::Timeout
 }
 
 /// Serves what is stale, and leads the requests for a new one unless another request does.

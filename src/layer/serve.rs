@@ -79,9 +79,11 @@ fn judged<B: Body<Data = Bytes>>(
     mut response: Response<CacheBody<B>>,
     asked: &Asked<'_>,
 ) -> Response<CacheBody<B>> {
+    if !is_conditional(asked.headers) {
+        return response;
+    }
     let (status, headers) = (response.status(), response.headers());
-    let has_validator = headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED);
-    if !has_validator || !is_conditional(asked.headers) {
+    if !headers.contains_key(ETAG) && !headers.contains_key(LAST_MODIFIED) {
         return response;
     }
     let precondition = if asked.config.http.is_none() {
