@@ -7,7 +7,8 @@
 //!   another one has added.
 //! - There are never more variants of a page than the layer permits. What is over goes into the
 //!   primary entry only, where the next one displaces it.
-//! - A primary entry that is gone takes its generation with it: nothing brings that back.
+//! - A primary entry that is gone takes its generation with it: nothing brings that back. One that
+//!   has come meanwhile stays, with all its variants.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -99,32 +100,39 @@ impl Slot<'_> {
     /// beside that, under `key`.
     async fn joins(&self, page: &mut StoredPage, key: &Key, now: SystemTime) -> bool {
         let own = VariantMark::new(key, page.kept_until);
-        if let Some(current) = self.current(page.generation).await {
-            page.variants.clone_from(&current.variants);
-            page.vary.extend(current.vary.iter().cloned());
-            page.vary
-                .sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
-            page.vary.dedup();
-            let both = page.kept_until.zip(current.kept_until);
-            page.kept_until = both.map(|(one, other)| one.max(other));
-        } else if self.known {
-            page.generation = new_generation(now);
-            return false;
+        let current = self.current().await;
+        let is_same = current
+            .as_ref()
+            .map_or(!self.known, |it| it.generation == page.generation);
+        match current {
+            Some(current) => {
+                page.generation = current.generation;
+                page.variants = current.variants;
+                page.vary.extend(current.vary);
+                page.vary
+                    .sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+                page.vary.dedup();
+                let both = page.kept_until.zip(current.kept_until);
+                page.kept_until = both.map(|(one, other)| one.max(other));
+            }
+            None if self.known => page.generation = new_generation(now),
+            None => {}
         }
         page.variants
             .retain(|other| !other.is_over(now) && !other.is_of(own));
-        let has_room = page.variants.len() < self.most || !self.config.page_keys.inlines();
+        // Its key is of the generation that it was made for: under another one nobody finds it.
+        let inlines = self.config.page_keys.inlines();
+        let has_room = !inlines || (is_same && page.variants.len() < self.most);
         if has_room {
             page.variants.push(own);
         }
         has_room
     }
 
-    /// The primary entry, if it is of this generation.
-    async fn current(&self, generation: u64) -> Option<StoredPage> {
+    /// The primary entry that there is now.
+    async fn current(&self) -> Option<StoredPage> {
         let entry = self.config.cache.fetch(self.key).await.ok()??;
-        let page = StoredPage::decode(self.key, entry.bytes()).ok()?;
-        (page.generation == generation).then_some(page)
+        StoredPage::decode(self.key, entry.bytes()).ok()
     }
 }
 
