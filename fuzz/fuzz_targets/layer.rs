@@ -221,6 +221,7 @@ impl Body for Frames {
 struct Asker(usize);
 
 /// What the handler was asked, and what it said.
+#[derive(Clone)]
 struct Call {
     asker: usize,
     /// As it was shown.
@@ -312,7 +313,9 @@ async fn run(choice: u8, script: Script) {
                 headers: parts.headers,
                 body,
             };
-            of.check(&calls.lock().unwrap()).await;
+            // Others may call the handler meanwhile.
+            let calls = calls.lock().unwrap().clone();
+            of.check(&calls).await;
         }
         // What is done behind the clients' backs.
         for _ in 0..8 {
