@@ -69,9 +69,12 @@ impl Database {
         let (program, install) = (find("mariadbd")?, find("mariadb-install-db")?);
         let (dir, port) = (folder("mysql"), port());
         let data = format!("--datadir={}", dir.join("data").display());
+        // Servers that share a folder for temporary tables remove each other's.
+        let temporary = format!("--tmpdir={}", dir.display());
         let mut args = vec![
             "--no-defaults",
             &data,
+            &temporary,
             "--auth-root-authentication-method=normal",
         ];
         if is_root() {
@@ -82,10 +85,11 @@ impl Database {
         let settings = dir.join("my.cnf");
         let user = if is_root() { "user = root\n" } else { "" };
         let text = format!(
-            "[mysqld]\n{user}datadir = {data}\nsocket = {socket}\nport = {port}\n\
+            "[mysqld]\n{user}datadir = {data}\ntmpdir = {dir}\nsocket = {socket}\nport = {port}\n\
              innodb_flush_log_at_trx_commit = 0\nskip_log_bin\nmax_connections = 200\n\
              skip_grant_tables\n",
             data = dir.join("data").display(),
+            dir = dir.display(),
             socket = dir.join("socket").display(),
         );
         append(&settings, &text);
