@@ -30,7 +30,7 @@ impl Backend for Dummy {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             stores: false,
-            ..Capabilities::new().with_delete_prefix()
+            ..Capabilities::new().with_delete_prefix().in_process()
         }
     }
 

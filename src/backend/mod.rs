@@ -127,6 +127,27 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// Empties the whole store, whoever wrote to it.
     fn flush_store(&self) -> impl Future<Output = Result<()>> + Send;
 
+    /// Replaces the live entry under `key`, value and lifetime, if its bytes are those of
+    /// `expected`; atomic. Whether it did. On failure the old value may still be there. The default
+    /// cannot.
+    ///
+    /// By it, what was computed from data that has been invalidated meanwhile is kept out of a
+    /// store that several processes share.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] where a store cannot compare.
+    fn compare_and_set(
+        &self,
+        key: &Key,
+        expected: &Entry,
+        entry: Entry,
+        lifetime: Lifetime,
+    ) -> impl Future<Output = Result<bool>> + Send {
+        let _ = (key, expected, entry, lifetime);
+        async { Err(Error::new(ErrorKind::Unsupported).at(self.name(), "compare_and_set")) }
+    }
+
     /// The live entries under `keys`, in their order; one round trip where the store can.
     fn get_many(&self, keys: &[Key]) -> impl Future<Output = Result<Vec<Option<Entry>>>> + Send {
         async move {
@@ -210,6 +231,10 @@ pub enum Peek {
 /// What a store can do and how precisely.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each stands for itself, as the stores do"
+)]
 pub struct Capabilities {
     /// The unit to which the store rounds lifetimes up; 1 ms unless said otherwise. An entry ends
     /// at most two units after its lifetime, and never before.
@@ -221,6 +246,10 @@ pub struct Capabilities {
     /// Whether it can [remove entries by the beginning of their keys](Backend::delete_prefix); not
     /// unless said otherwise.
     pub deletes_prefixes: bool,
+    /// Whether it can [compare and set](Backend::compare_and_set); not unless said otherwise.
+    pub compares: bool,
+    /// Whether other processes may read and write the same entries; so unless said otherwise.
+    pub shared: bool,
 }
 
 impl Capabilities {
@@ -231,7 +260,23 @@ impl Capabilities {
             max_value_bytes: None,
             stores: true,
             deletes_prefixes: false,
+            compares: false,
+            shared: true,
         }
+    }
+
+    /// A store that can compare and set.
+    #[must_use]
+    pub const fn with_compare_and_set(mut self) -> Self {
+        self.compares = true;
+        self
+    }
+
+    /// A store inside this process.
+    #[must_use]
+    pub const fn in_process(mut self) -> Self {
+        self.shared = false;
+        self
     }
 
     /// A store that can remove entries by the beginning of their keys.
@@ -336,6 +381,18 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
 
     async fn flush_store(&self) -> Result<()> {
         (**self).flush_store().await
+    }
+
+    async fn compare_and_set(
+        &self,
+        key: &Key,
+        expected: &Entry,
+        entry: Entry,
+        lifetime: Lifetime,
+    ) -> Result<bool> {
+        (**self)
+            .compare_and_set(key, expected, entry, lifetime)
+            .await
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {

@@ -214,6 +214,7 @@ impl Backend for Memory {
             .with_ttl_unit(Duration::from_nanos(1))
             .with_max_value_bytes(self.store.max_value_bytes())
             .with_delete_prefix()
+            .in_process()
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {

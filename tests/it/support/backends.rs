@@ -130,6 +130,19 @@ impl Backend for Remote {
         self.inner.flush_store().await
     }
 
+    async fn compare_and_set(
+        &self,
+        key: &Key,
+        expected: &Entry,
+        entry: Entry,
+        lifetime: Lifetime,
+    ) -> Result<bool> {
+        self.call("compare_and_set").await?;
+        self.inner
+            .compare_and_set(key, expected, anew(&entry), lifetime)
+            .await
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
         self.call("get_many").await?;
         let entries = self.inner.get_many(keys).await?;
