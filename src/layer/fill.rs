@@ -19,7 +19,7 @@ use super::serve::{answer, instead, serve};
 use super::service::{Question, STATUS_NAME};
 use super::stored::{StoredPage, StoredResponse};
 use super::veto::{CacheVeto, LastWord};
-use super::write::{alone_for, later, now_or_later};
+use super::write::{alone_for, forget, later, now_or_later};
 use crate::fence::Fill;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
@@ -229,12 +229,7 @@ impl Filler {
 
     /// Lets what is stored of the page go.
     fn forget(&self) {
-        let (config, key) = (Arc::clone(&self.config), self.key.clone());
-        now_or_later(async move {
-            if let Err(error) = config.cache.delete_key(&key).await {
-                observe::failed(config.cache.name(), "page", &error);
-            }
-        });
+        now_or_later(forget(Arc::clone(&self.config), self.key.clone()));
     }
 
     /// What the client gets when the inner service fails, if there is something.

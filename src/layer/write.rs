@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::header::{ETAG, HeaderName};
 use http_body::Body;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use super::collapse::{Alone, Duty, Landed};
 use super::layer::{Config, ETags};
@@ -180,6 +181,13 @@ fn mark(config: &Config, flight: &str, alone: Alone) {
         .mark(flight, alone, now, config.hit_for_miss);
 }
 
+/// Lets what is stored of a page go.
+pub(super) async fn forget(config: Arc<Config>, key: Key) {
+    if let Err(error) = config.cache.delete_key(&key).await {
+        observe::failed(config.cache.name(), "page", &error);
+    }
+}
+
 /// Runs at once what is ready at once, so that the next request finds it; the rest later.
 pub(super) fn now_or_later(work: impl Future<Output = ()> + Send + 'static) {
     let mut work = Box::pin(work);
@@ -191,8 +199,7 @@ pub(super) fn now_or_later(work: impl Future<Output = ()> + Send + 'static) {
 
 /// Runs work in a task of its own, which no client that goes away cancels. Without a runtime it is
 /// left undone.
-pub(super) fn later(work: impl Future<Output = ()> + Send + 'static) {
-    if let Ok(runtime) = Handle::try_current() {
-        runtime.spawn(work);
-    }
+pub(super) fn later(work: impl Future<Output = ()> + Send + 'static) -> Option<JoinHandle<()>> {
+    let runtime = Handle::try_current().ok()?;
+    Some(runtime.spawn(work))
 }
