@@ -73,10 +73,8 @@ impl Filler {
             }
         }
         let asked = question.asked();
-        let admitted = self.admit(&asked, &mut parts);
-        let placed = admitted.and_then(|kept| self.placement(&asked, &kept).map(|it| (kept, it)));
-        let (kept, placement) = match placed {
-            Ok(placed) => placed,
+        let (kept, placement) = match self.admit(&asked, &mut parts) {
+            Ok(admitted) => admitted,
             Err(refusal) => return self.refuse(question, refusal, parts, body),
         };
         let announced = content_length(&parts.headers);
@@ -209,8 +207,7 @@ impl Filler {
             self.give_up(Refusal::SetCookie);
             return (current, Some(Refusal::SetCookie));
         }
-        let admitted = self.admit(asked, &mut parts);
-        match admitted.and_then(|kept| self.placement(asked, &kept).map(|it| (kept, it))) {
+        match self.admit(asked, &mut parts) {
             Ok((kept, placement)) => {
                 let mut writer = self.writer(asked, &parts, &kept, placement);
                 writer.response.body = stored.body.clone();

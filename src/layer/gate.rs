@@ -1,6 +1,5 @@
 //! What is stored of a response, for how long, and on whose word: the two modes of a layer.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -12,7 +11,7 @@ use super::http::HttpRules;
 use super::layer::{ETags, TtlRule};
 use super::lookup::Asked;
 use super::slot::new_generation;
-use super::stored::{Fingerprint, StoredPage, StoredResponse};
+use super::stored::{Fingerprint, StoredResponse};
 use super::veto::CacheVeto;
 use super::write::Writer;
 use crate::control::patch_response_headers;
@@ -40,8 +39,8 @@ pub(super) struct Kept {
 
 /// Where a response goes among the variants of its page.
 pub(super) struct Placement {
-    /// The primary entry, if there is one.
-    known: Option<Arc<StoredPage>>,
+    /// There is a primary entry.
+    known: bool,
     generation: u64,
     /// What the responses of the page vary on, and what this one does.
     vary: Vec<HeaderName>,
@@ -62,15 +61,21 @@ impl Kept {
 }
 
 impl Filler {
-    /// How a response is kept; adds the fields that say so to the client.
-    pub(super) fn admit(&self, asked: &Asked<'_>, parts: &mut Parts) -> Result<Kept, Refusal> {
+    /// How a response is kept, and where it goes; adds the fields that say so to the client.
+    pub(super) fn admit(
+        &self,
+        asked: &Asked<'_>,
+        parts: &mut Parts,
+    ) -> Result<(Kept, Placement), Refusal> {
         if self.veto.is_forbidden() || CacheVeto::is_in(&parts.extensions) {
             return Err(Refusal::Veto);
         }
-        match &self.config.http {
+        let kept = match &self.config.http {
             None => self.admit_page(asked, parts),
             Some(rules) => self.admit_by(rules, asked, parts),
-        }
+        }?;
+        let placement = self.placement(asked, &kept)?;
+        Ok((kept, placement))
     }
 
     /// As the developer's TTL decides.
@@ -136,7 +141,7 @@ impl Filler {
     }
 
     /// Where a response goes that is kept so.
-    pub(super) fn placement(&self, asked: &Asked<'_>, kept: &Kept) -> Result<Placement, Refusal> {
+    fn placement(&self, asked: &Asked<'_>, kept: &Kept) -> Result<Placement, Refusal> {
         let own: Vec<HeaderName> = match kept.facts.vary() {
             Vary::Names(names) => names
                 .iter()
@@ -172,7 +177,7 @@ impl Filler {
         });
         Ok(Placement {
             varied: varied.collect(),
-            known: known.cloned(),
+            known: known.is_some(),
             vary,
             generation,
             selection,

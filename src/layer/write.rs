@@ -36,8 +36,8 @@ pub(super) struct Writer {
     pub(super) most: usize,
     /// How long the store keeps it.
     pub(super) lifetime: Lifetime,
-    /// The primary entry that serves other variants meanwhile.
-    pub(super) known: Option<Arc<StoredPage>>,
+    /// There is a primary entry, which serves other variants meanwhile.
+    pub(super) known: bool,
     /// Begun before the inner service was called, so that a purge meanwhile bars the store.
     pub(super) fill: Fill,
     pub(super) duty: Duty,
@@ -139,7 +139,7 @@ impl Writer {
                 config: &self.config,
                 key: &self.key,
                 variant_key: self.variant_key.as_ref(),
-                known: self.known.is_some(),
+                known: self.known,
                 most: self.most,
             };
             slot.put(&shared).await
@@ -162,7 +162,7 @@ impl Writer {
     }
 }
 
-pub(super) fn expiry(now: SystemTime, lifetime: Lifetime) -> Option<SystemTime> {
+fn expiry(now: SystemTime, lifetime: Lifetime) -> Option<SystemTime> {
     now.checked_add(lifetime.duration()?)
 }
 
