@@ -20,7 +20,7 @@ use crate::semantics::fields::storable_fields;
 use crate::semantics::freshness::{corrected_initial_age, parse_age, stamp_date};
 use crate::semantics::reuse::Terms;
 use crate::semantics::storable::{Refusal, ResponseFacts, admit, admit_http};
-use crate::semantics::vary::Vary;
+use crate::semantics::vary::{Vary, union};
 use crate::ttl::{Lifetime, Ttl};
 
 /// What is advertised of a page that lives for ever.
@@ -157,10 +157,8 @@ impl Filler {
             .as_ref()
             .filter(|page| page.kept_until.is_none_or(|until| asked.now < until));
         // The union: a response that varies on less does not put the others out of reach.
-        let mut vary = own.clone();
-        vary.extend(known.into_iter().flat_map(|page| page.vary.iter().cloned()));
-        vary.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
-        vary.dedup();
+        let others = known.into_iter().flat_map(|page| &page.vary);
+        let vary = union(own.iter().chain(others).cloned());
         let generation = known.map_or_else(|| new_generation(asked.now), |page| page.generation);
         let selection = asked.selection();
         // Also where the primary entry is the only place of another one, which is displaced there.

@@ -33,9 +33,7 @@ impl Vary {
                 }
             }
         }
-        names.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
-        names.dedup();
-        Self::Names(names)
+        Self::Names(union(names))
     }
 
     /// Whether it names this field, or any.
@@ -45,6 +43,14 @@ impl Vary {
             Self::Names(names) => names.contains(name),
         }
     }
+}
+
+/// All of these names, sorted and each once.
+pub(crate) fn union(names: impl IntoIterator<Item = HeaderName>) -> Vec<HeaderName> {
+    let mut names: Vec<_> = names.into_iter().collect();
+    names.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+    names.dedup();
+    names
 }
 
 /// Whether `Vary` names `name`, or `*`.
