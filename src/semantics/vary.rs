@@ -106,7 +106,7 @@ pub fn selecting_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<
     let lines = headers.get_all(name);
     let mut rest = lines.iter();
     let first = rest.next()?.as_bytes();
-    let is_list = *name != COOKIE && *name != AUTHORIZATION;
+    let is_list = is_list(name);
     let fold = *name == ACCEPT_LANGUAGE;
     let plain = !is_list
         || !first
@@ -129,6 +129,12 @@ pub fn selecting_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<
         value.make_ascii_lowercase();
     }
     Some(Cow::Owned(value))
+}
+
+/// Whether several lines of a request's field are one list, which those of `Cookie` and
+/// `Authorization` are not.
+pub(crate) fn is_list(name: &HeaderName) -> bool {
+    *name != COOKIE && *name != AUTHORIZATION
 }
 
 /// Appends the members of a list that are not empty, without the space around them.
