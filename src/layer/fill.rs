@@ -15,7 +15,7 @@ use super::collapse::{Alone, Duty, Landed};
 use super::layer::{Config, ETags};
 use super::lookup::{Asked, Miss};
 use super::relay::{Copied, relay};
-use super::serve::{answer, instead, serve};
+use super::serve::{answer, empty, instead, serve};
 use super::service::{Question, STATUS_NAME};
 use super::stored::{StoredPage, StoredResponse};
 use super::veto::{CacheVeto, LastWord};
@@ -260,12 +260,10 @@ impl Filler {
     /// The origin did not answer what it was asked.
     fn bad_gateway<B: Body<Data = Bytes>>(mut self, status: CacheStatus) -> Response<CacheBody<B>> {
         self.give_up(Refusal::Status);
-        let mut response = Response::new(CacheBody::stored(Bytes::new()));
-        *response.status_mut() = StatusCode::BAD_GATEWAY;
-        status
-            .with_detail("not-modified-mismatch")
-            .append_to(response.headers_mut());
-        response
+        empty(
+            StatusCode::BAD_GATEWAY,
+            status.with_detail("not-modified-mismatch"),
+        )
     }
 
     /// The store failed a moment ago.
