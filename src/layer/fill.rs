@@ -88,10 +88,11 @@ impl Filler {
         if known.unwrap_or(hint.lower()) > ceiling as u64 || was_too_large {
             return self.refuse(question, Refusal::BodyTooLarge, parts, body);
         }
-        let status = self.status().with_ttl(kept.fresh_for());
+        let status = self.status();
         let unavailable = self.is_unavailable();
         let etags = self.etags();
         let mut writer = self.writer(&asked, &parts, &kept, placement);
+        let status = status.with_ttl(writer.response.fresh_for(asked.now));
         let (client, mut copier) = relay(body, ceiling, announced);
         let mut once = Context::from_waker(Waker::noop());
         match copier.read_ready(&mut once) {

@@ -52,14 +52,6 @@ pub(super) struct Placement {
     most: usize,
 }
 
-impl Kept {
-    /// How long it is fresh from now on; `None`: for ever.
-    pub(super) fn fresh_for(&self) -> Option<Duration> {
-        let age = Duration::from_secs(self.initial_age);
-        Some(self.lifetime?.saturating_sub(age))
-    }
-}
-
 impl Filler {
     /// How a response is kept, and where it goes; adds the fields that say so to the client.
     pub(super) fn admit(
