@@ -89,18 +89,16 @@ impl Filler {
             return self.refuse(question, Refusal::BodyTooLarge, parts, body);
         }
         let status = self.status();
-        let unavailable = self.is_unavailable();
-        let etags = self.etags();
         let mut writer = self.writer(&asked, &parts, &kept, placement);
         let status = status.with_ttl(writer.response.fresh_for(asked.now));
         let (client, mut copier) = relay(body, ceiling, announced);
         let mut once = Context::from_waker(Waker::noop());
         match copier.read_ready(&mut once) {
             Some(Copied::Whole(body)) => {
-                if let Some(etag) = etags.of(&body, &parts.headers) {
-                    writer.response.headers.insert(ETAG, etag.clone());
-                    parts.headers.insert(ETAG, etag);
+                if let Some(etag) = writer.tag(&body) {
+                    parts.headers.entry(ETAG).or_insert(etag);
                 }
+                let unavailable = writer.unavailable;
                 now_or_later(writer.finish(Copied::Whole(body.clone())));
                 let status = if unavailable {
                     status
@@ -120,7 +118,6 @@ impl Filler {
             }
             // Whether it is stored turns out when its body ends.
             None => {
-                writer.etags = etags;
                 later(writer.copy(copier));
                 let response = Response::from_parts(parts, CacheBody::relayed(client));
                 answer(response, &asked, status.with_detail("streaming"))
@@ -277,7 +274,8 @@ impl Filler {
         CacheStatus::forward(STATUS_NAME, self.miss.forward)
     }
 
-    fn etags(&self) -> ETags {
+    /// What tag a response is given that has none.
+    pub(super) fn etags(&self) -> ETags {
         if self.config.http.is_some() {
             ETags::Off
         } else {

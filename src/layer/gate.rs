@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName};
 
 use super::fill::Filler;
 use super::http::HttpRules;
-use super::layer::{ETags, TtlRule};
+use super::layer::TtlRule;
 use super::lookup::Asked;
 use super::slot::new_generation;
 use super::stored::{Fingerprint, StoredResponse};
@@ -206,8 +206,8 @@ impl Filler {
             generation: placement.generation,
             lifetime: kept.stored_for,
             unavailable: self.is_unavailable(),
+            etags: self.etags(),
             verdict: self.last_word.map(|word| word.ask(kept.facts.vary())),
-            etags: ETags::Off,
             config: self.config,
             key: self.key,
             fill: self.fill,

@@ -6,7 +6,7 @@ use std::task::{Context, Waker};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{ETAG, HeaderName};
+use http::header::{ETAG, HeaderName, HeaderValue};
 use http_body::Body;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -66,13 +66,18 @@ impl Writer {
         self.finish(outcome).await;
     }
 
+    /// Tags the response by its whole body. The tag, if that gave it one.
+    pub(super) fn tag(&mut self, body: &Bytes) -> Option<HeaderValue> {
+        let etag = self.etags.of(body, &self.response.headers)?;
+        self.response.headers.insert(ETAG, etag.clone());
+        Some(etag)
+    }
+
     /// Stores the whole body, if it is that, and tells those who wait.
     pub(super) async fn finish(mut self, outcome: Copied) {
         match outcome {
             Copied::Whole(body) => {
-                if let Some(etag) = self.etags.of(&body, &self.response.headers) {
-                    self.response.headers.insert(ETAG, etag);
-                }
+                self.tag(&body);
                 self.response.body = body;
                 self.store().await;
             }
