@@ -174,23 +174,13 @@ pub(super) fn authority(uri: &Uri, headers: &HeaderMap) -> Option<String> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
-    use http::HeaderValue;
     use http::header::{ACCEPT, AUTHORIZATION, COOKIE};
 
     use super::*;
-
-    fn headers(lines: &[(&'static str, &[u8])]) -> HeaderMap {
-        lines
-            .iter()
-            .map(|(name, value)| {
-                let name = http::HeaderName::from_static(name);
-                (name, HeaderValue::from_bytes(value).unwrap())
-            })
-            .collect()
-    }
+    use crate::semantics::tests::fields;
 
     fn authority_of(uri: &str, lines: &[(&'static str, &[u8])]) -> Option<String> {
-        authority(&uri.parse().unwrap(), &headers(lines))
+        authority(&uri.parse().unwrap(), &fields(lines))
     }
 
     #[test]
@@ -217,13 +207,13 @@ mod tests {
 
     #[test]
     fn lines_of_one_field_are_one_list() {
-        let two = headers(&[("accept", b"a"), ("accept", b"b")]);
+        let two = fields(&[("accept", b"a"), ("accept", b"b")]);
         assert_eq!(field(&two, &ACCEPT).as_deref(), Some(&b"a, b"[..]));
         assert_eq!(field(&two, &HOST), None);
         for (name, text) in [(COOKIE, "cookie"), (AUTHORIZATION, "authorization")] {
             let (two, one) = (
-                headers(&[(text, b"a"), (text, b"b")]),
-                headers(&[(text, b"a, b")]),
+                fields(&[(text, b"a"), (text, b"b")]),
+                fields(&[(text, b"a, b")]),
             );
             assert_ne!(field(&two, &name), field(&one, &name));
         }
