@@ -10,13 +10,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body::Body;
-use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use super::body::CacheBody;
 use super::layer::Config;
 use super::target::original_uri;
 use super::veto::Place;
-use crate::observe;
+use super::write::{forget, later};
+use crate::key::Key;
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::invalidation::invalidated;
 
@@ -27,8 +28,8 @@ const MOST_OTHERS: usize = 2;
 pub(super) struct Change {
     config: Arc<Config>,
     method: Method,
-    /// The key of its page.
-    key: String,
+    /// The key of its page; `None` if it can have none, and nothing is stored.
+    key: Option<Key>,
     /// The absolute URI of its page, if it is known.
     uri: Option<Uri>,
     status: CacheStatus,
@@ -44,7 +45,7 @@ impl Change {
         Self {
             config: Arc::clone(config),
             method: request.method().clone(),
-            key: target.primary(uri, config),
+            key: config.cache.final_key(&target.primary(uri, config)).ok(),
             uri: target.absolute(uri),
             status,
             is_over: false,
@@ -64,32 +65,21 @@ impl Change {
         place.leave(&response);
         let keys = self.forgets(response.status(), response.headers());
         self.is_over = true;
-        let forgotten = keys.into_iter().map(|key| self.forget(key));
-        for forgotten in forgotten.collect::<Vec<_>>() {
-            forgotten.await;
+        let tasks = keys.into_iter().map(|key| self.forget(key));
+        for task in tasks.collect::<Vec<_>>().into_iter().flatten() {
+            let _ = task.await;
         }
         self.status.append_to(response.headers_mut());
         Ok(response)
     }
 
     /// Forgets a page, in a task of its own: whoever goes away, it is done.
-    fn forget(&self, key: String) -> impl Future<Output = ()> + use<> {
-        let config = Arc::clone(&self.config);
-        let delete = async move {
-            if let Err(error) = config.cache.delete(&key).await {
-                observe::failed(config.cache.name(), "page", &error);
-            }
-        };
-        let task = Handle::try_current().map(|runtime| runtime.spawn(delete));
-        async move {
-            if let Ok(task) = task {
-                let _ = task.await;
-            }
-        }
+    fn forget(&self, key: Key) -> Option<JoinHandle<()>> {
+        later(forget(Arc::clone(&self.config), key))
     }
 
     /// The keys of the pages that are not true any more.
-    fn forgets(&self, status: StatusCode, headers: &HeaderMap) -> Vec<String> {
+    fn forgets(&self, status: StatusCode, headers: &HeaderMap) -> Vec<Key> {
         // Where the request names no host, or several, no other page is known to be on the same.
         let target = Uri::from_static("/");
         let uris = invalidated(
@@ -100,10 +90,13 @@ impl Change {
         );
         let mut keys = Vec::with_capacity(uris.len());
         if !uris.is_empty() {
-            keys.push(self.key.clone());
+            keys.extend(self.key.clone());
         }
         let others = uris.iter().skip(1).take(MOST_OTHERS);
-        keys.extend(others.map(|uri| self.config.page_key(&without_default_port(uri))));
+        keys.extend(others.filter_map(|uri| {
+            let key = self.config.page_key(&without_default_port(uri));
+            self.config.cache.final_key(&key).ok()
+        }));
         keys
     }
 }
@@ -111,8 +104,10 @@ impl Change {
 /// A client that goes away before there is a response does not undo what the handler has done.
 impl Drop for Change {
     fn drop(&mut self) {
-        if !self.is_over {
-            drop(self.forget(self.key.clone()));
+        if !self.is_over
+            && let Some(key) = self.key.take()
+        {
+            self.forget(key);
         }
     }
 }

@@ -17,7 +17,7 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
-use super::stored::StoredPage;
+use super::stored::{StoredPage, seconds};
 use crate::flight::{Flights, Follower, Landing, Lost, Role};
 
 /// Slots for pages whose answers are not shared.
@@ -136,11 +136,6 @@ impl Collapse {
         // Never that of an empty slot.
         (&self.marks[index], (hash >> 40).max(1))
     }
-}
-
-fn seconds(instant: SystemTime) -> u64 {
-    let since_epoch = instant.duration_since(SystemTime::UNIX_EPOCH);
-    since_epoch.unwrap_or_default().as_secs()
 }
 
 /// A leader's duty to those who wait, if there is one.

@@ -17,7 +17,7 @@ use super::collapse::{Alone, Collapse, Duty, Held, Landed};
 use super::fill::Filler;
 use super::http::{HttpRules, remove_conditions};
 use super::lookup::{Found, Miss};
-use super::serve::{instead, serve};
+use super::serve::{empty, instead, serve};
 use super::service::{Question, STATUS_NAME};
 use super::stored::StoredPage;
 use super::veto::{CacheVeto, Place};
@@ -90,7 +90,11 @@ where
                 later(async move { drop(observe::in_current_span(refresh).await) });
                 return Ok(response);
             }
-            Way::Timeout => return Ok(gateway_timeout()),
+            Way::Timeout => {
+                // Only the cache was to answer.
+                let status = CacheStatus::unanswered(STATUS_NAME, "only-if-cached");
+                return Ok(empty(StatusCode::GATEWAY_TIMEOUT, status));
+            }
         };
         let leads = forwarding.duty.is_one();
         let forwarded = self.forward(leading, forwarding);
@@ -180,14 +184,6 @@ where
         self.place.leave(&response);
         Ok(response)
     }
-}
-
-/// 504: the answer to a request that only the cache was to answer.
-fn gateway_timeout<B: Body<Data = Bytes>>() -> Response<CacheBody<B>> {
-    let mut response = Response::new(CacheBody::stored(Bytes::new()));
-    *response.status_mut() = StatusCode::GATEWAY_TIMEOUT;
-    CacheStatus::unanswered(STATUS_NAME, "only-if-cached").append_to(response.headers_mut());
-    response
 }
 
 /// Looks the request up, and waits for another one's answer where there is one to wait for.

@@ -15,11 +15,11 @@ use super::collapse::{Alone, Duty, Landed};
 use super::layer::{Config, ETags};
 use super::lookup::{Asked, Miss};
 use super::relay::{Copied, relay};
-use super::serve::{answer, instead, serve};
+use super::serve::{answer, empty, instead, serve};
 use super::service::{Question, STATUS_NAME};
 use super::stored::{StoredPage, StoredResponse};
 use super::veto::{CacheVeto, LastWord};
-use super::write::{alone_for, later, now_or_later};
+use super::write::{alone_for, forget, later, now_or_later};
 use crate::fence::Fill;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
@@ -73,10 +73,8 @@ impl Filler {
             }
         }
         let asked = question.asked();
-        let admitted = self.admit(&asked, &mut parts);
-        let placed = admitted.and_then(|kept| self.placement(&asked, &kept).map(|it| (kept, it)));
-        let (kept, placement) = match placed {
-            Ok(placed) => placed,
+        let (kept, placement) = match self.admit(&asked, &mut parts) {
+            Ok(admitted) => admitted,
             Err(refusal) => return self.refuse(question, refusal, parts, body),
         };
         let announced = content_length(&parts.headers);
@@ -90,18 +88,17 @@ impl Filler {
         if known.unwrap_or(hint.lower()) > ceiling as u64 || was_too_large {
             return self.refuse(question, Refusal::BodyTooLarge, parts, body);
         }
-        let status = self.status().with_ttl(kept.fresh_for());
-        let unavailable = self.is_unavailable();
-        let etags = self.etags();
+        let status = self.status();
         let mut writer = self.writer(&asked, &parts, &kept, placement);
+        let status = status.with_ttl(writer.response.fresh_for(asked.now));
         let (client, mut copier) = relay(body, ceiling, announced);
         let mut once = Context::from_waker(Waker::noop());
         match copier.read_ready(&mut once) {
             Some(Copied::Whole(body)) => {
-                if let Some(etag) = etags.of(&body, &parts.headers) {
-                    writer.response.headers.insert(ETAG, etag.clone());
-                    parts.headers.insert(ETAG, etag);
+                if let Some(etag) = writer.tag(&body) {
+                    parts.headers.entry(ETAG).or_insert(etag);
                 }
+                let unavailable = writer.unavailable;
                 now_or_later(writer.finish(Copied::Whole(body.clone())));
                 let status = if unavailable {
                     status
@@ -121,7 +118,6 @@ impl Filler {
             }
             // Whether it is stored turns out when its body ends.
             None => {
-                writer.etags = etags;
                 later(writer.copy(copier));
                 let response = Response::from_parts(parts, CacheBody::relayed(client));
                 answer(response, &asked, status.with_detail("streaming"))
@@ -209,8 +205,7 @@ impl Filler {
             self.give_up(Refusal::SetCookie);
             return (current, Some(Refusal::SetCookie));
         }
-        let admitted = self.admit(asked, &mut parts);
-        match admitted.and_then(|kept| self.placement(asked, &kept).map(|it| (kept, it))) {
+        match self.admit(asked, &mut parts) {
             Ok((kept, placement)) => {
                 let mut writer = self.writer(asked, &parts, &kept, placement);
                 writer.response.body = stored.body.clone();
@@ -229,12 +224,7 @@ impl Filler {
 
     /// Lets what is stored of the page go.
     fn forget(&self) {
-        let (config, key) = (Arc::clone(&self.config), self.key.clone());
-        now_or_later(async move {
-            if let Err(error) = config.cache.delete_key(&key).await {
-                observe::failed(config.cache.name(), "page", &error);
-            }
-        });
+        now_or_later(forget(Arc::clone(&self.config), self.key.clone()));
     }
 
     /// What the client gets when the inner service fails, if there is something.
@@ -268,12 +258,10 @@ impl Filler {
     /// The origin did not answer what it was asked.
     fn bad_gateway<B: Body<Data = Bytes>>(mut self, status: CacheStatus) -> Response<CacheBody<B>> {
         self.give_up(Refusal::Status);
-        let mut response = Response::new(CacheBody::stored(Bytes::new()));
-        *response.status_mut() = StatusCode::BAD_GATEWAY;
-        status
-            .with_detail("not-modified-mismatch")
-            .append_to(response.headers_mut());
-        response
+        empty(
+            StatusCode::BAD_GATEWAY,
+            status.with_detail("not-modified-mismatch"),
+        )
     }
 
     /// The store failed a moment ago.
@@ -286,7 +274,8 @@ impl Filler {
         CacheStatus::forward(STATUS_NAME, self.miss.forward)
     }
 
-    fn etags(&self) -> ETags {
+    /// What tag a response is given that has none.
+    pub(super) fn etags(&self) -> ETags {
         if self.config.http.is_some() {
             ETags::Off
         } else {

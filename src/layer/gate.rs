@@ -1,6 +1,5 @@
 //! What is stored of a response, for how long, and on whose word: the two modes of a layer.
 
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -9,10 +8,10 @@ use http::{HeaderMap, HeaderName};
 
 use super::fill::Filler;
 use super::http::HttpRules;
-use super::layer::{ETags, TtlRule};
+use super::layer::TtlRule;
 use super::lookup::Asked;
 use super::slot::new_generation;
-use super::stored::{Fingerprint, StoredPage, StoredResponse};
+use super::stored::{Fingerprint, StoredResponse};
 use super::veto::CacheVeto;
 use super::write::Writer;
 use crate::control::patch_response_headers;
@@ -21,7 +20,7 @@ use crate::semantics::fields::storable_fields;
 use crate::semantics::freshness::{corrected_initial_age, parse_age, stamp_date};
 use crate::semantics::reuse::Terms;
 use crate::semantics::storable::{Refusal, ResponseFacts, admit, admit_http};
-use crate::semantics::vary::Vary;
+use crate::semantics::vary::{Vary, union};
 use crate::ttl::{Lifetime, Ttl};
 
 /// What is advertised of a page that lives for ever.
@@ -40,8 +39,8 @@ pub(super) struct Kept {
 
 /// Where a response goes among the variants of its page.
 pub(super) struct Placement {
-    /// The primary entry, if there is one.
-    known: Option<Arc<StoredPage>>,
+    /// There is a primary entry.
+    known: bool,
     generation: u64,
     /// What the responses of the page vary on, and what this one does.
     vary: Vec<HeaderName>,
@@ -53,24 +52,22 @@ pub(super) struct Placement {
     most: usize,
 }
 
-impl Kept {
-    /// How long it is fresh from now on; `None`: for ever.
-    pub(super) fn fresh_for(&self) -> Option<Duration> {
-        let age = Duration::from_secs(self.initial_age);
-        Some(self.lifetime?.saturating_sub(age))
-    }
-}
-
 impl Filler {
-    /// How a response is kept; adds the fields that say so to the client.
-    pub(super) fn admit(&self, asked: &Asked<'_>, parts: &mut Parts) -> Result<Kept, Refusal> {
+    /// How a response is kept, and where it goes; adds the fields that say so to the client.
+    pub(super) fn admit(
+        &self,
+        asked: &Asked<'_>,
+        parts: &mut Parts,
+    ) -> Result<(Kept, Placement), Refusal> {
         if self.veto.is_forbidden() || CacheVeto::is_in(&parts.extensions) {
             return Err(Refusal::Veto);
         }
-        match &self.config.http {
+        let kept = match &self.config.http {
             None => self.admit_page(asked, parts),
             Some(rules) => self.admit_by(rules, asked, parts),
-        }
+        }?;
+        let placement = self.placement(asked, &kept)?;
+        Ok((kept, placement))
     }
 
     /// As the developer's TTL decides.
@@ -136,7 +133,7 @@ impl Filler {
     }
 
     /// Where a response goes that is kept so.
-    pub(super) fn placement(&self, asked: &Asked<'_>, kept: &Kept) -> Result<Placement, Refusal> {
+    fn placement(&self, asked: &Asked<'_>, kept: &Kept) -> Result<Placement, Refusal> {
         let own: Vec<HeaderName> = match kept.facts.vary() {
             Vary::Names(names) => names
                 .iter()
@@ -152,10 +149,8 @@ impl Filler {
             .as_ref()
             .filter(|page| page.kept_until.is_none_or(|until| asked.now < until));
         // The union: a response that varies on less does not put the others out of reach.
-        let mut vary = own.clone();
-        vary.extend(known.into_iter().flat_map(|page| page.vary.iter().cloned()));
-        vary.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
-        vary.dedup();
+        let others = known.into_iter().flat_map(|page| &page.vary);
+        let vary = union(own.iter().chain(others).cloned());
         let generation = known.map_or_else(|| new_generation(asked.now), |page| page.generation);
         let selection = asked.selection();
         // Also where the primary entry is the only place of another one, which is displaced there.
@@ -172,7 +167,7 @@ impl Filler {
         });
         Ok(Placement {
             varied: varied.collect(),
-            known: known.cloned(),
+            known: known.is_some(),
             vary,
             generation,
             selection,
@@ -211,8 +206,8 @@ impl Filler {
             generation: placement.generation,
             lifetime: kept.stored_for,
             unavailable: self.is_unavailable(),
+            etags: self.etags(),
             verdict: self.last_word.map(|word| word.ask(kept.facts.vary())),
-            etags: ETags::Off,
             config: self.config,
             key: self.key,
             fill: self.fill,

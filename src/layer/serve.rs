@@ -58,6 +58,17 @@ pub(super) fn answer<B: Body<Data = Bytes>>(
     response
 }
 
+/// A response of the layer's own, and why there is no other.
+pub(super) fn empty<B: Body<Data = Bytes>>(
+    status: StatusCode,
+    why: CacheStatus,
+) -> Response<CacheBody<B>> {
+    let mut response = Response::new(CacheBody::stored(Bytes::new()));
+    *response.status_mut() = status;
+    why.append_to(response.headers_mut());
+    response
+}
+
 /// Says what was done for a response that was `given` with this status.
 fn say<B: Body>(response: &mut Response<CacheBody<B>>, given: StatusCode, status: CacheStatus) {
     let status = status.with_sent_status(given, response.status());

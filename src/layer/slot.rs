@@ -20,6 +20,7 @@ use super::layer::Config;
 use super::stored::{StoredPage, VariantMark};
 use crate::error::Result;
 use crate::key::Key;
+use crate::semantics::vary::union;
 use crate::ttl::Lifetime;
 
 /// Locks for the writers of variants, by page.
@@ -108,10 +109,8 @@ impl Slot<'_> {
             Some(current) => {
                 page.generation = current.generation;
                 page.variants = current.variants;
-                page.vary.extend(current.vary);
-                page.vary
-                    .sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
-                page.vary.dedup();
+                let own = std::mem::take(&mut page.vary);
+                page.vary = union(own.into_iter().chain(current.vary));
                 let both = page.kept_until.zip(current.kept_until);
                 page.kept_until = both.map(|(one, other)| one.max(other));
             }

@@ -86,7 +86,8 @@ impl VariantMark {
     }
 }
 
-fn seconds(instant: SystemTime) -> u64 {
+/// Since 1970.
+pub(super) fn seconds(instant: SystemTime) -> u64 {
     let since_epoch = instant.duration_since(SystemTime::UNIX_EPOCH);
     since_epoch.unwrap_or_default().as_secs()
 }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::header::{AUTHORIZATION, COOKIE, HOST, HeaderMap, HeaderName};
+use http::header::{HOST, HeaderMap, HeaderName};
 use http::{Extensions, Uri};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
@@ -11,6 +11,7 @@ use super::inputs::{PeerAddr, Query};
 use super::layer::Config;
 use crate::key::{Facet, PageTarget, VaryValue};
 use crate::semantics::storable::Refusal;
+use crate::semantics::vary::is_list;
 
 /// The target of a request beside its path: what its key is made of. It is made by
 /// [`Inputs::target`](super::inputs::Inputs::target).
@@ -135,8 +136,7 @@ pub(super) fn peer(extensions: &Extensions) -> Option<IpAddr> {
 pub(super) fn field<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
     let mut lines = headers.get_all(name).into_iter();
     let first = lines.next()?;
-    let is_list = *name != COOKIE && *name != AUTHORIZATION;
-    let divider: &[u8] = if is_list { b", " } else { b"\n" };
+    let divider: &[u8] = if is_list(name) { b", " } else { b"\n" };
     Some(lines.fold(Cow::Borrowed(first.as_bytes()), |joined, line| {
         let mut joined = joined.into_owned();
         joined.extend_from_slice(divider);
@@ -174,23 +174,13 @@ pub(super) fn authority(uri: &Uri, headers: &HeaderMap) -> Option<String> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
-    use http::HeaderValue;
-    use http::header::ACCEPT;
+    use http::header::{ACCEPT, AUTHORIZATION, COOKIE};
 
     use super::*;
-
-    fn headers(lines: &[(&'static str, &[u8])]) -> HeaderMap {
-        lines
-            .iter()
-            .map(|(name, value)| {
-                let name = http::HeaderName::from_static(name);
-                (name, HeaderValue::from_bytes(value).unwrap())
-            })
-            .collect()
-    }
+    use crate::semantics::tests::fields;
 
     fn authority_of(uri: &str, lines: &[(&'static str, &[u8])]) -> Option<String> {
-        authority(&uri.parse().unwrap(), &headers(lines))
+        authority(&uri.parse().unwrap(), &fields(lines))
     }
 
     #[test]
@@ -217,13 +207,13 @@ mod tests {
 
     #[test]
     fn lines_of_one_field_are_one_list() {
-        let two = headers(&[("accept", b"a"), ("accept", b"b")]);
+        let two = fields(&[("accept", b"a"), ("accept", b"b")]);
         assert_eq!(field(&two, &ACCEPT).as_deref(), Some(&b"a, b"[..]));
         assert_eq!(field(&two, &HOST), None);
         for (name, text) in [(COOKIE, "cookie"), (AUTHORIZATION, "authorization")] {
             let (two, one) = (
-                headers(&[(text, b"a"), (text, b"b")]),
-                headers(&[(text, b"a, b")]),
+                fields(&[(text, b"a"), (text, b"b")]),
+                fields(&[(text, b"a, b")]),
             );
             assert_ne!(field(&two, &name), field(&one, &name));
         }

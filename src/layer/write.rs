@@ -6,9 +6,10 @@ use std::task::{Context, Waker};
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::header::{ETAG, HeaderName};
+use http::header::{ETAG, HeaderName, HeaderValue};
 use http_body::Body;
 use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use super::collapse::{Alone, Duty, Landed};
 use super::layer::{Config, ETags};
@@ -35,8 +36,8 @@ pub(super) struct Writer {
     pub(super) most: usize,
     /// How long the store keeps it.
     pub(super) lifetime: Lifetime,
-    /// The primary entry that serves other variants meanwhile.
-    pub(super) known: Option<Arc<StoredPage>>,
+    /// There is a primary entry, which serves other variants meanwhile.
+    pub(super) known: bool,
     /// Begun before the inner service was called, so that a purge meanwhile bars the store.
     pub(super) fill: Fill,
     pub(super) duty: Duty,
@@ -65,13 +66,18 @@ impl Writer {
         self.finish(outcome).await;
     }
 
+    /// Tags the response by its whole body. The tag, if that gave it one.
+    pub(super) fn tag(&mut self, body: &Bytes) -> Option<HeaderValue> {
+        let etag = self.etags.of(body, &self.response.headers)?;
+        self.response.headers.insert(ETAG, etag.clone());
+        Some(etag)
+    }
+
     /// Stores the whole body, if it is that, and tells those who wait.
     pub(super) async fn finish(mut self, outcome: Copied) {
         match outcome {
             Copied::Whole(body) => {
-                if let Some(etag) = self.etags.of(&body, &self.response.headers) {
-                    self.response.headers.insert(ETAG, etag);
-                }
+                self.tag(&body);
                 self.response.body = body;
                 self.store().await;
             }
@@ -138,7 +144,7 @@ impl Writer {
                 config: &self.config,
                 key: &self.key,
                 variant_key: self.variant_key.as_ref(),
-                known: self.known.is_some(),
+                known: self.known,
                 most: self.most,
             };
             slot.put(&shared).await
@@ -161,7 +167,7 @@ impl Writer {
     }
 }
 
-pub(super) fn expiry(now: SystemTime, lifetime: Lifetime) -> Option<SystemTime> {
+fn expiry(now: SystemTime, lifetime: Lifetime) -> Option<SystemTime> {
     now.checked_add(lifetime.duration()?)
 }
 
@@ -180,6 +186,13 @@ fn mark(config: &Config, flight: &str, alone: Alone) {
         .mark(flight, alone, now, config.hit_for_miss);
 }
 
+/// Lets what is stored of a page go.
+pub(super) async fn forget(config: Arc<Config>, key: Key) {
+    if let Err(error) = config.cache.delete_key(&key).await {
+        observe::failed(config.cache.name(), "page", &error);
+    }
+}
+
 /// Runs at once what is ready at once, so that the next request finds it; the rest later.
 pub(super) fn now_or_later(work: impl Future<Output = ()> + Send + 'static) {
     let mut work = Box::pin(work);
@@ -191,8 +204,7 @@ pub(super) fn now_or_later(work: impl Future<Output = ()> + Send + 'static) {
 
 /// Runs work in a task of its own, which no client that goes away cancels. Without a runtime it is
 /// left undone.
-pub(super) fn later(work: impl Future<Output = ()> + Send + 'static) {
-    if let Ok(runtime) = Handle::try_current() {
-        runtime.spawn(work);
-    }
+pub(super) fn later(work: impl Future<Output = ()> + Send + 'static) -> Option<JoinHandle<()>> {
+    let runtime = Handle::try_current().ok()?;
+    Some(runtime.spawn(work))
 }

@@ -368,6 +368,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::semantics::tests::fields;
 
     const NOON: u64 = 1_000_000_000;
 
@@ -377,14 +378,6 @@ mod tests {
 
     fn date(seconds: u64) -> String {
         httpdate::fmt_http_date(at(seconds))
-    }
-
-    fn fields(lines: &[(&'static str, &str)]) -> HeaderMap {
-        let lines = lines.iter().map(|(name, value)| {
-            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
-            (HeaderName::from_static(name), value)
-        });
-        lines.collect()
     }
 
     /// The outcomes for GET and for PUT.

@@ -167,21 +167,17 @@ fn without_dots(path: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
-    use http::{HeaderName, HeaderValue};
     use proptest::prelude::*;
 
     use super::*;
+    use crate::semantics::tests::fields;
 
     const BASE: &str = "http://a/b/c/d?q";
 
     fn of(method: &str, status: u16, lines: &[(&'static str, &str)]) -> Vec<String> {
-        let lines = lines.iter().map(|(name, value)| {
-            let value = HeaderValue::from_str(value).unwrap();
-            (HeaderName::from_static(name), value)
-        });
         let method = Method::from_bytes(method.as_bytes()).unwrap();
         let status = StatusCode::from_u16(status).unwrap();
-        let uris = invalidated(&method, status, &Uri::from_static(BASE), &lines.collect());
+        let uris = invalidated(&method, status, &Uri::from_static(BASE), &fields(lines));
         uris.iter().map(Uri::to_string).collect()
     }
 

@@ -29,5 +29,7 @@ pub mod request;
 pub mod reuse;
 pub mod storable;
 pub mod targeted;
+#[cfg(test)]
+pub(crate) mod tests;
 pub mod validation;
 pub mod vary;

@@ -46,20 +46,13 @@ pub fn unharmed(inner: &Vary, headers: &HeaderMap) -> Result<(), Refusal> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
-    use http::HeaderValue;
     use http::header::COOKIE;
 
     use super::*;
+    use crate::semantics::tests::fields;
 
     fn verdict(lines: &[(&'static str, &str)]) -> Result<(), Refusal> {
-        let headers: HeaderMap = lines
-            .iter()
-            .map(|(name, value)| {
-                let name = HeaderName::from_static(name);
-                (name, HeaderValue::from_str(value).unwrap())
-            })
-            .collect();
-        unharmed(&Vary::Names(vec![COOKIE]), &headers)
+        unharmed(&Vary::Names(vec![COOKIE]), &fields(lines))
     }
 
     #[test]

@@ -121,17 +121,14 @@ impl RequestControl {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
+    use crate::semantics::tests::fields;
 
     fn parse(lines: &[(&'static str, &str)]) -> RequestControl {
-        let lines = lines.iter().map(|(name, value)| {
-            let value = HeaderValue::from_str(value).unwrap();
-            (HeaderName::from_static(name), value)
-        });
-        RequestControl::parse(&lines.collect())
+        RequestControl::parse(&fields(lines))
     }
 
     fn control(line: &str) -> RequestControl {

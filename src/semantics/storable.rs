@@ -440,20 +440,13 @@ pub fn admit(
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderValue;
 
     use super::*;
+    use crate::semantics::tests::fields;
 
     fn facts(status: u16, lines: &[(&'static str, &str)]) -> ResponseFacts {
-        let headers: HeaderMap = lines
-            .iter()
-            .map(|(name, value)| {
-                (
-                    HeaderName::from_static(name),
-                    HeaderValue::from_str(value).unwrap(),
-                )
-            })
-            .collect();
+        let headers = fields(lines);
         let status = StatusCode::from_u16(status).unwrap();
         ResponseFacts::new(status, &headers, SystemTime::now())
     }
@@ -586,13 +579,7 @@ mod tests {
     }
 
     fn http_facts(status: u16, lines: &[(&'static str, &str)]) -> ResponseFacts {
-        let headers: HeaderMap = lines
-            .iter()
-            .map(|(name, value)| {
-                let value = HeaderValue::from_str(value).unwrap();
-                (HeaderName::from_static(name), value)
-            })
-            .collect();
+        let headers = fields(lines);
         let status = StatusCode::from_u16(status).unwrap();
         let targets = [crate::semantics::targeted::CDN_CACHE_CONTROL];
         let cap = Duration::from_secs(100);

@@ -33,9 +33,7 @@ impl Vary {
                 }
             }
         }
-        names.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
-        names.dedup();
-        Self::Names(names)
+        Self::Names(union(names))
     }
 
     /// Whether it names this field, or any.
@@ -45,6 +43,14 @@ impl Vary {
             Self::Names(names) => names.contains(name),
         }
     }
+}
+
+/// All of these names, sorted and each once.
+pub(crate) fn union(names: impl IntoIterator<Item = HeaderName>) -> Vec<HeaderName> {
+    let mut names: Vec<_> = names.into_iter().collect();
+    names.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+    names.dedup();
+    names
 }
 
 /// Whether `Vary` names `name`, or `*`.
@@ -100,7 +106,7 @@ pub fn selecting_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<
     let lines = headers.get_all(name);
     let mut rest = lines.iter();
     let first = rest.next()?.as_bytes();
-    let is_list = *name != COOKIE && *name != AUTHORIZATION;
+    let is_list = is_list(name);
     let fold = *name == ACCEPT_LANGUAGE;
     let plain = !is_list
         || !first
@@ -123,6 +129,12 @@ pub fn selecting_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<
         value.make_ascii_lowercase();
     }
     Some(Cow::Owned(value))
+}
+
+/// Whether several lines of a request's field are one list, which those of `Cookie` and
+/// `Authorization` are not.
+pub(crate) fn is_list(name: &HeaderName) -> bool {
+    *name != COOKIE && *name != AUTHORIZATION
 }
 
 /// Appends the members of a list that are not empty, without the space around them.

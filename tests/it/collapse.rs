@@ -58,6 +58,20 @@ impl Slow {
     }
 }
 
+/// A site whose answers know how many there were before them, and that number.
+fn numbered<Answering, Answer>(
+    answer: impl Fn(usize, Request) -> Answering + Clone + Send + Sync + 'static,
+) -> (Arc<AtomicUsize>, Router)
+where
+    Answering: Future<Output = Answer> + Send + 'static,
+    Answer: IntoResponse + 'static,
+{
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&runs);
+    let handler = move |request| answer(counted.fetch_add(1, Ordering::SeqCst), request);
+    (runs, Router::new().fallback(handler))
+}
+
 fn request(fields: &[(&str, String)]) -> Request {
     let mut request = Request::builder().uri("http://site/page");
     for (name, value) in fields {
@@ -134,19 +148,11 @@ async fn c6_when_all_leave_the_page_is_stored_all_the_same() {
 async fn c7_an_uncacheable_answer_is_nobody_elses_and_holds_nobody_up() {
     const OWN_TIME: Duration = Duration::from_millis(200);
     for field in [("set-cookie", "sid=1"), ("cache-control", "private")] {
-        let runs = Arc::new(AtomicUsize::new(0));
-        let handler = {
-            let runs = Arc::clone(&runs);
-            move || {
-                let run = runs.fetch_add(1, Ordering::SeqCst);
-                async move {
-                    tokio::time::sleep(OWN_TIME).await;
-                    ([field], run.to_string())
-                }
-            }
-        };
-        let layer = CacheLayer::new(Cache::new(Memory::new()));
-        let site = layer.layer(Router::new().fallback(handler));
+        let (runs, router) = numbered(move |run, _| async move {
+            tokio::time::sleep(OWN_TIME).await;
+            ([field], run.to_string())
+        });
+        let site = CacheLayer::new(Cache::new(Memory::new())).layer(router);
         let mut waves = Vec::new();
         for _ in 0..4 {
             waves.push(crowd(&site, 1_000).await);
@@ -169,20 +175,13 @@ async fn c7_an_uncacheable_answer_is_nobody_elses_and_holds_nobody_up() {
 
 #[tokio::test]
 async fn a_page_that_is_shared_again_is_waited_for_again() {
-    let runs = Arc::new(AtomicUsize::new(0));
-    let handler = {
-        let runs = Arc::clone(&runs);
-        move || {
-            let run = runs.fetch_add(1, Ordering::SeqCst);
-            async move {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                let directive = if run == 0 { "no-store" } else { "max-age=60" };
-                ([("cache-control", directive)], "page")
-            }
-        }
-    };
+    let (runs, router) = numbered(|run, _| async move {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let directive = if run == 0 { "no-store" } else { "max-age=60" };
+        ([("cache-control", directive)], "page")
+    });
     let cache = Cache::new(Memory::new());
-    let site = CacheLayer::new(cache.clone()).layer(Router::new().fallback(handler));
+    let site = CacheLayer::new(cache.clone()).layer(router);
     fetch(site.clone(), request(&[])).await;
     fetch(site.clone(), request(&[])).await;
     assert_eq!(runs.swap(1, Ordering::SeqCst), 2);
@@ -193,23 +192,13 @@ async fn a_page_that_is_shared_again_is_waited_for_again() {
 
 #[tokio::test]
 async fn followers_get_the_variant_they_asked_for() {
-    let runs = Arc::new(AtomicUsize::new(0));
-    let handler = {
-        let runs = Arc::clone(&runs);
-        move |request: Request| {
-            runs.fetch_add(1, Ordering::SeqCst);
-            let language = request.headers()["accept-language"].clone();
-            async move {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                (
-                    [("vary", "Accept-Language")],
-                    language.to_str().unwrap().to_owned(),
-                )
-            }
-        }
-    };
+    let (runs, router) = numbered(|_, request| async move {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let language = request.headers()["accept-language"].to_str().unwrap();
+        ([("vary", "Accept-Language")], language.to_owned())
+    });
     for cache in caches() {
-        let site = CacheLayer::new(cache).layer(Router::new().fallback(handler.clone()));
+        let site = CacheLayer::new(cache).layer(router.clone());
         let requests = (0..300).map(|number| {
             let language = format!("l{}", number % 3);
             let site = site.clone();
@@ -260,22 +249,14 @@ async fn who_may_not_have_the_leaders_answer_asks_for_themselves() {
 
 #[tokio::test]
 async fn a_handler_that_panics_does_so_before_its_client_and_frees_the_others() {
-    let runs = Arc::new(AtomicUsize::new(0));
-    let handler = {
-        let runs = Arc::clone(&runs);
-        move || {
-            let run = runs.fetch_add(1, Ordering::SeqCst);
-            async move {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-                if run == 0 {
-                    std::panic::resume_unwind(Box::new("on purpose"));
-                }
-                "page"
-            }
+    let (_, router) = numbered(|run, _| async move {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        if run == 0 {
+            std::panic::resume_unwind(Box::new("on purpose"));
         }
-    };
-    let layer = CacheLayer::new(Cache::new(Memory::new()));
-    let site = layer.layer(Router::new().fallback(handler));
+        "page"
+    });
+    let site = CacheLayer::new(Cache::new(Memory::new())).layer(router);
     let leader = tokio::spawn(fetch(site.clone(), request(&[])));
     let followers: Vec<_> = (0..10)
         .map(|_| tokio::spawn(fetch(site.clone(), request(&[]))))
@@ -353,21 +334,14 @@ async fn e13_a_leader_that_reads_slowly_holds_nobody_up() {
 /// C10: two layers whose handlers ask each other, and a handler that never answers.
 #[tokio::test(start_paused = true)]
 async fn c10_nobody_waits_for_ever() {
-    let runs = Arc::new(AtomicUsize::new(0));
-    let handler = {
-        let runs = Arc::clone(&runs);
-        move || {
-            let run = runs.fetch_add(1, Ordering::SeqCst);
-            async move {
-                if run == 0 {
-                    std::future::pending::<()>().await;
-                }
-                "page"
-            }
+    let (runs, router) = numbered(|run, _| async move {
+        if run == 0 {
+            std::future::pending::<()>().await;
         }
-    };
+        "page"
+    });
     let layer = CacheLayer::new(Cache::new(Memory::new())).lock_timeout(WORK);
-    let site = layer.layer(Router::new().fallback(handler));
+    let site = layer.layer(router);
     let hung = tokio::time::timeout(WORK / 2, fetch(site.clone(), request(&[])));
     assert!(hung.await.is_err(), "its client leaves");
     let start = tokio::time::Instant::now();

@@ -32,27 +32,12 @@ mod tools;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::future::Future;
-use std::pin::Pin;
+#[path = "../support/trials.rs"]
+mod trials;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 
-use support::servers::is_installed;
-
-type Running = Pin<Box<dyn Future<Output = ()>>>;
-
-/// A test, and the programs without which it is ignored.
-type Test = (&'static str, &'static [&'static str], fn() -> Running);
-
-macro_rules! tests {
-    ($($group:ident needs $needs:expr => $($test:ident),+ $(,)?;)+) => {
-        &[$($((
-            concat!(stringify!($group), "::", stringify!($test)),
-            $needs,
-            || Box::pin($group::$test()),
-        ),)+)+]
-    };
-}
+use trials::{Test, block_on, tests, trial};
 
 const TESTS: &[Test] = tests! {
     identity needs &[] => e2_no_identity_crosses_in_memory;
@@ -95,25 +80,10 @@ fn main() {
     if bodies::is_child() {
         return block_on(bodies::child());
     }
-    let trials = TESTS.iter().map(|(name, needs, test)| {
-        let ignored = !needs.iter().all(|program| is_installed(program));
-        let run = || {
-            block_on(test());
-            Ok(())
-        };
-        Trial::test(*name, run).with_ignored_flag(ignored)
-    });
+    let trials = TESTS.iter();
+    let trials = trials.map(|(name, needs, test)| trial(*name, needs, test));
     let mut arguments = Arguments::from_args();
     // Some measure times and memory: one at a time.
     arguments.test_threads.get_or_insert(1);
     libtest_mimic::run(&arguments, trials.collect()).exit();
-}
-
-fn block_on(test: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(test);
 }

@@ -19,18 +19,13 @@ mod sql;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::future::Future;
-use std::pin::Pin;
+#[path = "../support/trials.rs"]
+mod trials;
 
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Arguments;
 
 use services::{STORES, Store};
-use support::servers::is_installed;
-
-type Running = Pin<Box<dyn Future<Output = ()>>>;
-
-/// What runs on a store.
-type Test = fn(&'static Store) -> Running;
+use trials::{Running, Test, tests, trial};
 
 fn main() {
     if let Some(workload) = child::workload() {
@@ -38,12 +33,10 @@ fn main() {
     }
     let mut trials = Vec::new();
     for store in STORES {
-        let mut add = |name: &str, applies: bool, test: Test| {
+        let mut add = |name: &str, applies: bool, test: fn(&'static Store) -> Running| {
             if applies {
                 let name = format!("{}::{name}", store.name);
-                let ignored = !store.needs.iter().all(|program| is_installed(program));
-                let trial = Trial::test(name, move || block_on(test(store)));
-                trials.push(trial.with_ignored_flag(ignored));
+                trials.push(trial(name, store.needs, move || test(store)));
             }
         };
         add("one_of_64_racers_adds", true, |store| {
@@ -79,17 +72,12 @@ fn main() {
         );
     }
     for (name, needs, test) in PECULIAR {
-        let ignored = !needs.iter().all(|program| is_installed(program));
-        let trial = Trial::test(*name, || block_on(test()));
-        trials.push(trial.with_ignored_flag(ignored));
+        trials.push(trial(*name, needs, test));
     }
     for (engine, needs, groups) in sql::ENGINES {
-        let ignored = !needs.iter().all(|program| is_installed(program));
         for (name, case) in groups.iter().copied().flatten() {
-            let trial = Trial::test(format!("{engine}::{name}"), || {
-                block_on(case(sql::Target::shared(engine)))
-            });
-            trials.push(trial.with_ignored_flag(ignored));
+            let name = format!("{engine}::{name}");
+            trials.push(trial(name, needs, || case(sql::Target::shared(engine))));
         }
     }
     let mut arguments = Arguments::from_args();
@@ -98,21 +86,8 @@ fn main() {
     libtest_mimic::run(&arguments, trials).exit();
 }
 
-/// A test, and the programs without which it is ignored.
-type Peculiar = (&'static str, &'static [&'static str], fn() -> Running);
-
-macro_rules! peculiar {
-    ($($group:ident needs $needs:expr => $($test:ident),+ $(,)?;)+) => {
-        &[$($((
-            concat!(stringify!($group), "::", stringify!($test)),
-            $needs,
-            || Box::pin($group::$test()),
-        ),)+)+]
-    };
-}
-
 /// What is peculiar to one store.
-const PECULIAR: &[Peculiar] = peculiar! {
+const PECULIAR: &[Test] = tests! {
     file needs &[] => killed_writers_tear_nothing_and_leave_nothing;
     redis needs &["redis-server", "openssl"] =>
         user_password_and_database_open_what_is_locked, a_socket_does_too,
@@ -131,12 +106,3 @@ const PECULIAR: &[Peculiar] = peculiar! {
         many_calls_share_one_connection, a_server_that_hangs_costs_one_deadline,
         arithmetic_leaves_texts_of_digits_alone, a_batch_over_a_lost_connection_happens;
 };
-
-fn block_on(test: Running) -> Result<(), libtest_mimic::Failed> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    runtime.block_on(test);
-    Ok(())
-}

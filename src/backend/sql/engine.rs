@@ -293,8 +293,21 @@ async fn pause(attempts: &mut u32) {
     tokio::time::sleep(Duration::from_micros(micros)).await;
 }
 
-/// Sends a statement by one driver's own types: `sqlx` has no trait that has all of them.
+/// Sends a statement by one driver's own types: `sqlx` has no trait that has all of them. Keys are
+/// text and there is no `LAST_INSERT_ID`, unless it says otherwise.
 macro_rules! run {
+    ($connection:ident, $statement:ident, $binds:ident, $read:ident) => {{
+        let (key, no_id) = (str::to_owned, |_: &_| 0);
+        crate::backend::sql::engine::run!(
+            $connection,
+            $statement,
+            $binds,
+            $read,
+            key,
+            String,
+            no_id
+        )
+    }};
     ($connection:ident, $statement:ident, $binds:ident, $read:ident, $key:expr, $text:ty, $last_id:expr) => {{
         let text = sqlx::AssertSqlSafe(std::sync::Arc::clone(&$statement.text));
         let mut query = sqlx::query(text).persistent($statement.kept);

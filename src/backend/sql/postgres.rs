@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use sqlx::ConnectOptions;
 use sqlx::error::DatabaseError;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgQueryResult};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
 
 use super::dialect::{Dialect, on_conflict};
 use super::engine::{Driver, Limits, Reply, Row, run};
@@ -90,16 +90,7 @@ impl Driver for PostgresDriver {
         statement: &'a Statement,
         binds: &'a [Bind<'a>],
     ) -> Result<Reply, Fault> {
-        let no_id = |_: &PgQueryResult| 0;
-        run!(
-            connection,
-            statement,
-            binds,
-            read,
-            str::to_owned,
-            String,
-            no_id
-        )
+        run!(connection, statement, binds, read)
     }
 
     async fn run_text<'a>(connection: &'a mut PgConnection, text: &'a str) -> Result<(), Fault> {

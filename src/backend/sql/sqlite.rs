@@ -6,9 +6,7 @@ use std::time::Duration;
 
 use sqlx::ConnectOptions;
 use sqlx::error::DatabaseError;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteQueryResult, SqliteSynchronous,
-};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 
 use super::dialect::{Dialect, on_conflict};
 use super::engine::{Driver, Reply, Row, run};
@@ -96,16 +94,7 @@ impl Driver for SqliteDriver {
         statement: &'a Statement,
         binds: &'a [Bind<'a>],
     ) -> Result<Reply, Fault> {
-        let no_id = |_: &SqliteQueryResult| 0;
-        run!(
-            connection,
-            statement,
-            binds,
-            read,
-            str::to_owned,
-            String,
-            no_id
-        )
+        run!(connection, statement, binds, read)
     }
 
     async fn run_text<'a>(

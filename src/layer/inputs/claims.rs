@@ -234,19 +234,10 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
     use super::*;
-
-    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
-        lines
-            .iter()
-            .map(|(name, value)| {
-                let name = HeaderName::from_static(name);
-                (name, HeaderValue::from_static(value))
-            })
-            .collect()
-    }
+    use crate::semantics::tests::fields;
 
     fn facets(lines: &[(&'static str, &'static str)]) -> Vec<Facet> {
-        let headers = headers(lines);
+        let headers = fields(lines);
         Claims::find(&headers).facets(&headers, None)
     }
 
@@ -287,7 +278,7 @@ mod tests {
     #[test]
     fn the_last_hop_gives_the_origin() {
         let origin = |lines: &[(&'static str, &'static str)]| {
-            let origin = Origin::of(&headers(lines));
+            let origin = Origin::of(&fields(lines));
             (origin.scheme, origin.authority)
         };
         let is = |scheme, authority: &str| (Some(scheme), Some(authority.to_owned()));
