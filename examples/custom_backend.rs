@@ -67,6 +67,18 @@ impl Backend for Counting {
         self.inner.flush_store().await
     }
 
+    async fn compare_and_set(
+        &self,
+        key: &Key,
+        expected: &Entry,
+        entry: Entry,
+        lifetime: Lifetime,
+    ) -> Result<bool> {
+        self.inner
+            .compare_and_set(key, expected, entry, lifetime)
+            .await
+    }
+
     async fn delete_prefix(&self, prefix: &str) -> Result<u64> {
         self.inner.delete_prefix(prefix).await
     }

@@ -30,7 +30,10 @@ impl Backend for Dummy {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             stores: false,
-            ..Capabilities::new().with_delete_prefix().in_process()
+            ..Capabilities::new()
+                .with_delete_prefix()
+                .with_compare_and_set()
+                .in_process()
         }
     }
 
@@ -72,6 +75,10 @@ impl Backend for Dummy {
 
     async fn flush_store(&self) -> Result<()> {
         Ok(())
+    }
+
+    async fn compare_and_set(&self, _: &Key, _: &Entry, _: Entry, _: Lifetime) -> Result<bool> {
+        Ok(false)
     }
 
     async fn delete_prefix(&self, _: &str) -> Result<u64> {

@@ -128,8 +128,9 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     fn flush_store(&self) -> impl Future<Output = Result<()>> + Send;
 
     /// Replaces the live entry under `key`, value and lifetime, if its bytes are those of
-    /// `expected`; atomic. Whether it did. On failure the old value may still be there. The default
-    /// cannot.
+    /// `expected`; atomic. Whether it did. On failure the old value may still be there, or the new one.
+    /// True is never a guess; false may be one only where a client sends again by itself. The
+    /// default cannot.
     ///
     /// By it, what was computed from data that has been invalidated meanwhile is kept out of a
     /// store that several processes share.

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use super::Fixture;
 use crate::error::{ErrorKind, Result};
-use crate::ttl::Ttl;
+use crate::ttl::{Lifetime, Ttl};
 
 pub(super) async fn reads_miss_and_writes_succeed(fixture: Fixture) -> Result<()> {
     let cache = fixture.cache();
@@ -20,6 +20,10 @@ pub(super) async fn reads_miss_and_writes_succeed(fixture: Fixture) -> Result<()
     assert_eq!(cache.delete_many(["k"]).await?, 0);
     assert_eq!(cache.ttl_of("k").await?, None);
     assert_eq!(cache.delete_prefix("k").await?, 0);
+    let (backend, key) = (fixture.backend.as_dyn(), cache.final_key("k")?);
+    let old = "1".into();
+    let swapped = backend.compare_and_set(&key, &old, "2".into(), Lifetime::Forever);
+    assert!(!swapped.await?);
     cache.clear().await?;
     cache.close().await
 }

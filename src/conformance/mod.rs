@@ -16,6 +16,7 @@
 #![allow(clippy::missing_panics_doc, reason = "a case that fails panics")]
 
 mod clear;
+mod compare;
 mod compute;
 mod counter;
 mod dummy;
@@ -82,6 +83,10 @@ pub const CASES: &[Case] = cases! {
         touch_of_a_permanent_entry_is_true, touch_does_not_revive, the_remaining_lifetime_is_known;
     counter: incr_and_decr_return_the_new_value, a_missing_or_expired_counter_is_not_created,
         only_integers_count, the_range_is_checked, the_lifetime_is_kept, no_update_is_lost;
+    compare: equal_bytes_are_replaced_and_no_others, nothing_is_not_replaced,
+        the_new_lifetime_counts, equal_bytes_renew_the_lifetime, any_bytes_are_compared,
+        counters_are_compared_by_their_digits, of_sixty_four_at_once_one_wins,
+        equal_bytes_at_once_are_all_renewed;
     many: get_many_answers_with_the_hits, get_many_answers_each_spelling,
         one_bad_item_does_not_stop_a_batch, set_many_for_no_time_removes,
         delete_many_ignores_missing_keys, empty_batches_do_nothing;

@@ -261,7 +261,9 @@ impl Backend for File {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new().with_delete_prefix()
+        Capabilities::new()
+            .with_delete_prefix()
+            .with_compare_and_set()
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
@@ -324,6 +326,21 @@ impl Backend for File {
         self.run("flush_store", Store::flush).await?;
         self.empty_trash();
         Ok(())
+    }
+
+    async fn compare_and_set(
+        &self,
+        key: &Key,
+        expected: &Entry,
+        entry: Entry,
+        lifetime: Lifetime,
+    ) -> Result<bool> {
+        self.wrote(1);
+        let (key, expected) = (key.clone(), expected.clone());
+        self.run("compare_and_set", move |store| {
+            store.compare_and_set(&key, &expected, &entry, lifetime)
+        })
+        .await
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {

@@ -138,6 +138,24 @@ impl Store {
         Ok(sum)
     }
 
+    pub(super) fn compare_and_set(
+        &self,
+        key: &Key,
+        expected: &Entry,
+        entry: &Entry,
+        lifetime: Lifetime,
+    ) -> io::Result<bool> {
+        let place = self.layout.place(key);
+        let _lock = self.locks.lock(place.stripe)?;
+        let live = self.live(&place, key)?;
+        if live.is_none_or(|live| live.value != expected.bytes()) {
+            return Ok(false);
+        }
+        let expires = record::expiry(self.now(), lifetime);
+        write(&place, key, expires, entry.bytes())?;
+        Ok(true)
+    }
+
     pub(super) fn rename(&self, from: &Key, to: &Key) -> io::Result<bool> {
         let (old, new) = (self.layout.place(from), self.layout.place(to));
         let _locks = self.locks.both(old.stripe, new.stripe)?;

@@ -15,6 +15,7 @@
 //! or a value refused, or let keys inject commands, and are two to four times slower.
 
 mod builder;
+mod compare;
 mod connection;
 mod counter;
 #[cfg(fuzzing)]
@@ -286,6 +287,7 @@ impl Backend for Memcached {
         Capabilities::new()
             .with_ttl_unit(Duration::from_secs(1))
             .with_max_value_bytes(self.inner.max_value_bytes)
+            .with_compare_and_set()
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
@@ -396,6 +398,17 @@ impl Backend for Memcached {
         });
         let flushed: Result<()> = join_all(flushed).await.into_iter().collect();
         flushed.map_err(|error| error.at("memcached", "flush_store"))
+    }
+
+    async fn compare_and_set(
+        &self,
+        key: &Key,
+        expected: &Entry,
+        entry: Entry,
+        lifetime: Lifetime,
+    ) -> Result<bool> {
+        let outcome = self.swap(key, expected, &entry, lifetime).await;
+        outcome.map_err(|error| error.at("memcached", "compare_and_set"))
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {

@@ -214,6 +214,7 @@ impl Backend for Memory {
             .with_ttl_unit(Duration::from_nanos(1))
             .with_max_value_bytes(self.store.max_value_bytes())
             .with_delete_prefix()
+            .with_compare_and_set()
             .in_process()
     }
 
@@ -290,6 +291,22 @@ impl Backend for Memory {
     async fn flush_store(&self) -> Result<()> {
         self.store.flush();
         Ok(())
+    }
+
+    async fn compare_and_set(
+        &self,
+        key: &Key,
+        expected: &Entry,
+        entry: Entry,
+        lifetime: Lifetime,
+    ) -> Result<bool> {
+        refuse_if_larger(&entry, self.store.max_value_bytes())
+            .map_err(|error| error.at("memory", "compare_and_set"))?;
+        let slot = self.store.slot(key, entry, lifetime);
+        Ok(self.store.update(key, |live| match live {
+            Some(live) if live.entry == *expected => (Some(slot), true),
+            live => (live, false),
+        }))
     }
 
     /// Goes over all keys, off the reactor if there is one.

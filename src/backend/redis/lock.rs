@@ -63,7 +63,7 @@ impl RedisLock {
     /// As [`Redis::try_lock`].
     pub async fn extend(&self, lease: Duration) -> Result<bool> {
         let lease = millis(Lifetime::For(lease)).unwrap_or_default().to_string();
-        let arguments = [self.token.as_str(), &lease];
+        let arguments = [self.token.as_bytes(), lease.as_bytes()];
         let answer = self.redis.run(&EXTEND, &self.key, &arguments).await;
         reply::is_some(answer).map_err(|error| error.at("redis", "extend"))
     }
@@ -74,7 +74,7 @@ impl RedisLock {
     ///
     /// As [`Redis::try_lock`].
     pub async fn release(self) -> Result<bool> {
-        let arguments = [self.token.as_str()];
+        let arguments = [self.token.as_bytes()];
         let answer = self.redis.run(&RELEASE, &self.key, &arguments).await;
         reply::is_some(answer).map_err(|error| error.at("redis", "release"))
     }

@@ -39,7 +39,7 @@ use tokio::time::Instant;
 use self::lane::{Lane, Request};
 use self::recent::Recent;
 use self::reply::Reason;
-use self::script::INCR;
+use self::script::{COMPARE_AND_SET, INCR};
 use super::{Backend, Capabilities, refuse_if_larger};
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
@@ -233,6 +233,7 @@ impl Backend for Redis {
         Capabilities::new()
             .with_max_value_bytes(self.inner.max_value_bytes)
             .with_delete_prefix()
+            .with_compare_and_set()
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
@@ -291,7 +292,7 @@ impl Backend for Redis {
     }
 
     async fn incr(&self, key: &Key, delta: i64) -> Result<i64> {
-        let answer = self.run(&INCR, key, &[&delta.to_string()]).await;
+        let answer = self.run(&INCR, key, &[delta.to_string().as_bytes()]).await;
         let outcome = match answer {
             Ok(Value::Nil) => Err(ErrorKind::KeyMissing.into()),
             Err(error) if reply::code(&error) == Some("WRONGTYPE") => {
@@ -354,6 +355,31 @@ impl Backend for Redis {
         outcome
             .map(drop)
             .map_err(|error| error.at("redis", "flush_store"))
+    }
+
+    /// On a cluster, whose client sends again by itself, false may mean that the first time did it,
+    /// if a connection broke on the way.
+    async fn compare_and_set(
+        &self,
+        key: &Key,
+        expected: &Entry,
+        entry: Entry,
+        lifetime: Lifetime,
+    ) -> Result<bool> {
+        let outcome = async {
+            refuse_if_larger(&entry, self.inner.max_value_bytes)?;
+            let millis = millis(lifetime).map(|millis| millis.to_string());
+            let mut arguments: Vec<&[u8]> = vec![expected.bytes(), entry.bytes()];
+            if let Some(millis) = &millis {
+                arguments.extend([b"PX", millis.as_bytes()]);
+            }
+            match self.run(&COMPARE_AND_SET, key, &arguments).await {
+                Err(error) if reply::code(&error) == Some("WRONGTYPE") => Ok(false),
+                answer => reply::is_some(answer),
+            }
+        };
+        let outcome = outcome.await;
+        outcome.map_err(|error| error.at("redis", "compare_and_set"))
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {

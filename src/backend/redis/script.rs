@@ -28,11 +28,14 @@ impl Redis {
         &self,
         script: &KeyScript,
         key: &Key,
-        arguments: &[&str],
+        arguments: &[&[u8]],
     ) -> Result<Value> {
         let run = |how: &str, script: &str| {
             let mut run = cmd(how);
-            run.arg(script).arg(1).arg(key.as_str()).arg(arguments);
+            run.arg(script).arg(1).arg(key.as_str());
+            for argument in arguments {
+                run.arg(*argument);
+            }
             run
         };
         let (hash, until) = (self.hash(key), self.until());
@@ -52,5 +55,15 @@ pub(super) static INCR: LazyLock<KeyScript> = LazyLock::new(|| {
     KeyScript::new(
         "if redis.call('EXISTS', KEYS[1]) == 0 then return nil end \
          return redis.call('INCRBY', KEYS[1], ARGV[1])",
+    )
+});
+
+/// What follows the bytes to compare with is what follows the key in `SET`. The time to live goes
+/// with the value that it was of.
+pub(super) static COMPARE_AND_SET: LazyLock<KeyScript> = LazyLock::new(|| {
+    KeyScript::new(
+        "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end \
+         redis.call('SET', KEYS[1], unpack(ARGV, 2)) \
+         return 1",
     )
 });

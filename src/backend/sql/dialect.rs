@@ -49,6 +49,10 @@ pub(super) struct Statements {
     pub(super) touch: Statement,
     pub(super) delete: Statement,
     pub(super) incr: Statement,
+    /// Replaces an entry that is this number.
+    pub(super) swap_num: Statement,
+    /// Replaces an entry that is these bytes.
+    pub(super) swap_value: Statement,
     pub(super) rename: Vec<Statement>,
     pub(super) ttl: Statement,
     /// The present, in milliseconds since the epoch.
@@ -79,6 +83,9 @@ pub(super) mod on_conflict {
 
 const INSERT: &str = "INSERT INTO {table} (cache_key, value, num, expires) \
                       VALUES [(:key, :value, :num, {expiry})]";
+/// All databases compare binary values byte by byte.
+const SWAP: &str = "UPDATE {table} SET value = :value, num = :num, expires = {expiry} \
+                    WHERE cache_key = :key AND {live}";
 const GET_MANY: &str = "SELECT num, value, cache_key FROM {table} \
                         WHERE cache_key IN ([:key]) AND {live}";
 const THESE: &str = "WHERE cache_key IN ([:key]) AND {live}";
@@ -115,6 +122,8 @@ impl Statements {
             touch: one("UPDATE {table} SET expires = {expiry} WHERE cache_key = :key AND {live}"),
             delete: one("DELETE FROM {table} WHERE cache_key = :key AND {live}"),
             incr: one(dialect.incr).once(),
+            swap_num: one(&format!("{SWAP} AND num = :expected")).once(),
+            swap_value: one(&format!("{SWAP} AND num IS NULL AND value = :expected")).once(),
             rename: dialect
                 .rename
                 .iter()

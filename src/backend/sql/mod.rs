@@ -4,12 +4,12 @@
 //!
 //! - A row is live if `expires` is null or greater than the present: the same condition in every
 //!   statement. The present is the server's, or for SQLite this process's.
-//! - `add`, `incr`, `touch` and `set` are one statement each, and atomic by it. No transaction is
+//! - `add`, `incr`, `touch`, `set` and `compare_and_set` are one statement each, and atomic by it. No transaction is
 //!   left open between two calls.
 //! - No statement touches more than some thousand rows, none counts the table on the caller's way,
 //!   and expired rows are removed behind the caller's back.
-//! - What may have run is not sent again, unless running it twice comes to the same. So an `incr`
-//!   or `add` whose connection broke is an error; a `delete` is sent again, and may then say that
+//! - What may have run is not sent again, unless running it twice comes to the same. So an `incr`,
+//!   `add` or `compare_and_set` whose connection broke is an error; a `delete` is sent again, and may then say that
 //!   nothing lived.
 //! - What callers gave up ends on the server, too: the waits for locks there are as long as an
 //!   operation.
@@ -74,7 +74,7 @@ use crate::key::Key;
 /// writes a second. It reuses the room of what was removed, but does not shrink. Cloning shares the
 /// store.
 ///
-/// An `incr` or `add` whose connection breaks is an error, and may have happened; reads and the
+/// An `incr`, `add` or `compare_and_set` whose connection breaks is an error, and may have happened; reads and the
 /// other writes are sent once more. A `set` that runs into its deadline may happen
 /// later, or leave what it was to replace.
 ///

@@ -21,7 +21,9 @@ impl Backend for Sql {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new().with_delete_prefix()
+        Capabilities::new()
+            .with_delete_prefix()
+            .with_compare_and_set()
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
@@ -136,6 +138,23 @@ impl Backend for Sql {
         self.clear_range("flush_store", "", None).await.map(drop)
     }
 
+    async fn compare_and_set(
+        &self,
+        key: &Key,
+        expected: &Entry,
+        entry: Entry,
+        lifetime: Lifetime,
+    ) -> Result<bool> {
+        let work = async {
+            self.check(key)?;
+            self.swap(key, expected, &Stored::new(&entry, lifetime))
+                .await
+        };
+        let outcome = self.within("compare_and_set", work).await;
+        self.wrote(1);
+        outcome
+    }
+
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
         self.within("get_many", self.read_batch(keys)).await
     }
@@ -162,17 +181,39 @@ impl Backend for Sql {
 
 impl Sql {
     async fn put(&self, statement: &Statement, key: &Key, row: &Stored<'_>) -> Result<Reply> {
-        if row
-            .value
-            .is_some_and(|value| value.len() > self.inner.dialect.max_value_bytes)
-        {
-            return Err(ErrorKind::TooLarge.into());
-        }
+        self.refuse_if_too_large(row)?;
         let bind = |slot, _| match slot {
             Slot::Key => Bind::Key(key.as_str()),
             slot => row.bind(slot),
         };
         self.run(statement, bind).await
+    }
+
+    /// One statement finds the row and changes it; the database counts the rows it found.
+    async fn swap(&self, key: &Key, expected: &Entry, row: &Stored<'_>) -> Result<bool> {
+        self.refuse_if_too_large(row)?;
+        let expected = Stored::new(expected, Lifetime::Forever);
+        let (statement, expected) = match expected.num {
+            Some(_) => (&self.inner.statements.swap_num, expected.bind(Slot::Num)),
+            None => (
+                &self.inner.statements.swap_value,
+                expected.bind(Slot::Value),
+            ),
+        };
+        let bind = |slot, _| match slot {
+            Slot::Key => Bind::Key(key.as_str()),
+            Slot::Expected => expected,
+            slot => row.bind(slot),
+        };
+        Ok(self.run(statement, bind).await?.changed > 0)
+    }
+
+    fn refuse_if_too_large(&self, row: &Stored<'_>) -> Result<()> {
+        let length = row.value.map_or(0, <[u8]>::len);
+        if length > self.inner.dialect.max_value_bytes {
+            return Err(ErrorKind::TooLarge.into());
+        }
+        Ok(())
     }
 
     /// Stores an entry, or else tries to remove the one that it was to replace.

@@ -16,7 +16,7 @@ pub(super) const MAX_TTL: i64 = i64::MAX / 4;
 /// An entry as a row holds it: a counter as a number, anything else as bytes.
 pub(super) struct Stored<'a> {
     pub(super) value: Option<&'a [u8]>,
-    num: Option<i64>,
+    pub(super) num: Option<i64>,
     ttl: Option<i64>,
 }
 

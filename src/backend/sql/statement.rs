@@ -29,6 +29,8 @@ pub(super) enum Slot {
     To,
     Value,
     Num,
+    /// The value, or the number, that an entry has to have to be replaced.
+    Expected,
     /// What is left to live, in milliseconds.
     Ttl,
     /// The time of this process, for a store without a clock of its own.
@@ -41,11 +43,12 @@ pub(super) enum Slot {
     Limit,
 }
 
-const SLOTS: [(&str, Slot); 11] = [
+const SLOTS: [(&str, Slot); 12] = [
     ("key", Slot::Key),
     ("to", Slot::To),
     ("value", Slot::Value),
     ("num", Slot::Num),
+    ("expected", Slot::Expected),
     ("ttl", Slot::Ttl),
     ("now", Slot::Now),
     ("delta", Slot::Delta),

@@ -193,6 +193,7 @@ impl Backend for Provided {
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = self.0.capabilities();
         capabilities.deletes_prefixes = false;
+        capabilities.compares = false;
         capabilities
     }
 
