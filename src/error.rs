@@ -31,6 +31,8 @@ pub enum ErrorKind {
     UnknownAlias,
     /// The key is too long or holds bytes some stores refuse, and the policy is to refuse them.
     InvalidKey,
+    /// A tag is empty or too long, or there are too many of them.
+    InvalidTag,
     /// The value is larger than the store takes.
     TooLarge,
     /// The value could not be encoded.
@@ -51,6 +53,8 @@ pub enum ErrorKind {
     Unsupported,
     /// The caller's own computation failed; see [`Error::compute_error`].
     Compute,
+    /// The caller's own computation took too long.
+    ComputeTimeout,
     /// A template could not be rendered.
     Render,
 }
@@ -196,6 +200,7 @@ impl ErrorKind {
             Self::Config => "config",
             Self::UnknownAlias => "unknown_alias",
             Self::InvalidKey => "invalid_key",
+            Self::InvalidTag => "invalid_tag",
             Self::TooLarge => "too_large",
             Self::Encode => "encode",
             Self::Decode => "decode",
@@ -206,6 +211,7 @@ impl ErrorKind {
             Self::Timeout => "timeout",
             Self::Unsupported => "unsupported",
             Self::Compute => "compute",
+            Self::ComputeTimeout => "compute_timeout",
             Self::Render => "render",
         }
     }
@@ -217,6 +223,7 @@ impl fmt::Display for ErrorKind {
             Self::Config => "bad configuration",
             Self::UnknownAlias => "no cache of that alias",
             Self::InvalidKey => "key is not portable between stores",
+            Self::InvalidTag => "tags are not what an entry can have",
             Self::TooLarge => "value is too large",
             Self::Encode => "value could not be encoded",
             Self::Decode => "value could not be decoded",
@@ -227,6 +234,7 @@ impl fmt::Display for ErrorKind {
             Self::Timeout => "store did not answer in time",
             Self::Unsupported => "not supported by this store",
             Self::Compute => "computation failed",
+            Self::ComputeTimeout => "computation took too long",
             Self::Render => "template could not be rendered",
         })
     }

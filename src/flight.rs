@@ -8,7 +8,6 @@
 //! - The table holds only keys with a computation in progress.
 
 use std::collections::HashMap;
-use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -37,24 +36,6 @@ impl<V> Default for Flights<V> {
 }
 
 impl<V: Clone + Send + Sync + 'static> Flights<V> {
-    /// The result of the computation of `key` that is running, or else of the one that `compute`
-    /// starts.
-    ///
-    /// # Errors
-    ///
-    /// [`Lost`] if the computation panicked or its runtime is shutting down.
-    ///
-    /// # Cancel safety
-    ///
-    /// Dropping the future leaves the computation running.
-    pub(crate) async fn join<F, Fut>(self: &Arc<Self>, key: &str, compute: F) -> Result<V, Lost>
-    where
-        F: FnOnce() -> Fut,
-        Fut: Future<Output = V> + Send + 'static,
-    {
-        self.board(key, compute).result().await
-    }
-
     /// How many computations have ended. If that changed since a caller looked for a value, the
     /// value may be there now.
     pub(crate) fn landings(&self) -> u64 {
@@ -104,25 +85,6 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
         })
     }
 
-    fn board<F, Fut>(self: &Arc<Self>, key: &str, compute: F) -> Follower<V>
-    where
-        F: FnOnce() -> Fut,
-        Fut: Future<Output = V> + Send + 'static,
-    {
-        match self.enter(key) {
-            Role::Follower(follower) => follower,
-            Role::Leader(landing) => {
-                let follower = Follower(landing.waiting.subscribe());
-                let computation = compute();
-                tokio::spawn(async move {
-                    let value = computation.await;
-                    landing.land(value);
-                });
-                follower
-            }
-        }
-    }
-
     fn running(&self) -> MutexGuard<'_, HashMap<String, Running<V>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -167,6 +129,11 @@ pub(crate) struct Landing<V: Clone + Send + Sync + 'static> {
 }
 
 impl<V: Clone + Send + Sync + 'static> Landing<V> {
+    /// One who waits for it.
+    pub(crate) fn follower(&self) -> Follower<V> {
+        Follower(self.waiting.subscribe())
+    }
+
     /// Hands the result to all who wait for it.
     pub(crate) fn land(self, value: V) {
         self.free();
@@ -194,10 +161,42 @@ impl<V: Clone + Send + Sync + 'static> Drop for Landing<V> {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
     use std::sync::atomic::AtomicUsize;
     use std::time::Duration;
 
     use super::*;
+
+    type Shared<V> = Arc<Flights<V>>;
+
+    fn board<V, F, Fut>(flights: &Shared<V>, key: &str, compute: F) -> Follower<V>
+    where
+        V: Clone + Send + Sync + 'static,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = V> + Send + 'static,
+    {
+        match flights.enter(key) {
+            Role::Follower(follower) => follower,
+            Role::Leader(landing) => {
+                let follower = landing.follower();
+                let computation = compute();
+                tokio::spawn(async move {
+                    let value = computation.await;
+                    landing.land(value);
+                });
+                follower
+            }
+        }
+    }
+
+    async fn join<V, F, Fut>(flights: &Shared<V>, key: &str, compute: F) -> Result<V, Lost>
+    where
+        V: Clone + Send + Sync + 'static,
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = V> + Send + 'static,
+    {
+        board(flights, key, compute).result().await
+    }
 
     #[tokio::test(start_paused = true)]
     async fn concurrent_callers_share_one_computation() {
@@ -207,12 +206,11 @@ mod tests {
             .map(|_| {
                 let (flights, runs) = (Arc::clone(&flights), Arc::clone(&runs));
                 tokio::spawn(async move {
-                    flights
-                        .join("k", || async move {
-                            tokio::time::sleep(Duration::from_millis(200)).await;
-                            runs.fetch_add(1, Ordering::SeqCst)
-                        })
-                        .await
+                    join(&flights, "k", || async move {
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                        runs.fetch_add(1, Ordering::SeqCst)
+                    })
+                    .await
                 })
             })
             .collect();
@@ -229,26 +227,26 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(1)).await;
             7
         };
-        let leader = tokio::time::timeout(Duration::from_millis(10), flights.join("k", slow));
+        let leader = tokio::time::timeout(Duration::from_millis(10), join(&flights, "k", slow));
         assert!(leader.await.is_err());
-        let follower = flights.join("k", || async { 8 }).await;
+        let follower = join(&flights, "k", || async { 8 }).await;
         assert_eq!(follower, Ok(7));
     }
 
     #[tokio::test]
     async fn a_panic_releases_the_waiters_and_the_key() {
         let flights = Arc::new(Flights::<u32>::default());
-        let lost = flights.join("k", || async { panic!("on purpose") }).await;
+        let lost = join(&flights, "k", || async { panic!("on purpose") }).await;
         assert_eq!(lost, Err(Lost));
-        assert_eq!(flights.join("k", || async { 1 }).await, Ok(1));
+        assert_eq!(join(&flights, "k", || async { 1 }).await, Ok(1));
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn who_has_a_result_starts_anew() {
         let flights = Arc::new(Flights::default());
         for run in 0..5_000 {
-            assert_eq!(flights.join("k", || async move { run }).await, Ok(run));
-            let lost = flights.join("k", || async {
+            assert_eq!(join(&flights, "k", || async move { run }).await, Ok(run));
+            let lost = join(&flights, "k", || async {
                 std::panic::resume_unwind(Box::new("on purpose"))
             });
             assert_eq!(lost.await, Err(Lost));
@@ -280,12 +278,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_forgotten_computation_takes_no_new_followers() {
         let flights = Arc::new(Flights::default());
-        let mut old = flights.board("k", || async {
+        let mut old = board(&flights, "k", || async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             1
         });
         flights.forget("k");
-        assert_eq!(flights.join("k", || async { 2 }).await, Ok(2));
+        assert_eq!(join(&flights, "k", || async { 2 }).await, Ok(2));
         assert_eq!(old.result().await, Ok(1));
         assert!(flights.running().is_empty());
     }

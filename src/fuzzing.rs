@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use crate::entry::{Kind, open, seal};
+use crate::entry::{Kind, Stamp, open, seal};
 use crate::key::Key;
 
 pub use crate::backend::fuzzing::*;
@@ -21,5 +21,6 @@ pub fn fragment(key: &Key, bytes: &Bytes) -> Option<Bytes> {
 #[cfg(feature = "askama")]
 pub fn seal_fragment(key: &Key, stored_at_ms: u64, body: &[u8]) -> Option<Bytes> {
     let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(stored_at_ms))?;
-    seal(Kind::Fragment, key.as_str(), at, Some(at), (), body).ok()
+    let stamp = Stamp::new(at, Some(Duration::ZERO));
+    seal(Kind::Fragment, key.as_str(), stamp, (), body).ok()
 }

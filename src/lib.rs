@@ -46,7 +46,9 @@ pub mod key;
 mod fence;
 mod flight;
 mod observe;
+mod policy;
 pub mod semantics;
+pub mod tag;
 pub mod ttl;
 
 pub mod backend;
@@ -71,9 +73,11 @@ pub mod docs;
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use self::cache::{Cache, CacheBuilder};
+pub use self::cache::{Cache, CacheBuilder, Computed};
 pub use self::caches::{Caches, Settings};
 pub use self::error::{BoxError, Error, ErrorKind, Result};
 pub use self::layer::{CacheGuard, CacheLayer, CacheVeto};
 pub use self::page::cache_page;
+pub use self::policy::{Policy, RefreshAhead};
+pub use self::tag::Tags;
 pub use self::ttl::Ttl;

@@ -53,7 +53,6 @@ pub(crate) trait DynBackend: fmt::Debug + Send + Sync {
     fn ttl<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Option<Lifetime>>;
     fn clear<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, ()>;
     fn flush_store(&self) -> BoxFuture<'_, ()>;
-    #[allow(dead_code, reason = "only the conformance suite calls it yet")]
     fn compare_and_set<'a>(
         &'a self,
         key: &'a Key,
@@ -65,7 +64,6 @@ pub(crate) trait DynBackend: fmt::Debug + Send + Sync {
     fn set_many(&self, items: Vec<(Key, Entry, Lifetime)>) -> BoxFuture<'_, Vec<Result<()>>>;
     fn delete_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, u64>;
     fn delete_prefix<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, u64>;
-    fn contains<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, bool>;
     fn peek(&self, key: &Key) -> Peek;
     fn close(&self) -> BoxFuture<'_, ()>;
 }
@@ -141,10 +139,6 @@ impl<B: Backend> DynBackend for B {
 
     fn delete_prefix<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, u64> {
         Box::pin(Backend::delete_prefix(self, prefix))
-    }
-
-    fn contains<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, bool> {
-        Box::pin(Backend::contains(self, key))
     }
 
     fn peek(&self, key: &Key) -> Peek {

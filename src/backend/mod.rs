@@ -199,11 +199,6 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         async { Err(Error::new(ErrorKind::Unsupported).at(self.name(), "delete_prefix")) }
     }
 
-    /// Whether there is a live entry.
-    fn contains(&self, key: &Key) -> impl Future<Output = Result<bool>> + Send {
-        async move { Ok(self.get(key).await?.is_some()) }
-    }
-
     /// Answers a `get` at once, without a future, if the store is in this process. The default
     /// declines.
     fn peek(&self, key: &Key) -> Peek {
@@ -410,10 +405,6 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
 
     async fn delete_prefix(&self, prefix: &str) -> Result<u64> {
         (**self).delete_prefix(prefix).await
-    }
-
-    async fn contains(&self, key: &Key) -> Result<bool> {
-        (**self).contains(key).await
     }
 
     fn peek(&self, key: &Key) -> Peek {

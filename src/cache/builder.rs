@@ -1,13 +1,19 @@
 //! Options of a cache, and the defaults that need no checking.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
+use super::background::Background;
+use super::failures::Failures;
+use super::tags::TagsSeen;
 use super::{Cache, Shared};
 use crate::backend::AnyBackend;
 use crate::clock::{Clock, SystemClock};
 use crate::codec::{AnyCodec, Codec};
 use crate::error::Result;
 use crate::key::{KeyFunction, KeyPolicy, KeySpace, PrefixedKeys};
+use crate::tag::Tags;
 use crate::ttl::Ttl;
 
 /// Options of a [`Cache`].
@@ -23,6 +29,8 @@ pub struct CacheBuilder {
     ttl: Ttl,
     codec: AnyCodec,
     clock: Arc<dyn Clock>,
+    max_refreshes: usize,
+    drain_timeout: Duration,
 }
 
 impl CacheBuilder {
@@ -37,6 +45,8 @@ impl CacheBuilder {
             ttl: Ttl::DJANGO,
             codec: AnyCodec::Json,
             clock: Arc::new(SystemClock::new()),
+            max_refreshes: 64,
+            drain_timeout: Duration::from_secs(5),
         }
     }
 
@@ -113,6 +123,19 @@ impl CacheBuilder {
         self
     }
 
+    /// How many values and pages are computed anew in the background at a time, in this process. 64 by
+    /// default. What is over that stays stale until somebody reads it again.
+    pub fn max_refreshes(mut self, most: usize) -> Self {
+        self.max_refreshes = most;
+        self
+    }
+
+    /// How long [`close`](Cache::close) waits for what is being computed. 5 seconds by default.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
+        self
+    }
+
     /// Makes the cache.
     ///
     /// # Errors
@@ -137,6 +160,7 @@ impl CacheBuilder {
         Cache {
             version: self.version,
             ttl: self.ttl,
+            tags: Tags::default(),
             siblings: None,
             shared: Arc::new(Shared {
                 name: self.name,
@@ -146,6 +170,10 @@ impl CacheBuilder {
                 clock: self.clock,
                 fences: Arc::default(),
                 flights: Arc::default(),
+                failures: Failures::default(),
+                background: Background::new(self.max_refreshes, self.drain_timeout),
+                tags_seen: TagsSeen::default(),
+                turns: AtomicU64::new(0),
             }),
         }
     }

@@ -1,33 +1,78 @@
-//! Compute if absent, once per key at a time.
+//! Compute if absent, once per key at a time; serve stale where that is allowed.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::Cache;
-use crate::entry::Entry;
+use super::computed::Computed;
+use super::making::{Computation, Made, Making, Product};
+use super::record::{Found, Look, Value};
+use crate::entry::{Entry, is_lease};
 use crate::error::{BoxError, Error, ErrorKind, Result};
-use crate::fence::Fill;
+use crate::flight::{Flights, Follower, Landing, Role};
 use crate::key::Key;
 use crate::observe::{self, Outcome};
-use crate::ttl::{Lifetime, Ttl};
+use crate::policy::{Policy, chance};
+
+const OPERATION: &str = "get_or_set";
+
+/// How often a caller waits for another one's computation before it computes for itself.
+const ROUNDS: usize = 4;
+
+tokio::task_local! {
+    /// The keys that the running task computes, so that none waits for itself.
+    static COMPUTING: Vec<(usize, Key)>;
+}
+
+/// A flight of [`get_or_set`](Cache::get_or_set).
+pub(super) type Outcomes = Result<Made>;
+
+/// What a caller found before it came to computing.
+struct Before {
+    /// What is there, which is not used.
+    raw: Option<Entry>,
+    /// What may be served if computing fails.
+    fallback: Option<Value>,
+    /// How many flights had ended.
+    landings: u64,
+}
+
+/// A computation that somebody may begin.
+struct Ask<'a> {
+    cache: &'a Cache,
+    key: &'a Key,
+    policy: &'a Policy,
+    decodes: fn(&Cache, &Entry) -> bool,
+    tags_late: bool,
+}
+
+/// The computation of a caller, begun at most once.
+type Compute<F> = Option<F>;
 
 impl Cache {
     /// The value under `key`, or else what `compute` makes, which is stored for the next.
     ///
     /// Callers that miss the same key at the same time share one computation per process. It runs
     /// in a task of its own, so a caller that goes away neither cancels nor truncates it. If
-    /// another writer stored a value meanwhile, that one is returned and kept; if the key was
-    /// deleted meanwhile, the value is returned and not stored. A store that fails counts as a
-    /// miss, and the computed value is returned.
+    /// another writer stored a value meanwhile, that one is returned and kept; if the key or a tag
+    /// was invalidated meanwhile, here or in another process, the value is returned and not stored.
+    /// A store that fails counts as a miss, and the computed value is returned.
+    ///
+    /// The `policy` is a TTL, or a [`Policy`], which may let stale values be served, computations
+    /// time out, and values be refreshed ahead. What refreshes a value is the computation of the
+    /// caller that found it stale: it should depend on the key alone.
     ///
     /// # Errors
     ///
-    /// [`Compute`](ErrorKind::Compute) if `compute` failed; all who waited get the same, nothing
-    /// is stored, and [`Error::compute_error`] gives the cause back. Also if it panicked.
-    /// [`Encode`](ErrorKind::Encode) or [`Decode`](ErrorKind::Decode) if the value does not survive
-    /// the codec.
+    /// [`Compute`](ErrorKind::Compute) if `compute` failed and nothing stale may be served; all who
+    /// waited get the same, nothing is stored, and [`Error::compute_error`] gives the cause back.
+    /// Also if it panicked. [`ComputeTimeout`](ErrorKind::ComputeTimeout) after the policy's hard
+    /// timeout. [`Encode`](ErrorKind::Encode) or [`Decode`](ErrorKind::Decode) if the value does not
+    /// survive the codec. [`InvalidTag`](ErrorKind::InvalidTag) for what no entry can have.
     ///
     /// # Cancel safety
     ///
@@ -35,15 +80,34 @@ impl Cache {
     ///
     /// # Panics
     ///
-    /// Outside a Tokio runtime, on a miss.
+    /// Outside a Tokio runtime with its timer, on a miss.
     ///
     /// # Django
     ///
     /// `get_or_set`, which runs the callable once per caller, and stores coroutines unawaited.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> axum_cache::Result<()> {
+    /// use std::{io, time::Duration};
+    /// use axum_cache::{Cache, Policy, backend::Memory};
+    ///
+    /// let cache = Cache::new(Memory::new());
+    /// let minute = Duration::from_secs(60);
+    /// let policy = Policy::new(minute).stale_while_revalidate(minute).stale_if_error(60 * minute);
+    /// let answer: u32 = cache
+    ///     .get_or_set("answer", policy, || async { Ok::<_, io::Error>(42) })
+    ///     .await?;
+    /// assert_eq!(answer, 42);
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "memory"))] fn main() {}
+    /// ```
     pub fn get_or_set<T, E, F, Fut>(
         &self,
         key: &str,
-        ttl: impl Into<Ttl>,
+        policy: impl Into<Policy>,
         compute: F,
     ) -> impl Future<Output = Result<T>> + Send
     where
@@ -52,115 +116,381 @@ impl Cache {
         F: FnOnce() -> Fut + Send,
         Fut: Future<Output = Result<T, E>> + Send + 'static,
     {
-        self.compute_once(key, self.lifetime(ttl), compute)
+        let cache = self.clone();
+        let begin = move |_: Option<Entry>| -> Computation {
+            let computation = compute();
+            Box::pin(async move {
+                let computed = computation.await.map(Computed::new);
+                Product::of(&cache, computed)
+            })
+        };
+        self.compute_once::<T, _>(key, policy.into(), false, begin)
     }
 
-    async fn compute_once<T, E, F, Fut>(
+    /// As [`get_or_set`](Self::get_or_set), for a computation that is given the stale value, if there
+    /// is one, and says how its own is to be kept.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_set`](Self::get_or_set).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`get_or_set`](Self::get_or_set).
+    ///
+    /// # Panics
+    ///
+    /// As [`get_or_set`](Self::get_or_set).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> axum_cache::Result<()> {
+    /// use std::{io, time::Duration};
+    /// use axum_cache::{Cache, Computed, backend::Memory};
+    ///
+    /// let cache = Cache::new(Memory::new());
+    /// let hour = Duration::from_secs(3600);
+    /// let user: Option<String> = cache
+    ///     .get_or_set_with("user:7", hour, |_previous| async {
+    ///         // Nobody of that number: ask again in a minute.
+    ///         Ok::<_, io::Error>(Computed::new(None).ttl(Duration::from_secs(60)).tags(["users"]))
+    ///     })
+    ///     .await?;
+    /// assert_eq!(user, None);
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "memory"))] fn main() {}
+    /// ```
+    pub fn get_or_set_with<T, E, F, Fut>(
         &self,
         key: &str,
-        lifetime: Option<Lifetime>,
+        policy: impl Into<Policy>,
+        compute: F,
+    ) -> impl Future<Output = Result<T>> + Send
+    where
+        T: Serialize + DeserializeOwned,
+        E: Into<BoxError>,
+        F: FnOnce(Option<T>) -> Fut + Send,
+        Fut: Future<Output = Result<Computed<T>, E>> + Send + 'static,
+    {
+        let cache = self.clone();
+        let begin = move |previous: Option<Entry>| -> Computation {
+            let previous = previous.and_then(|entry| cache.decode(&entry).ok());
+            let computation = compute(previous);
+            Box::pin(async move {
+                let computed = computation.await;
+                Product::of(&cache, computed)
+            })
+        };
+        self.compute_once::<T, _>(key, policy.into(), true, begin)
+    }
+
+    async fn compute_once<T, F>(
+        &self,
+        key: &str,
+        policy: Policy,
+        tags_late: bool,
         compute: F,
     ) -> Result<T>
     where
         T: Serialize + DeserializeOwned,
-        E: Into<BoxError>,
-        F: FnOnce() -> Fut + Send,
-        Fut: Future<Output = Result<T, E>> + Send + 'static,
+        F: FnOnce(Option<Entry>) -> Computation + Send,
     {
+        self.tags.check()?;
         let key = self.final_key(key)?;
-        let flights = &self.shared.flights;
-        let landings = flights.landings();
-        let overwrite = match self.fetch(&key).await {
-            Ok(entry) => match self.decode_or_miss(entry.as_ref(), "get_or_set") {
-                Some(value) => return Ok(value),
-                None => entry.is_some(),
-            },
-            Err(error) => {
-                observe::failed(self.name(), "get_or_set", &error);
-                observe::outcome(self.name(), "get_or_set", Outcome::Miss, "unavailable");
-                false
-            }
+        let ask = Ask {
+            cache: self,
+            key: &key,
+            policy: &policy,
+            decodes: |cache, entry| cache.decode::<T>(entry).is_ok(),
+            tags_late,
         };
-        let flight = flights.join(key.as_str(), || {
-            // One that ended since we looked may have been of this key.
-            let look_again = !overwrite && flights.landings() != landings;
-            let filler = Filler {
-                cache: self.clone(),
-                fill: self.begin_fill(&key),
-                key: key.clone(),
-                lifetime,
-                overwrite,
-            };
-            let computation = compute();
-            async move {
-                if look_again
-                    && let Ok(Some(entry)) = filler.cache.backend().get(&filler.key).await
-                    && filler.cache.decode::<T>(&entry).is_ok()
-                {
-                    return Ok(entry);
-                }
-                let value = computation
-                    .await
-                    .map_err(|error| Error::new(ErrorKind::Compute).with_source(error));
-                let entry = value.and_then(|value| filler.cache.encode(&value))?;
-                Ok(filler.store(entry).await)
-            }
-        });
-        let entry = flight.await.map_err(|_| {
-            Error::new(ErrorKind::Compute)
-                .with_message("computation panicked or its runtime shut down")
-        })??;
+        let entry = ask.answer(&mut Some(compute)).await?;
         self.decode(&entry)
     }
 }
 
-/// What a computation needs to store its result.
-struct Filler {
-    cache: Cache,
-    key: Key,
-    fill: Fill,
-    lifetime: Option<Lifetime>,
-    /// What is there cannot be decoded, so it must not win.
-    overwrite: bool,
-}
-
-impl Filler {
-    /// Stores `entry`; the entry that callers are to get.
-    async fn store(self, entry: Entry) -> Entry {
-        let Some(lifetime) = self.lifetime else {
-            return entry;
-        };
-        let backend = self.cache.backend();
-        let write = async {
-            if self.overwrite {
-                backend.set(&self.key, entry.clone(), lifetime).await?;
-                return Ok(None);
+impl Ask<'_> {
+    async fn answer<F>(&self, compute: &mut Compute<F>) -> Result<Entry>
+    where
+        F: FnOnce(Option<Entry>) -> Computation + Send,
+    {
+        for _ in 0..ROUNDS {
+            let before = match self.look(compute).await {
+                Ok(value) => return Ok(value.entry),
+                Err(before) => before,
+            };
+            if let Some(ended) = self.failed_before(&before) {
+                return ended;
             }
-            if backend.add(&self.key, entry.clone(), lifetime).await? {
-                return Ok(None);
-            }
-            // Another writer was first, and may be gone again.
-            backend.get(&self.key).await
-        };
-        match self.fill.land(write).await {
-            Some(Ok(Some(other))) => other,
-            Some(Ok(None)) => {
-                observe::outcome(self.cache.name(), "get_or_set", Outcome::Stored, "");
-                entry
-            }
-            Some(Err(error)) => {
-                observe::failed(self.cache.name(), "get_or_set", &error);
-                entry
-            }
-            None => {
-                observe::outcome(
-                    self.cache.name(),
-                    "get_or_set",
-                    Outcome::Bypass,
-                    "invalidated",
-                );
-                entry
+            let (follower, leads) = match self.flights().enter(self.key.as_str()) {
+                Role::Follower(follower) if self.would_wait_for_itself() => {
+                    drop(follower);
+                    return self.alone(compute, before).await;
+                }
+                Role::Follower(follower) => (follower, false),
+                Role::Leader(landing) => {
+                    let follower = landing.follower();
+                    self.lead(compute, landing, &before, None);
+                    (follower, true)
+                }
+            };
+            if let Some(outcome) = self.wait(follower, leads, before).await {
+                return outcome;
             }
         }
+        let before = match self.look(compute).await {
+            Ok(value) => return Ok(value.entry),
+            Err(before) => before,
+        };
+        self.alone(compute, before).await
     }
+
+    fn flights(&self) -> &Arc<Flights<Outcomes>> {
+        &self.cache.shared.flights
+    }
+
+    /// What is there, if it may be served; a refresh is begun where it is due.
+    async fn look<F>(&self, compute: &mut Compute<F>) -> Result<Value, Before>
+    where
+        F: FnOnce(Option<Entry>) -> Computation + Send,
+    {
+        let name = self.cache.name();
+        let landings = self.flights().landings();
+        let before = |raw, fallback| Before {
+            raw,
+            fallback,
+            landings,
+        };
+        let look = match self.cache.look(self.key).await {
+            Ok(look) => look,
+            Err(error) => {
+                observe::failed(name, OPERATION, &error);
+                Look::nothing("unavailable")
+            }
+        };
+        let (outcome, reason, answer) = match look.found {
+            Found::Fresh(value) if self.is_usable(&value) => {
+                if self.is_due(&value) {
+                    self.refresh(compute, look.raw, &value, landings);
+                }
+                (Outcome::Hit, "", Ok(value))
+            }
+            Found::Stale {
+                value,
+                while_revalidate: true,
+                ..
+            } if self.is_usable(&value) => {
+                self.refresh(compute, look.raw, &value, landings);
+                (Outcome::Hit, "stale", Ok(value))
+            }
+            Found::Stale {
+                value,
+                if_error: true,
+                ..
+            } if self.is_usable(&value) => {
+                (Outcome::Miss, "stale", Err(before(look.raw, Some(value))))
+            }
+            Found::Fresh(_) | Found::Stale { .. } => {
+                observe::corrupt(name, OPERATION, "undecodable");
+                (Outcome::Miss, "corrupt", Err(before(look.raw, None)))
+            }
+            Found::Foreign => (Outcome::Miss, "foreign", Err(before(look.raw, None))),
+            Found::Nothing(reason) => {
+                let raw = look.raw.filter(|raw| !is_lease(raw.bytes()));
+                (Outcome::Miss, reason, Err(before(raw, None)))
+            }
+        };
+        observe::outcome(name, OPERATION, outcome, reason);
+        answer
+    }
+
+    fn is_usable(&self, value: &Value) -> bool {
+        (self.decodes)(self.cache, &value.entry)
+    }
+
+    fn is_due(&self, value: &Value) -> bool {
+        let stamp = value.record.as_ref().map(|record| &record.stamp);
+        let ahead = self.policy.refresh_ahead.zip(stamp);
+        ahead.is_some_and(|(ahead, stamp)| ahead.is_due(stamp, self.cache.clock().now(), chance()))
+    }
+
+    /// Computes anew in the background, unless somebody does, or it has just failed, or there is too
+    /// much to do already.
+    fn refresh<F>(&self, compute: &mut Compute<F>, raw: Option<Entry>, value: &Value, landings: u64)
+    where
+        F: FnOnce(Option<Entry>) -> Computation + Send,
+    {
+        let now = self.cache.clock().monotonic();
+        let failed = self.cache.shared.failures.of(self.key.as_str(), now);
+        if failed.is_some_and(|failure| failure.throttles(now)) {
+            return;
+        }
+        let Some(permit) = self.cache.shared.background.refresh() else {
+            observe::outcome(self.cache.name(), "refresh", Outcome::Bypass, "busy");
+            return;
+        };
+        if let Role::Leader(landing) = self.flights().enter(self.key.as_str()) {
+            let before = Before {
+                raw,
+                fallback: Some(value.clone()),
+                landings,
+            };
+            self.lead(compute, landing, &before, Some(permit));
+        }
+    }
+
+    /// What a computation that failed a moment ago means for this caller.
+    fn failed_before(&self, before: &Before) -> Option<Result<Entry>> {
+        let now = self.cache.clock().monotonic();
+        let failure = self.cache.shared.failures.of(self.key.as_str(), now)?;
+        match &before.fallback {
+            Some(value) if failure.throttles(now) => Some(Ok(self.instead(value))),
+            Some(_) => None,
+            None => failure.error(now).map(Err),
+        }
+    }
+
+    /// Begins the computation in a task of its own.
+    fn lead<F>(
+        &self,
+        compute: &mut Compute<F>,
+        landing: Landing<Outcomes>,
+        before: &Before,
+        permit: Option<OwnedSemaphorePermit>,
+    ) where
+        F: FnOnce(Option<Entry>) -> Computation + Send,
+    {
+        let Some(compute) = compute.take() else {
+            return;
+        };
+        // One that ended since we looked may have been of this key.
+        let look_again = self.flights().landings() != before.landings;
+        let making = self.making(before, look_again);
+        let previous = before.fallback.as_ref().map(|value| value.entry.clone());
+        let mut computing = computing();
+        computing.push(self.itself());
+        let computation = COMPUTING.sync_scope(computing.clone(), || compute(previous));
+        let task = COMPUTING.scope(computing, async move {
+            let made = making.run(computation).await;
+            drop(permit);
+            landing.land(made);
+        });
+        let task = observe::in_current_span(task);
+        assert!(
+            self.cache.shared.background.spawn(task),
+            "a computation needs a Tokio runtime"
+        );
+    }
+
+    fn making(&self, before: &Before, look_again: bool) -> Making {
+        Making {
+            cache: self.cache.clone(),
+            key: self.key.clone(),
+            fill: self.cache.begin_fill(self.key),
+            policy: *self.policy,
+            found: before.raw.clone(),
+            look_again,
+            decodes: self.decodes,
+            tags_late: self.tags_late,
+        }
+    }
+
+    /// Waits for a computation; `None` if this caller has to look again.
+    async fn wait(
+        &self,
+        mut follower: Follower<Outcomes>,
+        leads: bool,
+        before: Before,
+    ) -> Option<Result<Entry>> {
+        let policy = self.policy;
+        let soft = policy.soft_timeout.filter(|_| before.fallback.is_some());
+        let hard = policy.hard_timeout;
+        let lock = (!leads).then_some(policy.lock_timeout);
+        let patience = [soft, hard, lock].into_iter().flatten().min();
+        let landed = match patience {
+            None => Some(follower.result().await),
+            Some(patience) => tokio::time::timeout(patience, follower.result()).await.ok(),
+        };
+        let outcome = match landed {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(_)) => Err(Error::new(ErrorKind::Compute)
+                .with_message("computation panicked or its runtime shut down")),
+            None => {
+                if soft == patience
+                    && let Some(value) = &before.fallback
+                {
+                    return Some(Ok(self.instead(value)));
+                }
+                // Whoever comes next computes anew.
+                self.flights().abandon(self.key.as_str(), &follower);
+                if hard != patience {
+                    return None;
+                }
+                Err(ErrorKind::ComputeTimeout.into())
+            }
+        };
+        match (outcome, before.fallback) {
+            (Ok(made), _) if made.is_invalidated && !leads => None,
+            (Ok(made), _) => made.entry.map(Ok),
+            (Err(_), Some(value)) => Some(Ok(self.instead(&value))),
+            (Err(error), None) => Some(Err(error)),
+        }
+    }
+
+    /// A stale value in the place of one that could not be had.
+    fn instead(&self, value: &Value) -> Entry {
+        let name = self.cache.name();
+        observe::outcome(name, OPERATION, Outcome::Hit, "stale-if-error");
+        value.entry.clone()
+    }
+
+    /// Computes for this caller alone: whoever it could wait for waits for it.
+    async fn alone<F>(&self, compute: &mut Compute<F>, before: Before) -> Result<Entry>
+    where
+        F: FnOnce(Option<Entry>) -> Computation + Send,
+    {
+        let Some(compute) = compute.take() else {
+            return Err(Error::new(ErrorKind::Compute)
+                .with_message("the computation of this key was invalidated again and again"));
+        };
+        let mut making = self.making(&before, false);
+        // The lease may be that of the computation this one is part of.
+        making.policy.lease = None;
+        let previous = before.fallback.as_ref().map(|value| value.entry.clone());
+        let mut computing = computing();
+        computing.push(self.itself());
+        let computation = COMPUTING.sync_scope(computing.clone(), || compute(previous));
+        let running = COMPUTING.scope(computing, making.run(computation));
+        let made = match self.policy.hard_timeout {
+            None => running.await,
+            Some(hard) => tokio::time::timeout(hard, running)
+                .await
+                .unwrap_or_else(|_| Err(ErrorKind::ComputeTimeout.into())),
+        };
+        match (made, before.fallback) {
+            (Ok(made), _) => made.entry.ok_or_else(|| ErrorKind::Compute.into()),
+            (Err(_), Some(value)) => Ok(self.instead(&value)),
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// Whether this task computes the key already.
+    fn would_wait_for_itself(&self) -> bool {
+        COMPUTING
+            .try_with(|computing| computing.contains(&self.itself()))
+            .unwrap_or(false)
+    }
+
+    /// This key of this cache.
+    fn itself(&self) -> (usize, Key) {
+        let flights = Arc::as_ptr(self.flights());
+        (flights.addr(), self.key.clone())
+    }
+}
+
+/// The keys that the present task computes.
+fn computing() -> Vec<(usize, Key)> {
+    COMPUTING.try_with(Clone::clone).unwrap_or_default()
 }

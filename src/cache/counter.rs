@@ -11,7 +11,8 @@ impl Cache {
     /// # Errors
     ///
     /// [`KeyMissing`](ErrorKind::KeyMissing) if there is no entry: none is created.
-    /// [`NotAnInteger`](ErrorKind::NotAnInteger) if it holds anything but an integer.
+    /// [`NotAnInteger`](ErrorKind::NotAnInteger) if it holds anything but an integer, or one with
+    /// [tags](Self::with_tags).
     /// [`OutOfRange`](ErrorKind::OutOfRange) if the result is no `i64`; the entry stays as it is.
     ///
     /// # Django
@@ -19,7 +20,14 @@ impl Cache {
     /// `incr`; the lifetime is kept on every store, and none wraps, floors or loses an update.
     pub async fn incr(&self, key: &str, delta: i64) -> Result<i64> {
         let key = self.final_key(key)?;
-        self.backend().incr(&key, delta).await
+        let counted = self.backend().incr(&key, delta).await;
+        if let Err(error) = &counted
+            && error.kind() == ErrorKind::NotAnInteger
+            && self.look(&key).await?.fresh().is_none()
+        {
+            return Err(ErrorKind::KeyMissing.into());
+        }
+        counted
     }
 
     /// Subtracts `delta`; see [`incr`](Self::incr).
@@ -48,7 +56,7 @@ impl Cache {
         let to = self.with_version(version).final_key(key)?;
         self.fence(&from).await;
         self.fence(&to).await;
-        if self.backend().rename(&from, &to).await? {
+        if self.move_entry(&from, &to).await? {
             Ok(version)
         } else {
             Err(ErrorKind::KeyMissing.into())

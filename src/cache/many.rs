@@ -32,12 +32,10 @@ impl Cache {
         let keys = self.final_keys(keys);
         async move {
             let (keys, finals) = keys?;
-            let entries = self.fetch_many(&finals).await?;
-            let pairs = keys.into_iter().zip(entries);
+            let looks = self.look_many(&finals).await?;
+            let pairs = keys.into_iter().zip(looks);
             Ok(pairs
-                .filter_map(|(key, entry)| {
-                    Some((key, self.decode_or_miss(entry.as_ref(), "get_many")?))
-                })
+                .filter_map(|(key, look)| Some((key, self.decode_or_miss(look, "get_many")?)))
                 .collect())
         }
     }
@@ -86,10 +84,12 @@ impl Cache {
                 self.delete_final(keys).await?;
                 return Ok(failed);
             };
-            let batch = batch
-                .into_iter()
-                .map(|(key, entry)| (key, entry, lifetime))
-                .collect();
+            let stamps = self.stamps(&self.tags).await?;
+            let batch = batch.into_iter().map(|(key, entry)| {
+                let entry = self.stamped(&key, entry, lifetime, &stamps)?;
+                Ok((key, entry, lifetime))
+            });
+            let batch = batch.collect::<Result<_>>()?;
             let outcomes = self.backend().set_many(batch).await?;
             let pairs = callers.into_iter().zip(outcomes);
             failed.extend(pairs.filter_map(|(key, outcome)| Some((key, outcome.err()?))));
@@ -127,7 +127,7 @@ impl Cache {
         self.backend().delete_many(&keys).await
     }
 
-    fn final_keys<K: AsRef<str>>(
+    pub(super) fn final_keys<K: AsRef<str>>(
         &self,
         keys: impl IntoIterator<Item = K>,
     ) -> Result<(Vec<K>, Vec<Key>)> {

@@ -5,22 +5,37 @@
 //! - A miss is `Ok(None)`; a stored `None` is a hit.
 //! - What cannot be decoded as the type asked for is a miss, observed, never an error or a panic.
 //! - A zero TTL never reaches a backend: it stores nothing and drops what is there.
-//! - A fill begun before a `delete`, `delete_prefix` or `clear` of its key does not land after it.
+//! - A fill begun before a `delete`, `delete_prefix` or `clear` of its key, or before an `invalidate`
+//!   of one of its tags, does not land after it, on whatever node; `fenced.rs` and `tags.rs` say how.
 
+mod background;
 mod builder;
 mod compute;
+mod computed;
 mod counter;
+mod failures;
+mod fenced;
 #[cfg(feature = "askama")]
 mod landing;
+mod making;
 mod many;
+mod record;
+mod tags;
+mod together;
 mod value;
 
 pub use self::builder::CacheBuilder;
+pub use self::computed::Computed;
 #[cfg(feature = "askama")]
 pub(crate) use self::landing::RawItem;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use self::background::Background;
+use self::compute::Outcomes;
+use self::failures::Failures;
+use self::tags::TagsSeen;
 use crate::backend::{AnyBackend, Capabilities, DynBackend, Peek};
 use crate::caches::Caches;
 use crate::clock::Clock;
@@ -30,6 +45,7 @@ use crate::error::Result;
 use crate::fence::{Fences, Fill};
 use crate::flight::Flights;
 use crate::key::{Key, KeySpace};
+use crate::tag::Tags;
 use crate::ttl::{Lifetime, Ttl};
 
 /// A cache: a typed handle over some store.
@@ -70,6 +86,7 @@ pub struct Cache {
     shared: Arc<Shared>,
     version: u64,
     ttl: Ttl,
+    tags: Tags,
     /// The caches this one was got from.
     siblings: Option<Caches>,
 }
@@ -83,7 +100,11 @@ struct Shared {
     codec: AnyCodec,
     clock: Arc<dyn Clock>,
     fences: Arc<Fences>,
-    flights: Arc<Flights<Result<Entry>>>,
+    flights: Arc<Flights<Outcomes>>,
+    failures: Failures,
+    background: Background,
+    tags_seen: TagsSeen,
+    turns: AtomicU64,
 }
 
 impl Cache {
@@ -222,12 +243,14 @@ impl Cache {
         self.backend().flush_store().await
     }
 
-    /// Releases what the store holds open.
+    /// Waits for the computations and refreshes that are under way, as long as
+    /// [`drain_timeout`](CacheBuilder::drain_timeout) says, and releases what the store holds open.
     ///
     /// # Errors
     ///
     /// If the store fails to let go.
     pub async fn close(&self) -> Result<()> {
+        self.shared.background.drain().await;
         self.backend().close().await
     }
 
@@ -266,6 +289,13 @@ impl Cache {
         }
     }
 
+    /// Changes whenever tags were invalidated or expired in this process. What began before must not
+    /// be joined after.
+    #[allow(dead_code, reason = "pages will")]
+    pub(crate) fn turns(&self) -> u64 {
+        self.shared.turns.load(Ordering::SeqCst)
+    }
+
     /// Begins a fill; see [`Fences::begin`].
     pub(crate) fn begin_fill(&self, key: &Key) -> Fill {
         self.shared.fences.begin(key.as_str())
@@ -273,6 +303,7 @@ impl Cache {
 
     /// Lets nothing begun earlier land under `key` any more.
     pub(crate) async fn fence(&self, key: &Key) {
+        self.shared.failures.forget(key.as_str());
         self.shared.flights.forget(key.as_str());
         self.shared.fences.invalidate(key.as_str()).await;
     }

@@ -6,6 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Cache;
+use super::record::{Found, Look};
 use crate::entry::Entry;
 use crate::error::Result;
 use crate::key::Key;
@@ -13,7 +14,7 @@ use crate::observe::{self, Outcome};
 use crate::ttl::{Lifetime, Ttl};
 
 impl Cache {
-    /// The value under `key`, if there is one and it is a `T`.
+    /// The value under `key`, if there is one, it is fresh, and it is a `T`.
     ///
     /// A stored `None` is a hit: ask for `Option<T>` and get `Some(None)`. A value that does not
     /// decode as a `T`, as after a deploy that changed the type, is a miss.
@@ -27,8 +28,8 @@ impl Cache {
     /// `get`; its `default` is `unwrap_or`.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         let key = self.final_key(key)?;
-        let entry = self.fetch(&key).await?;
-        Ok(self.decode_or_miss(entry.as_ref(), "get"))
+        let look = self.look(&key).await?;
+        Ok(self.decode_or_miss(look, "get"))
     }
 
     /// Stores `value`, replacing what is there. A zero TTL removes it.
@@ -54,6 +55,7 @@ impl Cache {
                 return self.delete(key).await.map(drop);
             };
             let key = self.final_key(key)?;
+            let entry = self.tagged(&key, entry, lifetime).await?;
             self.backend().set(&key, entry, lifetime).await
         }
     }
@@ -78,11 +80,12 @@ impl Cache {
         let lifetime = self.lifetime(ttl);
         async move {
             let entry = entry?;
+            let Some(lifetime) = lifetime else {
+                return Ok(!self.contains(key).await?);
+            };
             let key = self.final_key(key)?;
-            match lifetime {
-                Some(lifetime) => self.backend().add(&key, entry, lifetime).await,
-                None => Ok(!self.backend().contains(&key).await?),
-            }
+            let entry = self.tagged(&key, entry, lifetime).await?;
+            self.add_entry(&key, entry, lifetime).await
         }
     }
 
@@ -102,7 +105,7 @@ impl Cache {
                 return self.delete(key).await;
             };
             let key = self.final_key(key)?;
-            self.backend().touch(&key, lifetime).await
+            self.touch_entry(&key, lifetime).await
         }
     }
 
@@ -135,17 +138,24 @@ impl Cache {
     /// `has_key`, and `in`, which cannot name a version.
     pub async fn contains(&self, key: &str) -> Result<bool> {
         let key = self.final_key(key)?;
-        self.backend().contains(&key).await
+        Ok(self.look(&key).await?.is_fresh())
     }
 
-    /// How long the entry under `key` has to live, if there is one.
+    /// How long the entry under `key` is fresh yet, if there is a fresh one.
     ///
     /// # Errors
     ///
     /// As for [any call](Cache#errors).
     pub async fn ttl_of(&self, key: &str) -> Result<Option<Lifetime>> {
         let key = self.final_key(key)?;
-        self.backend().ttl(&key).await
+        let Some(lifetime) = self.backend().ttl(&key).await? else {
+            return Ok(None);
+        };
+        Ok(match self.look(&key).await?.found {
+            Found::Fresh(value) => Some(value.fresh_for(self, lifetime)),
+            Found::Foreign => Some(lifetime),
+            _ => None,
+        })
     }
 
     pub(super) fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Entry> {
@@ -156,27 +166,32 @@ impl Cache {
         self.shared.codec.decode(entry.bytes())
     }
 
-    /// The value of an entry, if there is one and it is a `T`; and what is counted of it.
-    pub(super) fn decode_or_miss<T>(
-        &self,
-        entry: Option<&Entry>,
-        operation: &'static str,
-    ) -> Option<T>
+    /// The value that was found, if it is fresh and a `T`; and what is counted of it.
+    pub(super) fn decode_or_miss<T>(&self, look: Look, operation: &'static str) -> Option<T>
     where
         T: DeserializeOwned,
     {
-        let value = entry.and_then(|entry| {
-            let value = self.decode(entry);
-            value
-                .inspect_err(|_| observe::corrupt(self.name(), operation, "undecodable"))
-                .ok()
-        });
-        let outcome = if value.is_some() {
-            Outcome::Hit
-        } else {
-            Outcome::Miss
+        let (value, reason) = match look.found {
+            Found::Fresh(value) => (self.decode_or_corrupt(&value.entry, operation), "corrupt"),
+            Found::Stale { .. } => (None, "expired"),
+            Found::Foreign => (None, "foreign"),
+            Found::Nothing(reason) => (None, reason),
         };
-        observe::outcome(self.name(), operation, outcome, "");
+        let (outcome, reason) = match value {
+            Some(_) => (Outcome::Hit, ""),
+            None => (Outcome::Miss, reason),
+        };
+        observe::outcome(self.name(), operation, outcome, reason);
         value
+    }
+
+    fn decode_or_corrupt<T>(&self, entry: &Entry, operation: &'static str) -> Option<T>
+    where
+        T: DeserializeOwned,
+    {
+        let value = self.decode(entry);
+        value
+            .inspect_err(|_| observe::corrupt(self.name(), operation, "undecodable"))
+            .ok()
     }
 }

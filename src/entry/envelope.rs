@@ -1,4 +1,5 @@
-//! The wire form of pages and fragments: versioned, checksummed, and bound to its key.
+//! The wire form of all that is stored with more than its bare bytes: versioned, checksummed, and
+//! bound to its key.
 //!
 //! ```text
 //! "axc" | format version | kind | xxh3 of all that follows, 8 bytes | length of meta, 4 bytes | meta | body
@@ -17,8 +18,11 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::stamp::Stamp;
+use crate::tag::TagStamp;
+
 const MAGIC: &[u8; 3] = b"axc";
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 /// Magic, format version and kind.
 const PREAMBLE: usize = 5;
 const CHECKSUM: usize = 8;
@@ -32,6 +36,20 @@ pub(crate) enum Kind {
     Page = 1,
     #[cfg(feature = "askama")]
     Fragment = 2,
+    /// Nothing yet: somebody computes it.
+    Lease = 3,
+    Value = 4,
+}
+
+/// Whether bytes are, or claim to be, an envelope.
+pub(crate) fn is_sealed(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC)
+}
+
+/// Whether bytes stand for a value that somebody computes. Such entries are for the store that all
+/// processes share, and for no other.
+pub(crate) fn is_lease(bytes: &[u8]) -> bool {
+    is_sealed(bytes) && bytes.get(PREAMBLE - 1) == Some(&(Kind::Lease as u8))
 }
 
 /// Why bytes are not a usable envelope.
@@ -49,9 +67,7 @@ pub(crate) enum Undecodable {
 /// An opened envelope.
 #[derive(Debug)]
 pub(crate) struct Opened<M> {
-    pub(crate) stored_at: SystemTime,
-    /// `None`: never.
-    pub(crate) fresh_until: Option<SystemTime>,
+    pub(crate) stamp: Stamp,
     pub(crate) meta: M,
     pub(crate) body: Bytes,
 }
@@ -61,23 +77,30 @@ struct Meta<'a, M> {
     key: &'a str,
     stored_at_ms: u64,
     fresh_until_ms: Option<u64>,
+    stale_while_revalidate_ms: u64,
+    stale_if_error_ms: u64,
+    cost_ms: u64,
+    tags: Vec<TagStamp>,
     of_kind: M,
 }
 
-/// Seals `meta` and `body` under `key`. Instants are kept in milliseconds; `fresh_until` is
-/// rounded up, so that rounding never makes an entry that is stale at birth.
+/// Seals `meta` and `body` under `key`. Times are kept in milliseconds; `fresh_until` is rounded
+/// up, so that rounding never makes an entry that is stale at birth.
 pub(crate) fn seal<M: Serialize>(
     kind: Kind,
     key: &str,
-    stored_at: SystemTime,
-    fresh_until: Option<SystemTime>,
+    stamp: Stamp,
     meta: M,
     body: &[u8],
 ) -> Result<Bytes, postcard::Error> {
     let meta = postcard::to_allocvec(&Meta {
         key,
-        stored_at_ms: to_millis(stored_at, false),
-        fresh_until_ms: fresh_until.map(|instant| to_millis(instant, true)),
+        stored_at_ms: to_millis(stamp.stored_at, false),
+        fresh_until_ms: stamp.fresh_until.map(|instant| to_millis(instant, true)),
+        stale_while_revalidate_ms: millis(stamp.stale_while_revalidate),
+        stale_if_error_ms: millis(stamp.stale_if_error),
+        cost_ms: millis(stamp.cost),
+        tags: stamp.tags,
         of_kind: meta,
     })?;
     let meta_length =
@@ -100,6 +123,28 @@ pub(crate) fn open<M>(kind: Kind, key: &str, bytes: &Bytes) -> Result<Opened<M>,
 where
     M: for<'de> Deserialize<'de>,
 {
+    let (opened, left) = open_some(Some(kind), key, bytes)?;
+    if !left.is_empty() {
+        return Err(Undecodable::Meta);
+    }
+    Ok(opened)
+}
+
+/// What an envelope of any kind says of itself.
+pub(crate) fn open_stamp(key: &str, bytes: &Bytes) -> Result<Stamp, Undecodable> {
+    let (opened, _) = open_some::<()>(None, key, bytes)?;
+    Ok(opened.stamp)
+}
+
+/// Opens an envelope of this or any kind whose meta begins with an `M`; and what is left of the meta.
+fn open_some<'b, M>(
+    kind: Option<Kind>,
+    key: &str,
+    bytes: &'b Bytes,
+) -> Result<(Opened<M>, &'b [u8]), Undecodable>
+where
+    M: for<'de> Deserialize<'de>,
+{
     let (preamble, rest) = bytes
         .split_first_chunk::<PREAMBLE>()
         .ok_or(Undecodable::Truncated)?;
@@ -112,7 +157,7 @@ where
     if preamble[3] != FORMAT {
         return Err(Undecodable::Version);
     }
-    if preamble[4] != kind as u8 {
+    if kind.is_some_and(|kind| preamble[4] != kind as u8) {
         return Err(Undecodable::Kind);
     }
     if u64::from_be_bytes(*checksum) != xxh3_64(sealed) {
@@ -128,21 +173,25 @@ where
         .ok_or(Undecodable::Truncated)?;
     let (meta, left) =
         postcard::take_from_bytes::<Meta<'_, M>>(meta).map_err(|_| Undecodable::Meta)?;
-    if !left.is_empty() {
-        return Err(Undecodable::Meta);
-    }
     if meta.key != key {
         return Err(Undecodable::Key);
     }
-    Ok(Opened {
-        stored_at: from_millis(meta.stored_at_ms).ok_or(Undecodable::Meta)?,
-        fresh_until: match meta.fresh_until_ms {
-            None => None,
-            Some(millis) => Some(from_millis(millis).ok_or(Undecodable::Meta)?),
+    let opened = Opened {
+        stamp: Stamp {
+            stored_at: from_millis(meta.stored_at_ms).ok_or(Undecodable::Meta)?,
+            fresh_until: match meta.fresh_until_ms {
+                None => None,
+                Some(millis) => Some(from_millis(millis).ok_or(Undecodable::Meta)?),
+            },
+            stale_while_revalidate: Duration::from_millis(meta.stale_while_revalidate_ms),
+            stale_if_error: Duration::from_millis(meta.stale_if_error_ms),
+            cost: Duration::from_millis(meta.cost_ms),
+            tags: meta.tags,
         },
         meta: meta.of_kind,
         body: bytes.slice_ref(body),
-    })
+    };
+    Ok((opened, left))
 }
 
 impl Undecodable {
@@ -173,6 +222,10 @@ fn to_millis(instant: SystemTime, up: bool) -> u64 {
     u64::try_from(millis).unwrap_or(u64::MAX)
 }
 
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
 fn from_millis(millis: u64) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
 }
@@ -184,11 +237,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::tag::Generation;
 
     fn sealed() -> Bytes {
-        let now = SystemTime::now();
-        let until = now + Duration::from_secs(60);
-        seal(Kind::Page, "key", now, Some(until), 7_u32, b"body").unwrap()
+        let mut stamp = Stamp::new(SystemTime::now(), Some(Duration::from_secs(60)));
+        stamp.stale_if_error = Duration::from_secs(5);
+        stamp.tags = vec![TagStamp::new("tag", Generation::draw())];
+        seal(Kind::Page, "key", stamp, 7_u32, b"body").unwrap()
     }
 
     #[test]
@@ -197,7 +252,10 @@ mod tests {
         let opened = open::<u32>(Kind::Page, "key", &sealed).unwrap();
         assert_eq!((opened.meta, &opened.body[..]), (7, &b"body"[..]));
         assert!(sealed.as_ptr_range().contains(&opened.body.as_ptr()));
-        assert!(opened.fresh_until.unwrap() > opened.stored_at);
+        assert!(opened.stamp.fresh_until.unwrap() > opened.stamp.stored_at);
+        assert_eq!(opened.stamp.stale_if_error, Duration::from_secs(5));
+        assert_eq!(&*opened.stamp.tags[0].name, "tag");
+        assert!(is_sealed(&sealed) && !is_lease(&sealed));
     }
 
     #[test]
@@ -231,7 +289,7 @@ mod tests {
         fn arbitrary_bytes_never_panic(mut bytes: Vec<u8>, repair: bool) {
             if repair && bytes.len() > HEAD {
                 // Get past the checksum, to the decoder behind it.
-                bytes[..4].copy_from_slice(b"axc\x01");
+                bytes[..4].copy_from_slice(b"axc\x02");
                 bytes[4] = 1;
                 let checksum = xxh3_64(&bytes[PREAMBLE + CHECKSUM..]);
                 bytes[PREAMBLE..PREAMBLE + CHECKSUM].copy_from_slice(&checksum.to_be_bytes());

@@ -1,8 +1,10 @@
 //! What a backend holds under a key: bytes, and what this process has already made of them.
 
 mod envelope;
+mod stamp;
 
-pub(crate) use self::envelope::{Kind, Undecodable, open, seal};
+pub(crate) use self::envelope::{Kind, Undecodable, is_lease, is_sealed, open, open_stamp, seal};
+pub(crate) use self::stamp::{Stamp, Worth};
 
 use std::any::Any;
 use std::fmt;

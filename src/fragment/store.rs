@@ -6,10 +6,11 @@ use std::time::SystemTime;
 use super::FRAGMENTS_ALIAS;
 use super::pass::{Captured, Fragment, Known};
 use crate::cache::{Cache, RawItem};
-use crate::entry::{Entry, Kind, open, seal};
+use crate::entry::{Entry, Kind, Stamp, open, seal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::observe::{self, Outcome};
+use crate::ttl::Lifetime;
 
 /// The caches that a page's fragments are in.
 pub(super) struct Stores<'a> {
@@ -93,7 +94,7 @@ fn judge(cache: &Cache, key: Key, entry: Option<&Entry>) -> Known {
         let fresh = opened
             .inspect_err(|reason| observe::corrupt(cache.name(), "fragment", reason.as_str()))
             .ok()
-            .filter(|opened| opened.fresh_until.is_none_or(|until| now < until))?;
+            .filter(|opened| opened.stamp.fresh_until.is_none_or(|until| now < until))?;
         Some(std::str::from_utf8(&fresh.body).ok()?.into())
     });
     if let Some(markup) = markup {
@@ -107,14 +108,11 @@ fn judge(cache: &Cache, key: Key, entry: Option<&Entry>) -> Known {
 
 fn encode(captured: Captured, now: SystemTime) -> Result<RawItem> {
     let lifetime = captured.ttl.lifetime();
-    let fresh_until = lifetime
-        .and_then(crate::ttl::Lifetime::duration)
-        .and_then(|lifetime| now.checked_add(lifetime));
+    let stamp = Stamp::new(now, lifetime.and_then(Lifetime::duration));
     let sealed = seal(
         Kind::Fragment,
         captured.key.as_str(),
-        now,
-        fresh_until,
+        stamp,
         (),
         captured.markup.as_bytes(),
     )

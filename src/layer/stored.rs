@@ -12,7 +12,7 @@ use http::header::{ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Entry, Kind, Undecodable, open, seal};
+use crate::entry::{Entry, Kind, Stamp, Undecodable, open, seal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::semantics::freshness::current_age;
@@ -146,7 +146,7 @@ impl StoredPage {
     pub(super) fn decode(key: &Key, bytes: &Bytes) -> Result<Self, Undecodable> {
         let page = open::<PageMeta>(Kind::Page, key.as_str(), bytes)?;
         let body = page.body;
-        let (stored_at, kept_until) = (page.stored_at, page.fresh_until);
+        let (stored_at, kept_until) = (page.stamp.stored_at, page.stamp.fresh_until);
         let response = page
             .meta
             .response
@@ -172,15 +172,10 @@ impl StoredPage {
             response: response.map(ResponseMeta::of),
         };
         let stored_at = response.map_or(now, |response| response.stored_at);
-        let sealed = seal(
-            Kind::Page,
-            key.as_str(),
-            stored_at,
-            self.kept_until,
-            meta,
-            body,
-        )
-        .map_err(|source| Error::new(ErrorKind::Encode).with_source(source.to_string()))?;
+        let mut stamp = Stamp::new(stored_at, None);
+        stamp.fresh_until = self.kept_until;
+        let sealed = seal(Kind::Page, key.as_str(), stamp, meta, body)
+            .map_err(|source| Error::new(ErrorKind::Encode).with_source(source.to_string()))?;
         let fields = response.map_or(0, |response| response.headers.len());
         Ok(Entry::new(sealed).with_decoded_bytes(DECODED_BYTES + fields * DECODED_FIELD_BYTES))
     }
@@ -302,7 +297,7 @@ mod tests {
     fn decode(meta: PageMeta) -> Result<StoredPage, Undecodable> {
         let key = KeySpace::default().key(1, "page").unwrap();
         let at = SystemTime::UNIX_EPOCH;
-        let sealed = seal(Kind::Page, key.as_str(), at, None, meta, b"").unwrap();
+        let sealed = seal(Kind::Page, key.as_str(), Stamp::new(at, None), meta, b"").unwrap();
         StoredPage::decode(&key, &sealed)
     }
 

@@ -380,12 +380,6 @@ impl Backend for File {
             .await
     }
 
-    async fn contains(&self, key: &Key) -> Result<bool> {
-        let key = key.clone();
-        self.read("contains", move |store| Ok(store.ttl(&key)?.is_some()))
-            .await
-    }
-
     async fn close(&self) -> Result<()> {
         self.store.locks.close();
         Ok(())

@@ -310,7 +310,7 @@ impl Backend for Memcached {
     async fn add(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<bool> {
         let outcome = async {
             if let Err(error) = refuse_if_larger(&entry, self.inner.max_value_bytes) {
-                let lives = self.contains(key).await?;
+                let lives = self.ttl(key).await?.is_some();
                 return if lives { Ok(false) } else { Err(error) };
             }
             let reply = self.send(key, self.until(), |batch, wire| {
@@ -467,14 +467,6 @@ impl Backend for Memcached {
             deleted += u64::from(outcome.map_err(|error| error.at("memcached", "delete_many"))?);
         }
         Ok(deleted)
-    }
-
-    async fn contains(&self, key: &Key) -> Result<bool> {
-        let reply = self.read(key, |batch, wire| {
-            batch.push(format_args!("mg {wire}"), None);
-        });
-        let found = reply.await.and_then(|reply| done(&reply));
-        self.or_miss(found, "contains", false)
     }
 
     async fn close(&self) -> Result<()> {

@@ -230,7 +230,7 @@ impl Backend for Memory {
     }
 
     async fn add(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<bool> {
-        if self.contains(key).await? {
+        if self.ttl(key).await?.is_some() {
             return Ok(false);
         }
         self.refuse_if_too_large(key, &entry, "add")?;
@@ -320,10 +320,6 @@ impl Backend for Memory {
             let shut_down = Error::new(ErrorKind::Unavailable).at("memory", "delete_prefix");
             shut_down.with_source(error)
         })
-    }
-
-    async fn contains(&self, key: &Key) -> Result<bool> {
-        Ok(self.store.ttl(key).is_some())
     }
 
     fn peek(&self, key: &Key) -> Peek {

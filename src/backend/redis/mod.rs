@@ -250,7 +250,7 @@ impl Backend for Redis {
     async fn add(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<bool> {
         let outcome = async {
             if let Err(error) = refuse_if_larger(&entry, self.inner.max_value_bytes) {
-                let lives = self.contains(key).await?;
+                let lives = self.ttl(key).await?.is_some();
                 return if lives { Ok(false) } else { Err(error) };
             }
             let mut add = set(key, &entry, lifetime);
@@ -428,11 +428,6 @@ impl Backend for Redis {
         self.note_keys(keys);
         let deleted = reply::int(answer).map_err(|error| error.at("redis", "delete_many"))?;
         Ok(u64::try_from(deleted).unwrap_or(0))
-    }
-
-    async fn contains(&self, key: &Key) -> Result<bool> {
-        let answer = self.read(key, cmd("EXISTS").arg(key.as_str())).await;
-        reply::is_some(answer).map_err(|error| error.at("redis", "contains"))
     }
 
     async fn close(&self) -> Result<()> {

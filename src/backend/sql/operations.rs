@@ -112,10 +112,6 @@ impl Backend for Sql {
         self.within("ttl", work).await
     }
 
-    async fn contains(&self, key: &Key) -> Result<bool> {
-        Ok(self.ttl(key).await?.is_some())
-    }
-
     /// Each of its statements has the deadline of an operation.
     async fn clear(&self, namespace: &str) -> Result<()> {
         self.clear_range("clear", namespace, after(namespace).as_deref())

@@ -167,11 +167,6 @@ impl Backend for Remote {
         self.inner.delete_prefix(prefix).await
     }
 
-    async fn contains(&self, key: &Key) -> Result<bool> {
-        self.call("contains").await?;
-        self.inner.contains(key).await
-    }
-
     fn peek(&self, _: &Key) -> Peek {
         Peek::Declined
     }

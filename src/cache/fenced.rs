@@ -1,0 +1,336 @@
+//! A place in the store that a computation is to fill, and that an invalidation takes from it.
+//!
+//! In one process, the table of fills says what was invalidated since a fill began. Across processes
+//! the store does: a fill replaces exactly what was there when it began, by compare-and-set. Where
+//! nothing was there, it first puts a *lease* there, which a `delete` removes like any entry.
+//!
+//! # Invariants
+//!
+//! - Who computes began a fill before, and holds its place; what was invalidated meanwhile, by any
+//!   process, is not stored.
+//! - A lease is a miss to every reader, ends by itself, and is renewed while its holder computes. It
+//!   says who computes, but several may: it keeps stale values out, not computations.
+//! - Where the store cannot be asked, the value is returned and not stored.
+
+use std::future::Future;
+use std::time::Duration;
+
+use super::Cache;
+use super::record::{Found, Look, Value};
+use crate::entry::{Entry, Kind, Stamp, is_lease, seal};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fence::Fill;
+use crate::key::Key;
+use crate::observe;
+use crate::tag::draw;
+use crate::ttl::Lifetime;
+
+/// How long a lease lasts that nobody waits for; it is renewed.
+const LEASE: Duration = Duration::from_secs(10);
+
+/// How long a lease lasts that has been given back.
+const OVER: Duration = Duration::from_millis(1);
+
+/// The time between two looks at another one's lease, at first and at most.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LAST_LOOK: Duration = Duration::from_millis(40);
+
+/// A place to fill.
+#[derive(Debug)]
+pub(super) struct Place {
+    cache: Cache,
+    pub(super) key: Key,
+    fill: Fill,
+    holds: Holds,
+    lease: Duration,
+    /// The lease on computing anew what is there already, and its key.
+    turn: Option<(Key, Entry)>,
+}
+
+/// What the place is held by.
+#[derive(Debug)]
+enum Holds {
+    /// The table of this process alone; nothing was there.
+    Nothing,
+    /// The table of this process alone; what was there may be replaced.
+    Anything,
+    /// What was there.
+    Entry(Entry),
+    /// A lease of ours, or of another process that computes the same.
+    Lease { entry: Entry, is_ours: bool },
+    /// It is not: nothing may be stored.
+    Lost,
+}
+
+/// How taking a place ended.
+pub(super) enum Taken {
+    Place(Place),
+    /// Somebody has computed it meanwhile.
+    Found(Value),
+}
+
+/// What became of a value that was to be stored.
+#[derive(Debug)]
+pub(super) enum Landed {
+    Stored,
+    /// Another one's is there and counts.
+    Other(Value),
+    /// It was invalidated while it was computed.
+    Invalidated,
+    Failed(Error),
+}
+
+impl Cache {
+    /// Takes the place of `key`, where `raw` was found. With a `lease` only one process computes, as
+    /// far as can be known; the others wait here for its value, at most for `patience`.
+    pub(super) async fn take_place(
+        &self,
+        key: &Key,
+        fill: Fill,
+        found: Option<Entry>,
+        lease: Option<Duration>,
+        patience: Duration,
+    ) -> Taken {
+        let mut place = Place {
+            cache: self.clone(),
+            key: key.clone(),
+            fill,
+            holds: Holds::Nothing,
+            lease: lease.unwrap_or(LEASE).max(OVER),
+            turn: None,
+        };
+        let capabilities = self.capabilities();
+        if !capabilities.compares || !capabilities.shared {
+            place.holds = match found {
+                Some(entry) if capabilities.compares => Holds::Entry(entry),
+                Some(_) => Holds::Anything,
+                None => Holds::Nothing,
+            };
+            return Taken::Place(place);
+        }
+        let taking = async {
+            match lease {
+                None => place.take(found).await,
+                Some(_) => place.take_turn(found, patience).await,
+            }
+        };
+        match taking.await {
+            Ok(None) => {}
+            Ok(Some(value)) => return Taken::Found(value),
+            Err(error) => {
+                observe::failed(self.name(), "get_or_set", &error);
+                place.holds = Holds::Lost;
+            }
+        }
+        Taken::Place(place)
+    }
+}
+
+impl Holds {
+    fn ours(lease: Entry) -> Self {
+        Self::Lease {
+            entry: lease,
+            is_ours: true,
+        }
+    }
+}
+
+impl Place {
+    fn held(&self) -> Option<&Entry> {
+        match &self.holds {
+            Holds::Entry(entry) | Holds::Lease { entry, .. } => Some(entry),
+            Holds::Nothing | Holds::Anything | Holds::Lost => None,
+        }
+    }
+
+    /// Holds the place by what is there, or by a lease; or else what was computed meanwhile.
+    async fn take(&mut self, found: Option<Entry>) -> Result<Option<Value>> {
+        if let Some(entry) = found {
+            self.holds = Holds::Entry(entry);
+            return Ok(None);
+        }
+        let lease = self.new_lease(&self.key)?;
+        if self.add(&self.key, &lease).await? {
+            self.holds = Holds::ours(lease);
+            return Ok(None);
+        }
+        let look = self.look().await?;
+        self.holds = match (look.raw, look.found) {
+            (_, Found::Fresh(value)) => return Ok(Some(value)),
+            (Some(entry), _) if is_lease(entry.bytes()) => Holds::Lease {
+                entry,
+                is_ours: false,
+            },
+            (Some(entry), _) => Holds::Entry(entry),
+            // It has just gone. What was there may have been invalidated.
+            (None, _) => Holds::Lost,
+        };
+        Ok(None)
+    }
+
+    /// As [`take`](Self::take), once no other process computes.
+    async fn take_turn(
+        &mut self,
+        found: Option<Entry>,
+        patience: Duration,
+    ) -> Result<Option<Value>> {
+        let waiting = self.wait_for_turn(found.clone());
+        if let Ok(outcome) = tokio::time::timeout(patience, waiting).await {
+            return outcome;
+        }
+        self.take(found).await
+    }
+
+    async fn wait_for_turn(&mut self, mut found: Option<Entry>) -> Result<Option<Value>> {
+        let mut pause = FIRST_LOOK;
+        loop {
+            if let Some(entry) = found {
+                // What is there stays there while it is computed anew, so the lease is beside it.
+                let beside = format!("lease:{}", self.key.as_str());
+                let beside = self.cache.own_key(&beside)?;
+                let lease = self.new_lease(&beside)?;
+                if self.add(&beside, &lease).await? {
+                    self.turn = Some((beside, lease));
+                    self.holds = Holds::Entry(entry);
+                    // The one before may have ended since.
+                    let look = self.look().await?;
+                    if look.raw.as_ref() == self.held() {
+                        return Ok(None);
+                    }
+                    self.give_back_turn().await;
+                    self.turn = None;
+                }
+            } else {
+                let lease = self.new_lease(&self.key)?;
+                if self.add(&self.key, &lease).await? {
+                    self.holds = Holds::ours(lease);
+                    return Ok(None);
+                }
+            }
+            // Not all at the same time.
+            tokio::time::sleep(pause.mul_f64(0.5 + crate::policy::chance())).await;
+            pause = (pause * 2).min(LAST_LOOK);
+            let look = self.look().await?;
+            found = match look.found {
+                Found::Fresh(value) => return Ok(Some(value)),
+                _ => look.raw.filter(|entry| !is_lease(entry.bytes())),
+            };
+        }
+    }
+
+    /// Runs `computing`, and holds the place meanwhile.
+    pub(super) async fn hold<T>(&self, computing: impl Future<Output = T>) -> T {
+        let mut computing = std::pin::pin!(computing);
+        loop {
+            let leases = self.leases();
+            if leases.is_empty() {
+                return computing.await;
+            }
+            let third = self.lease / 3;
+            if let Ok(outcome) = tokio::time::timeout(third, computing.as_mut()).await {
+                return outcome;
+            }
+            for (key, lease) in leases {
+                // One that cannot be renewed, or is gone, shows when the value lands.
+                let _ = self.renew(key, lease, self.lease).await;
+            }
+        }
+    }
+
+    /// Stores `entry`, unless the place was taken away.
+    pub(super) async fn land(self, entry: Entry, lifetime: Lifetime) -> Landed {
+        let landed = self.fill.land(self.write(entry, lifetime)).await;
+        let landed = match landed {
+            Some(Ok(landed)) => landed,
+            Some(Err(error)) => Landed::Failed(error),
+            None => Landed::Invalidated,
+        };
+        if matches!(landed, Landed::Failed(_)) {
+            self.give_back_lease().await;
+        }
+        self.give_back_turn().await;
+        landed
+    }
+
+    async fn write(&self, entry: Entry, lifetime: Lifetime) -> Result<Landed> {
+        let backend = self.cache.backend();
+        let stored = match &self.holds {
+            Holds::Nothing => backend.add(&self.key, entry, lifetime).await?,
+            Holds::Anything => {
+                backend.set(&self.key, entry, lifetime).await?;
+                true
+            }
+            Holds::Entry(expected)
+            | Holds::Lease {
+                entry: expected, ..
+            } => {
+                backend
+                    .compare_and_set(&self.key, expected, entry, lifetime)
+                    .await?
+            }
+            Holds::Lost => false,
+        };
+        if stored {
+            return Ok(Landed::Stored);
+        }
+        let look = self.look().await?;
+        Ok(match look.fresh() {
+            Some(value) => Landed::Other(value),
+            None => Landed::Invalidated,
+        })
+    }
+
+    /// Lets others take the place: there is nothing to store.
+    pub(super) async fn give_back(self) {
+        self.give_back_lease().await;
+        self.give_back_turn().await;
+    }
+
+    async fn give_back_lease(&self) {
+        if let Holds::Lease { entry, is_ours } = &self.holds
+            && *is_ours
+        {
+            let _ = self.renew(&self.key, entry, OVER).await;
+        }
+    }
+
+    async fn give_back_turn(&self) {
+        if let Some((key, lease)) = &self.turn {
+            let _ = self.renew(key, lease, OVER).await;
+        }
+    }
+
+    fn leases(&self) -> Vec<(&Key, &Entry)> {
+        let own = match &self.holds {
+            Holds::Lease { entry, .. } => Some((&self.key, entry)),
+            _ => None,
+        };
+        let beside = self.turn.as_ref().map(|(key, lease)| (key, lease));
+        own.into_iter().chain(beside).collect()
+    }
+
+    async fn renew(&self, key: &Key, lease: &Entry, lifetime: Duration) -> Result<bool> {
+        let (backend, lifetime) = (self.cache.backend(), Lifetime::For(lifetime));
+        backend
+            .compare_and_set(key, lease, lease.clone(), lifetime)
+            .await
+    }
+
+    async fn add(&self, key: &Key, lease: &Entry) -> Result<bool> {
+        let (backend, lifetime) = (self.cache.backend(), Lifetime::For(self.lease));
+        backend.add(key, lease.clone(), lifetime).await
+    }
+
+    async fn look(&self) -> Result<Look> {
+        let entry = self.cache.backend().get(&self.key).await?;
+        self.cache.judge(&self.key, entry, &Vec::new()).await
+    }
+
+    fn new_lease(&self, key: &Key) -> Result<Entry> {
+        let stamp = Stamp::new(self.cache.clock().now(), None);
+        let sealed = seal(Kind::Lease, key.as_str(), stamp, draw(), &[]);
+        sealed
+            .map(Entry::new)
+            .map_err(|source| Error::new(ErrorKind::Encode).with_source(source.to_string()))
+    }
+}

@@ -1,0 +1,326 @@
+//! Values as they are stored: the bytes of the codec alone, or, if there is more to say, sealed.
+//!
+//! # Invariants
+//!
+//! - A value that has tags, or may be served stale, is sealed; any other is its codec's bytes, so
+//!   that counters are native and other programs can read it. Bytes that could be taken for a
+//!   sealed value are sealed, whatever they are.
+//! - What is sealed is used only if it says that it is of this key, and its tags are current.
+
+use std::sync::Arc;
+
+use super::Cache;
+use super::tags::{Marks, TagsRead};
+use crate::entry::{
+    Entry, Kind, Stamp, Undecodable, Worth, is_lease, is_sealed, open, open_stamp, seal,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::observe;
+use crate::tag::{TagStamp, TagState};
+use crate::ttl::Lifetime;
+
+/// What was found under a key.
+#[derive(Debug)]
+pub(super) struct Look {
+    /// What the store holds, whatever it is worth: what a fenced fill replaces.
+    pub(super) raw: Option<Entry>,
+    pub(super) found: Found,
+}
+
+#[derive(Debug)]
+pub(super) enum Found {
+    Fresh(Value),
+    /// Not for ordinary readers.
+    Stale {
+        value: Value,
+        while_revalidate: bool,
+        if_error: bool,
+    },
+    /// A fresh fragment or page.
+    Foreign,
+    /// Nothing that could be used, and why, where there is more to say.
+    Nothing(&'static str),
+}
+
+/// A value, and what its entry says of it.
+#[derive(Clone, Debug)]
+pub(super) struct Value {
+    /// The bytes of the codec.
+    pub(super) entry: Entry,
+    pub(super) record: Option<Arc<Record>>,
+}
+
+/// A sealed value.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) stamp: Stamp,
+    marks: Marks,
+    value: Entry,
+}
+
+impl Look {
+    pub(super) fn nothing(why: &'static str) -> Self {
+        Self {
+            raw: None,
+            found: Found::Nothing(why),
+        }
+    }
+
+    /// Whether there is something, of whatever kind.
+    pub(super) fn is_fresh(&self) -> bool {
+        matches!(self.found, Found::Fresh(_) | Found::Foreign)
+    }
+
+    /// The value, if it is fresh.
+    pub(super) fn fresh(self) -> Option<Value> {
+        match self.found {
+            Found::Fresh(value) => Some(value),
+            _ => None,
+        }
+    }
+}
+
+impl Value {
+    /// How long it is fresh, if the store keeps it for `lifetime`.
+    pub(super) fn fresh_for(&self, cache: &Cache, lifetime: Lifetime) -> Lifetime {
+        let record = self.record.as_ref();
+        let fresh_until = record.and_then(|record| record.stamp.fresh_until);
+        fresh_until.map_or(lifetime, |until| {
+            let left = until.duration_since(cache.clock().now());
+            Lifetime::For(left.unwrap_or_default())
+        })
+    }
+}
+
+impl Cache {
+    /// What is under `key` and what it is worth.
+    pub(super) async fn look(&self, key: &Key) -> Result<Look> {
+        let (entry, tags) = self.fetch_tagged(key).await?;
+        self.judge(key, entry, &tags).await
+    }
+
+    /// What is under `keys` and what it is worth: one round trip, and one more for tags.
+    pub(super) async fn look_many(&self, keys: &[Key]) -> Result<Vec<Look>> {
+        let entries = self.fetch_many(keys).await?;
+        let mut tags = Vec::new();
+        for (key, entry) in keys.iter().zip(&entries) {
+            if let Some(Opened::Sealed(record)) = entry.as_ref().map(|it| self.open_value(key, it))
+            {
+                tags.extend(record.marks.iter().map(|(key, _)| key.clone()));
+            }
+        }
+        let tags = self.read_tags(tags).await?;
+        let mut looks = Vec::with_capacity(keys.len());
+        for (key, entry) in keys.iter().zip(entries) {
+            looks.push(self.judge(key, entry, &tags).await?);
+        }
+        Ok(looks)
+    }
+
+    /// What an entry is worth that was read under `key`.
+    pub(super) async fn judge(
+        &self,
+        key: &Key,
+        entry: Option<Entry>,
+        tags: &TagsRead,
+    ) -> Result<Look> {
+        let Some(raw) = entry else {
+            return Ok(Look::nothing(""));
+        };
+        let found = match self.open_value(key, &raw) {
+            Opened::Plain => Found::Fresh(Value {
+                entry: raw.clone(),
+                record: None,
+            }),
+            Opened::Lease => Found::Nothing("computing"),
+            Opened::Undecodable(reason) => {
+                observe::corrupt(self.name(), "get", reason.as_str());
+                Found::Nothing("corrupt")
+            }
+            Opened::Foreign(stamp, marks) => {
+                let state = self.tag_state(key, &marks, tags).await?;
+                match stamp.worth(self.clock().now(), state) {
+                    Worth::Fresh => Found::Foreign,
+                    _ => Found::Nothing("expired"),
+                }
+            }
+            Opened::Sealed(record) => {
+                let state = self.tag_state(key, &record.marks, tags).await?;
+                self.worth(record, state)
+            }
+        };
+        Ok(Look {
+            raw: Some(raw),
+            found,
+        })
+    }
+
+    fn worth(&self, record: Arc<Record>, state: TagState) -> Found {
+        let worth = record.stamp.worth(self.clock().now(), state);
+        let value = Value {
+            entry: record.value.clone(),
+            record: Some(record),
+        };
+        match worth {
+            Worth::Fresh => Found::Fresh(value),
+            Worth::Stale {
+                while_revalidate,
+                if_error,
+            } => Found::Stale {
+                value,
+                while_revalidate,
+                if_error,
+            },
+            Worth::Nothing if state == TagState::Current => Found::Nothing("expired"),
+            Worth::Nothing => Found::Nothing("tag"),
+        }
+    }
+
+    fn open_value(&self, key: &Key, entry: &Entry) -> Opened {
+        if !is_sealed(entry.bytes()) {
+            return Opened::Plain;
+        }
+        if is_lease(entry.bytes()) {
+            return Opened::Lease;
+        }
+        let record = entry.decoded(|bytes| {
+            let opened = open::<()>(Kind::Value, key.as_str(), bytes)?;
+            let marks = self.marks(&opened.stamp.tags);
+            Ok(Record {
+                marks: marks.map_err(|_| Undecodable::Meta)?,
+                stamp: opened.stamp,
+                value: Entry::new(opened.body),
+            })
+        });
+        match record {
+            Ok(record) => Opened::Sealed(record),
+            Err(Undecodable::Kind) => self.open_foreign(key, entry),
+            Err(reason) => Opened::Undecodable(reason),
+        }
+    }
+
+    fn open_foreign(&self, key: &Key, entry: &Entry) -> Opened {
+        let opened = open_stamp(key.as_str(), entry.bytes()).and_then(|stamp| {
+            let marks = self.marks(&stamp.tags);
+            Ok((stamp, marks.map_err(|_| Undecodable::Meta)?))
+        });
+        match opened {
+            Ok((stamp, marks)) => Opened::Foreign(stamp, marks),
+            Err(reason) => Opened::Undecodable(reason),
+        }
+    }
+
+    /// The entry to store for a value that is fresh as long as the store keeps it, with the tags of
+    /// this handle.
+    pub(super) async fn tagged(
+        &self,
+        key: &Key,
+        value: Entry,
+        lifetime: Lifetime,
+    ) -> Result<Entry> {
+        let stamps = self.stamps(&self.tags).await?;
+        self.stamped(key, value, lifetime, &stamps)
+    }
+
+    pub(super) fn stamped(
+        &self,
+        key: &Key,
+        value: Entry,
+        lifetime: Lifetime,
+        tags: &[TagStamp],
+    ) -> Result<Entry> {
+        if tags.is_empty() {
+            return self.plain_value(key, value);
+        }
+        let mut stamp = Stamp::new(self.clock().now(), lifetime.duration());
+        stamp.tags = tags.to_vec();
+        seal_value(key, &value, stamp)
+    }
+
+    /// Stores `entry` if there is nothing that counts; atomic, where the store can compare.
+    pub(super) async fn add_entry(
+        &self,
+        key: &Key,
+        entry: Entry,
+        lifetime: Lifetime,
+    ) -> Result<bool> {
+        let backend = self.backend();
+        loop {
+            if backend.add(key, entry.clone(), lifetime).await? {
+                return Ok(true);
+            }
+            // What is there may be a lease, or dead by its tags.
+            let look = self.look(key).await?;
+            let Some(raw) = &look.raw else { continue };
+            if look.is_fresh() || !self.capabilities().compares {
+                return Ok(false);
+            }
+            let (entry, raw) = (entry.clone(), raw.clone());
+            if backend.compare_and_set(key, &raw, entry, lifetime).await? {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Gives the value under `key`, if it is fresh, a new TTL.
+    pub(super) async fn touch_entry(&self, key: &Key, lifetime: Lifetime) -> Result<bool> {
+        let look = self.look(key).await?;
+        let (Some(raw), Some(value)) = (look.raw.clone(), look.fresh()) else {
+            return Ok(false);
+        };
+        let backend = self.backend();
+        let Some(record) = value.record else {
+            return backend.touch(key, lifetime).await;
+        };
+        let now = self.clock().now();
+        let mut stamp = record.stamp.clone();
+        stamp.fresh_until = lifetime.duration().and_then(|it| now.checked_add(it));
+        let kept_for = stamp.kept_for(now);
+        let entry = seal_value(key, &value.entry, stamp)?;
+        backend.compare_and_set(key, &raw, entry, kept_for).await
+    }
+
+    /// Moves the value at `from`, if it is fresh, to `to`. One that is sealed says which key it is of,
+    /// and so is moved in two steps.
+    pub(super) async fn move_entry(&self, from: &Key, to: &Key) -> Result<bool> {
+        let backend = self.backend();
+        let Some(value) = self.look(from).await?.fresh() else {
+            return Ok(false);
+        };
+        let Some(record) = &value.record else {
+            return backend.rename(from, to).await;
+        };
+        let Some(lifetime) = backend.ttl(from).await? else {
+            return Ok(false);
+        };
+        let entry = seal_value(to, &value.entry, record.stamp.clone())?;
+        backend.set(to, entry, lifetime).await?;
+        backend.delete(from).await
+    }
+
+    /// The entry to store for a value without tags that is never served stale.
+    pub(super) fn plain_value(&self, key: &Key, value: Entry) -> Result<Entry> {
+        if is_sealed(value.bytes()) {
+            let stamp = Stamp::new(self.clock().now(), None);
+            return seal_value(key, &value, stamp);
+        }
+        Ok(value)
+    }
+}
+
+/// The entry to store for a value of which all is said by `stamp`.
+pub(super) fn seal_value(key: &Key, value: &Entry, stamp: Stamp) -> Result<Entry> {
+    let sealed = seal(Kind::Value, key.as_str(), stamp, (), value.bytes());
+    sealed
+        .map(Entry::new)
+        .map_err(|source| Error::new(ErrorKind::Encode).with_source(source.to_string()))
+}
+
+enum Opened {
+    Plain,
+    Lease,
+    Sealed(Arc<Record>),
+    Foreign(Stamp, Marks),
+    Undecodable(Undecodable),
+}

@@ -1,0 +1,347 @@
+//! The tags of a cache: what generation each is of, and new ones for those that are invalidated.
+//!
+//! # Invariants
+//!
+//! - The generations that an entry names were read before its computation began. So what is
+//!   invalidated while it computes is dead when it lands, on whatever node.
+//! - Tags that are named only once the computation is over are those of its beginning only if no
+//!   tag at all was invalidated meanwhile: each invalidation writes the *turn* first, and then the
+//!   tags. Otherwise the entry is not stored.
+//! - Nothing is remembered in this process but which tags an entry had the last time, to read their
+//!   generations together with it.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use super::Cache;
+use crate::backend::Peek;
+use crate::entry::Entry;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::tag::{Generation, TagStamp, TagState, Tags};
+use crate::ttl::Lifetime;
+
+/// The version under which the framework keeps what is its own. Handles may use it, too: the
+/// names are told apart by how they begin.
+const OWN_VERSION: u64 = 0;
+
+/// How many entries' tags are remembered.
+const SEEN: usize = 4096;
+
+/// The tags of an entry, with the keys of their generations.
+pub(crate) type Marks = Arc<[(Key, Generation)]>;
+
+/// What was read of tags together with an entry.
+pub(crate) type TagsRead = Vec<(Key, Option<Generation>)>;
+
+/// Which tags entries had the last time.
+#[derive(Debug, Default)]
+pub(super) struct TagsSeen {
+    slots: OnceLock<Box<[Mutex<Option<Seen>>]>>,
+    hasher: RandomState,
+}
+
+#[derive(Debug)]
+struct Seen {
+    hash: u64,
+    keys: Arc<[Key]>,
+}
+
+impl TagsSeen {
+    fn of(&self, key: &Key) -> Option<Arc<[Key]>> {
+        let slots = self.slots.get()?;
+        let hash = self.hasher.hash_one(key);
+        let slot = slot(slots, hash).lock();
+        let slot = slot.unwrap_or_else(PoisonError::into_inner);
+        let seen = slot.as_ref().filter(|seen| seen.hash == hash)?;
+        Some(Arc::clone(&seen.keys))
+    }
+
+    fn remember(&self, key: &Key, keys: impl Iterator<Item = Key>) {
+        let slots = self
+            .slots
+            .get_or_init(|| (0..SEEN).map(|_| Mutex::default()).collect());
+        let hash = self.hasher.hash_one(key);
+        let seen = Seen {
+            hash,
+            keys: keys.collect(),
+        };
+        let mut slot = slot(slots, hash).lock();
+        **slot.as_mut().unwrap_or_else(|poisoned| poisoned.get_mut()) = Some(seen);
+    }
+}
+
+fn slot(slots: &[Mutex<Option<Seen>>], hash: u64) -> &Mutex<Option<Seen>> {
+    &slots[usize::try_from(hash % SEEN as u64).unwrap_or(0)]
+}
+
+impl Cache {
+    /// A handle whose entries have these tags, in the place of its own: `set`, `add`, `set_many`,
+    /// `get_or_set` and their like store them so.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> axum_cache::Result<()> {
+    /// use axum_cache::{Cache, Ttl, backend::Memory};
+    ///
+    /// let cache = Cache::new(Memory::new());
+    /// cache.with_tags(["post:7", "posts"]).set("title:7", "Hello", Ttl::Default).await?;
+    /// cache.invalidate(["post:7"]).await?;
+    /// assert_eq!(cache.get::<String>("title:7").await?, None);
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "memory"))] fn main() {}
+    /// ```
+    #[must_use]
+    pub fn with_tags<N: AsRef<str>>(&self, tags: impl IntoIterator<Item = N>) -> Self {
+        let mut handle = self.clone();
+        handle.tags = Tags::new(tags);
+        handle
+    }
+
+    /// The tags that this handle gives to entries.
+    pub fn tags(&self) -> &Tags {
+        &self.tags
+    }
+
+    /// Invalidates all entries that have one of these tags: values of all versions, fragments and
+    /// pages, on all nodes that share the store. Once it has returned, none of them is read any
+    /// more, and nothing that was being computed becomes one.
+    ///
+    /// It costs one write a tag and one more, however many entries there are.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidTag`](ErrorKind::InvalidTag) for what no entry can have. Otherwise as for
+    /// [any call](Cache#errors): then some may be invalidated and others not.
+    ///
+    /// # Django
+    ///
+    /// None.
+    pub async fn invalidate<N: AsRef<str>>(&self, tags: impl IntoIterator<Item = N>) -> Result<()> {
+        self.invalidate_tags(&Tags::new(tags)).await
+    }
+
+    /// Makes all entries stale that have one of these tags: those that may be served stale are,
+    /// while they are computed anew or because that failed, and the others are gone.
+    ///
+    /// # Errors
+    ///
+    /// As for [`invalidate`](Self::invalidate), and [`Unsupported`](ErrorKind::Unsupported) if the
+    /// store cannot [compare and set](crate::backend::Backend::compare_and_set).
+    pub async fn expire<N: AsRef<str>>(&self, tags: impl IntoIterator<Item = N>) -> Result<()> {
+        self.expire_tags(&Tags::new(tags)).await
+    }
+
+    pub(crate) async fn invalidate_tags(&self, tags: &Tags) -> Result<()> {
+        let keys = self.tag_keys(tags)?;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.next_turn().await?;
+        let fresh = |key| (key, Generation::draw().to_entry(), Lifetime::Forever);
+        let items = keys.into_iter().map(fresh).collect();
+        let outcomes = self.backend().set_many(items).await;
+        // Also if it failed: some may be invalidated.
+        self.shared.flights.forget_all();
+        self.shared.turns.fetch_add(1, Ordering::SeqCst);
+        outcomes?.into_iter().collect()
+    }
+
+    async fn expire_tags(&self, tags: &Tags) -> Result<()> {
+        let keys = self.tag_keys(tags)?;
+        if keys.is_empty() {
+            return Ok(());
+        }
+        self.next_turn().await?;
+        for key in &keys {
+            // A tag without a generation has no entries.
+            while let Some(entry) = self.backend().get(key).await? {
+                let Some(generation) = Generation::of_entry(&entry) else {
+                    break;
+                };
+                let expired = generation.expired().to_entry();
+                let (backend, forever) = (self.backend(), Lifetime::Forever);
+                if backend
+                    .compare_and_set(key, &entry, expired, forever)
+                    .await?
+                {
+                    break;
+                }
+            }
+        }
+        self.shared.flights.forget_all();
+        self.shared.turns.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// What says whether any tag was invalidated or expired meanwhile; `None` if that is not known.
+    pub(crate) async fn turn(&self) -> Option<Entry> {
+        let key = self.own_key("tags").ok()?;
+        if let Ok(Some(turn)) = self.fetch(&key).await {
+            return Some(turn);
+        }
+        let turn = Generation::draw().to_entry();
+        match self
+            .backend()
+            .add(&key, turn.clone(), Lifetime::Forever)
+            .await
+        {
+            Ok(true) => Some(turn),
+            Ok(false) => self.fetch(&key).await.ok().flatten(),
+            Err(_) => None,
+        }
+    }
+
+    async fn next_turn(&self) -> Result<()> {
+        let turn = Generation::draw().to_entry();
+        let key = self.own_key("tags")?;
+        self.backend().set(&key, turn, Lifetime::Forever).await
+    }
+
+    /// The generations that tags are of; new ones for those that have none.
+    pub(crate) async fn stamps(&self, tags: &Tags) -> Result<Vec<TagStamp>> {
+        if tags.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys = self.tag_keys(tags)?;
+        let entries = self.fetch_each(&keys).await?;
+        let mut stamps = Vec::with_capacity(keys.len());
+        for ((name, key), entry) in tags.iter().zip(&keys).zip(entries) {
+            let present = entry.as_ref().and_then(Generation::of_entry);
+            let generation = match present {
+                Some(generation) => generation,
+                None => self.first_generation(key, entry.as_ref()).await?,
+            };
+            stamps.push(TagStamp::new(name, generation));
+        }
+        Ok(stamps)
+    }
+
+    async fn first_generation(&self, key: &Key, damaged: Option<&Entry>) -> Result<Generation> {
+        let (backend, forever) = (self.backend(), Lifetime::Forever);
+        let generation = Generation::draw();
+        if damaged.is_some() {
+            backend.set(key, generation.to_entry(), forever).await?;
+            return Ok(generation);
+        }
+        if backend.add(key, generation.to_entry(), forever).await? {
+            return Ok(generation);
+        }
+        let other = backend.get(key).await?;
+        let other = other.as_ref().and_then(Generation::of_entry);
+        other.ok_or_else(|| {
+            Error::new(ErrorKind::Unavailable).with_message("the store does not keep tags")
+        })
+    }
+
+    /// The tags of an entry with the keys of their generations.
+    pub(crate) fn marks(&self, tags: &[TagStamp]) -> Result<Marks> {
+        let mark = |tag: &TagStamp| Ok((self.tag_key(&tag.name)?, tag.generation));
+        tags.iter().map(mark).collect()
+    }
+
+    /// The entry under `key`, together with the tags that it had the last time: one round trip.
+    pub(crate) async fn fetch_tagged(&self, key: &Key) -> Result<(Option<Entry>, TagsRead)> {
+        match self.peek(key) {
+            Peek::Hit(entry) => return Ok((Some(entry), TagsRead::new())),
+            Peek::Miss => return Ok((None, TagsRead::new())),
+            Peek::Declined => {}
+        }
+        let Some(tags) = self.shared.tags_seen.of(key) else {
+            return Ok((self.backend().get(key).await?, TagsRead::new()));
+        };
+        let keys: Vec<Key> = [key].into_iter().chain(tags.iter()).cloned().collect();
+        let mut entries = self.backend().get_many(&keys).await?.into_iter();
+        let entry = entries.next().flatten();
+        let read = entries.map(|entry| entry.as_ref().and_then(Generation::of_entry));
+        Ok((entry, tags.iter().cloned().zip(read).collect()))
+    }
+
+    /// What has become of the tags of an entry that was read under `key`, together with `read`.
+    pub(crate) async fn tag_state(
+        &self,
+        key: &Key,
+        marks: &Marks,
+        read: &TagsRead,
+    ) -> Result<TagState> {
+        if let Some(state) = self.tag_state_now(marks) {
+            return Ok(state);
+        }
+        let known = |wanted: &Key| read.iter().find(|(key, _)| key == wanted);
+        if marks.iter().all(|(key, _)| known(key).is_some()) {
+            let state = marks.iter().map(|(key, generation)| {
+                let present = known(key).and_then(|(_, present)| *present);
+                generation.state(present)
+            });
+            return Ok(state.max().unwrap_or(TagState::Current));
+        }
+        let keys: Vec<Key> = marks.iter().map(|(key, _)| key.clone()).collect();
+        let entries = self.backend().get_many(&keys).await?;
+        self.shared.tags_seen.remember(key, keys.into_iter());
+        let state = marks.iter().zip(entries).map(|((_, generation), entry)| {
+            generation.state(entry.as_ref().and_then(Generation::of_entry))
+        });
+        Ok(state.max().unwrap_or(TagState::Current))
+    }
+
+    /// The generations of tags, for entries that were read together; none if the store can say them
+    /// without waiting.
+    pub(crate) async fn read_tags(&self, mut keys: Vec<Key>) -> Result<TagsRead> {
+        keys.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+        keys.dedup();
+        let declines = |key: &Key| matches!(self.peek(key), Peek::Declined);
+        if !keys.iter().any(declines) {
+            return Ok(TagsRead::new());
+        }
+        let entries = self.backend().get_many(&keys).await?;
+        let read = entries
+            .iter()
+            .map(|entry| entry.as_ref().and_then(Generation::of_entry));
+        Ok(keys.iter().cloned().zip(read).collect())
+    }
+
+    /// What has become of tags, if the store can say so without waiting.
+    pub(crate) fn tag_state_now(&self, marks: &Marks) -> Option<TagState> {
+        let mut state = TagState::Current;
+        for (key, generation) in marks.iter() {
+            let present = match self.peek(key) {
+                Peek::Hit(entry) => Generation::of_entry(&entry),
+                Peek::Miss => None,
+                Peek::Declined => return None,
+            };
+            state = state.max(generation.state(present));
+        }
+        Some(state)
+    }
+
+    /// The entries under `keys`, by the lane that does not wait where there is one.
+    async fn fetch_each(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        let mut entries = Vec::with_capacity(keys.len());
+        for key in keys {
+            match self.peek(key) {
+                Peek::Hit(entry) => entries.push(Some(entry)),
+                Peek::Miss => entries.push(None),
+                Peek::Declined => return self.fetch_many(keys).await,
+            }
+        }
+        Ok(entries)
+    }
+
+    fn tag_keys(&self, tags: &Tags) -> Result<Vec<Key>> {
+        tags.check()?;
+        tags.iter().map(|name| self.tag_key(name)).collect()
+    }
+
+    fn tag_key(&self, name: &str) -> Result<Key> {
+        self.own_key(&format!("tag:{name}"))
+    }
+
+    /// The key of something that the framework keeps for itself.
+    pub(super) fn own_key(&self, name: &str) -> Result<Key> {
+        let key = format!("axum-cache:{name}");
+        self.shared.keys.key(OWN_VERSION, &key)
+    }
+}

@@ -1,0 +1,467 @@
+//! Batches of computations: one for all keys that are missing, and each key once at a time.
+//!
+//! # Invariants
+//!
+//! - A batch computes the keys that it leads before it waits for those that others compute, and so no
+//!   two batches wait for each other.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::JoinSet;
+
+use super::Cache;
+use super::compute::Outcomes;
+use super::computed::Computed;
+use super::making::{Begun, Made, Making, Product};
+use super::record::{Found, Look, Value};
+use crate::entry::{Entry, is_lease};
+use crate::error::{BoxError, Error, ErrorKind, Result};
+use crate::flight::{Follower, Landing, Role};
+use crate::key::Key;
+use crate::observe::{self, Outcome};
+use crate::policy::Policy;
+
+const OPERATION: &str = "get_or_set_many";
+
+/// How often a batch waits for the computations of others before it gives up.
+const ROUNDS: usize = 4;
+
+/// A key without a fresh value.
+struct Missing {
+    key: Key,
+    /// What was found there, which is not used.
+    found: Option<Entry>,
+    /// What may be served if computing fails.
+    fallback: Option<Value>,
+}
+
+/// A key that this batch computes.
+struct Led {
+    making: Making,
+    landing: Landing<Outcomes>,
+}
+
+/// What is known of a batch.
+struct Batch<'a, K> {
+    cache: &'a Cache,
+    policy: Policy,
+    /// The caller's spellings of each final key.
+    callers: HashMap<Key, Vec<K>>,
+    /// Whether an entry is of the type that is asked for.
+    decodes: fn(&Cache, &Entry) -> bool,
+    values: HashMap<Key, Entry>,
+}
+
+impl Cache {
+    /// The values under `keys`, by the caller's keys; `compute` makes those that are missing, all at
+    /// once, and they are stored for the next. What it leaves out is left out here, too, and not
+    /// stored.
+    ///
+    /// As with [`get_or_set`](Self::get_or_set), each key is computed once at a time in this process,
+    /// by whichever batch or single call came first. Keys that may be served
+    /// [stale](Policy::stale_while_revalidate) are computed along with the missing ones, or in the
+    /// background if none is missing. `compute` may be called more than once if what others computed
+    /// meanwhile was invalidated.
+    ///
+    /// # Errors
+    ///
+    /// As [`get_or_set`](Self::get_or_set), if any of the keys has no value to serve.
+    ///
+    /// # Cancel safety
+    ///
+    /// Safe: the computation goes on and its values are stored.
+    ///
+    /// # Panics
+    ///
+    /// Outside a Tokio runtime with its timer, if anything is missing.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> axum_cache::Result<()> {
+    /// use std::{collections::HashMap, io, time::Duration};
+    /// use axum_cache::{Cache, backend::Memory};
+    ///
+    /// async fn lengths(words: Vec<&'static str>) -> io::Result<HashMap<&'static str, usize>> {
+    ///     Ok(words.into_iter().map(|word| (word, word.len())).collect())
+    /// }
+    ///
+    /// let cache = Cache::new(Memory::new());
+    /// let hour = Duration::from_secs(3600);
+    /// let found = cache.get_or_set_many(["a", "bcd"], hour, lengths).await?;
+    /// assert_eq!(found, HashMap::from([("a", 1), ("bcd", 3)]));
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "memory"))] fn main() {}
+    /// ```
+    pub async fn get_or_set_many<K, T, E, F, Fut>(
+        &self,
+        keys: impl IntoIterator<Item = K> + Send,
+        policy: impl Into<Policy> + Send,
+        compute: F,
+    ) -> Result<HashMap<K, T>>
+    where
+        K: AsRef<str> + Clone + Eq + Hash + Send + Sync + 'static,
+        T: Serialize + DeserializeOwned + Send + 'static,
+        E: Into<BoxError> + Send + 'static,
+        F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<HashMap<K, T>, E>> + Send + 'static,
+    {
+        self.tags.check()?;
+        let mut callers: HashMap<Key, Vec<K>> = HashMap::new();
+        let (spelled, finals) = self.final_keys(keys)?;
+        for (caller, key) in spelled.into_iter().zip(finals) {
+            callers.entry(key).or_default().push(caller);
+        }
+        let mut left: Vec<Key> = callers.keys().cloned().collect();
+        let batch = &mut Batch {
+            cache: self,
+            policy: policy.into(),
+            decodes: |cache, entry| cache.decode::<T>(entry).is_ok(),
+            values: HashMap::with_capacity(callers.len()),
+            callers,
+        };
+        let compute = Arc::new(compute);
+        for _ in 0..ROUNDS {
+            left = batch.round(left, &compute).await?;
+            if left.is_empty() {
+                return batch.decoded();
+            }
+        }
+        Err(ErrorKind::ComputeTimeout.into())
+    }
+}
+
+impl<K> Batch<'_, K>
+where
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+{
+    /// The values by the caller's keys.
+    fn decoded<T: DeserializeOwned>(&self) -> Result<HashMap<K, T>> {
+        let mut values = HashMap::with_capacity(self.values.len());
+        for (key, entry) in &self.values {
+            for caller in &self.callers[key] {
+                values.insert(caller.clone(), self.cache.decode(entry)?);
+            }
+        }
+        Ok(values)
+    }
+
+    /// Answers all keys but those that have to be looked at again.
+    async fn round<T, E, F, Fut>(&mut self, keys: Vec<Key>, compute: &Arc<F>) -> Result<Vec<Key>>
+    where
+        T: Serialize + Send + 'static,
+        E: Into<BoxError> + Send + 'static,
+        F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<HashMap<K, T>, E>> + Send + 'static,
+    {
+        let landings = self.cache.shared.flights.landings();
+        let mut missing = Vec::new();
+        let mut stale = Vec::new();
+        for (key, look) in self.look(keys).await {
+            if let Some(item) = self.take(key, look, &mut stale) {
+                missing.push(item);
+            }
+        }
+        let mut led = Vec::new();
+        let mut waiting = Vec::new();
+        for item in missing {
+            if let Some(ended) = self.failed_before(&item) {
+                self.values.insert(item.key, ended?);
+                continue;
+            }
+            let follower = match self.cache.shared.flights.enter(item.key.as_str()) {
+                Role::Follower(follower) => (follower, false),
+                Role::Leader(landing) => {
+                    let follower = landing.follower();
+                    led.push(self.lead(&item, landing, landings));
+                    (follower, true)
+                }
+            };
+            waiting.push((item, follower));
+        }
+        let permit = self.refresh(stale, landings, &mut led);
+        if !led.is_empty() {
+            self.make(led, Arc::clone(compute), permit);
+        }
+        let mut left = Vec::new();
+        for (item, (follower, leads)) in waiting {
+            if !self.wait(&item, follower, leads).await? {
+                left.push(item.key);
+            }
+        }
+        Ok(left)
+    }
+
+    async fn look(&self, keys: Vec<Key>) -> Vec<(Key, Look)> {
+        let looks = self.cache.look_many(&keys).await;
+        let looks = looks.unwrap_or_else(|error| {
+            observe::failed(self.cache.name(), OPERATION, &error);
+            keys.iter().map(|_| Look::nothing("unavailable")).collect()
+        });
+        keys.into_iter().zip(looks).collect()
+    }
+
+    /// Takes the value that was found, or says what is missing; and what is to be refreshed.
+    fn take(&mut self, key: Key, look: Look, stale: &mut Vec<Missing>) -> Option<Missing> {
+        let name = self.cache.name();
+        let found = look.raw.filter(|raw| !is_lease(raw.bytes()));
+        let (value, while_revalidate) = match look.found {
+            Found::Fresh(value) => (value, true),
+            Found::Stale {
+                value,
+                while_revalidate,
+                ..
+            } => {
+                let item = Missing {
+                    key: key.clone(),
+                    found: found.clone(),
+                    fallback: Some(value.clone()),
+                };
+                if while_revalidate {
+                    stale.push(item);
+                } else if (self.decodes)(self.cache, &value.entry) {
+                    observe::outcome(name, OPERATION, Outcome::Miss, "stale");
+                    return Some(item);
+                }
+                (value, while_revalidate)
+            }
+            nothing @ (Found::Foreign | Found::Nothing(_)) => {
+                let reason = match nothing {
+                    Found::Nothing(reason) => reason,
+                    _ => "foreign",
+                };
+                observe::outcome(name, OPERATION, Outcome::Miss, reason);
+                return Some(Missing {
+                    key,
+                    found,
+                    fallback: None,
+                });
+            }
+        };
+        if while_revalidate && (self.decodes)(self.cache, &value.entry) {
+            observe::outcome(name, OPERATION, Outcome::Hit, "");
+            self.values.insert(key, value.entry);
+            return None;
+        }
+        stale.retain(|item| item.key != key);
+        observe::corrupt(name, OPERATION, "undecodable");
+        Some(Missing {
+            key,
+            found,
+            fallback: None,
+        })
+    }
+
+    fn failed_before(&self, item: &Missing) -> Option<Result<Entry>> {
+        let now = self.cache.clock().monotonic();
+        let failure = self.cache.shared.failures.of(item.key.as_str(), now)?;
+        match &item.fallback {
+            Some(value) if failure.throttles(now) => Some(Ok(value.entry.clone())),
+            Some(_) => None,
+            None => failure.error(now).map(Err),
+        }
+    }
+
+    fn lead(&self, item: &Missing, landing: Landing<Outcomes>, landings: u64) -> Led {
+        let making = Making {
+            cache: self.cache.clone(),
+            key: item.key.clone(),
+            fill: self.cache.begin_fill(&item.key),
+            policy: self.policy,
+            found: item.found.clone(),
+            look_again: self.cache.shared.flights.landings() != landings,
+            decodes: self.decodes,
+            tags_late: false,
+        };
+        Led { making, landing }
+    }
+
+    /// Adds the stale keys to those that this batch computes, if there is room for them.
+    fn refresh(
+        &self,
+        stale: Vec<Missing>,
+        landings: u64,
+        led: &mut Vec<Led>,
+    ) -> Option<OwnedSemaphorePermit> {
+        let now = self.cache.clock().monotonic();
+        let failures = &self.cache.shared.failures;
+        let is_due = |item: &Missing| {
+            let failed = failures.of(item.key.as_str(), now);
+            !failed.is_some_and(|failure| failure.throttles(now))
+        };
+        let due: Vec<_> = stale.into_iter().filter(is_due).collect();
+        if due.is_empty() {
+            return None;
+        }
+        let permit = self.cache.shared.background.refresh();
+        if permit.is_none() && led.is_empty() {
+            observe::outcome(self.cache.name(), "refresh", Outcome::Bypass, "busy");
+            return None;
+        }
+        for item in due {
+            if let Role::Leader(landing) = self.cache.shared.flights.enter(item.key.as_str()) {
+                led.push(self.lead(&item, landing, landings));
+            }
+        }
+        permit
+    }
+
+    /// Computes all that this batch leads, in a task of its own.
+    fn make<T, E, F, Fut>(
+        &self,
+        led: Vec<Led>,
+        compute: Arc<F>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) where
+        T: Serialize + Send + 'static,
+        E: Into<BoxError> + Send + 'static,
+        F: Fn(Vec<K>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<HashMap<K, T>, E>> + Send + 'static,
+    {
+        let cache = self.cache.clone();
+        let callers: HashMap<Key, Vec<K>> = led
+            .iter()
+            .map(|led| led.making.key.clone())
+            .map(|key| (key.clone(), self.callers[&key].clone()))
+            .collect();
+        let task = async move {
+            let begun = begin(led).await;
+            if begun.is_empty() {
+                return;
+            }
+            let wanted = begun
+                .iter()
+                .map(|(begun, _)| callers[begun.key()][0].clone());
+            let wanted: Vec<K> = wanted.collect();
+            let computing = compute(wanted);
+            let made = begun[0].0.within_its_time(async {
+                let made = computing.await;
+                made.map_err(|error| Error::new(ErrorKind::Compute).with_source(error))
+            });
+            let mut made = hold_all(&begun, made).await;
+            let mut landing = JoinSet::new();
+            for (begun, land) in begun {
+                let product = match &mut made {
+                    Err(error) => Err(error.clone()),
+                    Ok(values) => callers[begun.key()]
+                        .iter()
+                        .find_map(|caller| values.remove(caller))
+                        .map(|value| Product::of(&cache, Ok::<_, Error>(Computed::new(value))))
+                        .transpose(),
+                };
+                landing.spawn(end(begun, product, land));
+            }
+            while landing.join_next().await.is_some() {}
+            drop(permit);
+        };
+        let task = observe::in_current_span(task);
+        assert!(
+            self.cache.shared.background.spawn(task),
+            "a computation needs a Tokio runtime"
+        );
+    }
+
+    /// Waits for a computation. Whether it is done with.
+    async fn wait(
+        &mut self,
+        item: &Missing,
+        mut follower: Follower<Outcomes>,
+        leads: bool,
+    ) -> Result<bool> {
+        let policy = &self.policy;
+        let soft = policy.soft_timeout.filter(|_| item.fallback.is_some());
+        let lock = (!leads).then_some(policy.lock_timeout);
+        let patience = [soft, policy.hard_timeout, lock]
+            .into_iter()
+            .flatten()
+            .min();
+        let landed = match patience {
+            None => Some(follower.result().await),
+            Some(patience) => tokio::time::timeout(patience, follower.result()).await.ok(),
+        };
+        let outcome = match landed {
+            Some(Ok(outcome)) => outcome,
+            Some(Err(_)) => Err(Error::new(ErrorKind::Compute)
+                .with_message("computation panicked or its runtime shut down")),
+            None => {
+                if soft != patience {
+                    let flights = &self.cache.shared.flights;
+                    flights.abandon(item.key.as_str(), &follower);
+                    if policy.hard_timeout != patience {
+                        return Ok(false);
+                    }
+                }
+                Err(ErrorKind::ComputeTimeout.into())
+            }
+        };
+        match (outcome, &item.fallback) {
+            (Ok(made), _) if made.is_invalidated && !leads => return Ok(false),
+            (Ok(made), _) => {
+                if let Some(entry) = made.entry {
+                    self.values.insert(item.key.clone(), entry);
+                }
+            }
+            (Err(_), Some(value)) => {
+                self.values.insert(item.key.clone(), value.entry.clone());
+            }
+            (Err(error), None) => return Err(error),
+        }
+        Ok(true)
+    }
+}
+
+/// Takes the places of all that are to be computed. Those that were there by now are landed.
+async fn begin(led: Vec<Led>) -> Vec<(Begun, Landing<Outcomes>)> {
+    let mut beginning = JoinSet::new();
+    for led in led {
+        beginning.spawn(async move { (led.making.begin().await, led.landing) });
+    }
+    let mut begun = Vec::with_capacity(beginning.len());
+    while let Some(one) = beginning.join_next().await {
+        match one {
+            Ok((Ok(one), landing)) => begun.push((one, landing)),
+            Ok((Err(value), landing)) => landing.land(Ok(Made::of(value))),
+            // Its landing has told those who wait.
+            Err(_) => {}
+        }
+    }
+    begun
+}
+
+/// Holds the places of all while they are computed.
+async fn hold_all<T>(
+    begun: &[(Begun, Landing<Outcomes>)],
+    computing: impl Future<Output = T> + Send,
+) -> T
+where
+    T: Send,
+{
+    let mut computing: std::pin::Pin<Box<dyn Future<Output = T> + Send + '_>> = Box::pin(computing);
+    for (begun, _) in begun {
+        computing = Box::pin(begun.hold(computing));
+    }
+    computing.await
+}
+
+/// Stores what was made of one key, and tells those who wait for it.
+async fn end(begun: Begun, product: Result<Option<Product>>, landing: Landing<Outcomes>) {
+    let made = match product {
+        Ok(Some(product)) => Ok(begun.keep(product).await),
+        Ok(None) => {
+            begun.give_back().await;
+            Ok(Made::nothing())
+        }
+        Err(error) => {
+            begun.fail(&error).await;
+            Err(error)
+        }
+    };
+    landing.land(made);
+}
