@@ -62,6 +62,9 @@ impl Cache {
     /// was invalidated meanwhile, here or in another process, the value is returned and not stored.
     /// A store that fails counts as a miss, and the computed value is returned.
     ///
+    /// A value that was stored without one of the [tags](Self::with_tags) that this handle gives, as
+    /// by an earlier release, is computed anew.
+    ///
     /// The `policy` is a TTL, or a [`Policy`], which may let stale values be served, computations
     /// time out, and values be refreshed ahead. What refreshes a value is the computation of the
     /// caller that found it stale: it should depend on the key alone.
@@ -264,7 +267,7 @@ impl Ask<'_> {
             landings,
         };
         let look = match self.cache.look(self.key).await {
-            Ok(look) => look,
+            Ok(look) => look.having(&self.cache.tags),
             Err(error) => {
                 observe::failed(name, OPERATION, &error);
                 Look::nothing("unavailable")

@@ -239,6 +239,11 @@ impl Place {
 
     /// Stores `entry`, unless the place was taken away.
     pub(super) async fn land(self, entry: Entry, lifetime: Lifetime) -> Landed {
+        if self.cache.capabilities().shared {
+            // Another process may invalidate as soon as it is stored, and who comes after that must
+            // not be given it.
+            self.cache.shared.flights.forget(self.key.as_str());
+        }
         let landed = self.fill.land(self.write(entry, lifetime)).await;
         let landed = match landed {
             Some(Ok(landed)) => landed,

@@ -17,7 +17,7 @@ use crate::entry::{
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::observe;
-use crate::tag::{TagStamp, TagState};
+use crate::tag::{TagStamp, TagState, Tags};
 use crate::ttl::Lifetime;
 
 /// What was found under a key.
@@ -67,6 +67,16 @@ impl Look {
         }
     }
 
+    /// What was stored without a tag that it is to have now is not used: it would outlive the tag.
+    pub(super) fn having(mut self, tags: &Tags) -> Self {
+        if let Found::Fresh(value) | Found::Stale { value, .. } = &self.found
+            && !value.has(tags)
+        {
+            self.found = Found::Nothing("untagged");
+        }
+        self
+    }
+
     /// Whether there is something, of whatever kind.
     pub(super) fn is_fresh(&self) -> bool {
         matches!(self.found, Found::Fresh(_) | Found::Foreign)
@@ -82,6 +92,12 @@ impl Look {
 }
 
 impl Value {
+    fn has(&self, tags: &Tags) -> bool {
+        let stamps = self.record.as_ref().map(|record| &record.stamp.tags);
+        let has = |name| stamps.is_some_and(|tags| tags.iter().any(|tag| tag.name == name));
+        tags.iter().all(has)
+    }
+
     /// How long it is fresh, if the store keeps it for `lifetime`.
     pub(super) fn fresh_for(&self, cache: &Cache, lifetime: Lifetime) -> Lifetime {
         let record = self.record.as_ref();

@@ -211,6 +211,7 @@ where
     /// Takes the value that was found, or says what is missing; and what is to be refreshed.
     fn take(&mut self, key: Key, look: Look, stale: &mut Vec<Missing>) -> Option<Missing> {
         let name = self.cache.name();
+        let look = look.having(&self.cache.tags);
         let found = look.raw.filter(|raw| !is_lease(raw.bytes()));
         let (value, while_revalidate) = match look.found {
             Found::Fresh(value) => (value, true),
