@@ -20,6 +20,9 @@ use crate::policy::{Policy, chance};
 
 const OPERATION: &str = "get_or_set";
 
+/// Why nothing was found in a store that did not answer.
+pub(super) const UNAVAILABLE: &str = "unavailable";
+
 /// How often a caller waits for another one's computation before it computes for itself.
 const ROUNDS: usize = 4;
 
@@ -39,6 +42,8 @@ struct Before {
     fallback: Option<Value>,
     /// How many flights had ended.
     landings: u64,
+    /// The store did not answer.
+    is_unavailable: bool,
 }
 
 /// A computation that somebody may begin.
@@ -261,16 +266,17 @@ impl Ask<'_> {
     {
         let name = self.cache.name();
         let landings = self.flights().landings();
-        let before = |raw, fallback| Before {
+        let before = |raw, fallback, is_unavailable| Before {
             raw,
             fallback,
             landings,
+            is_unavailable,
         };
         let look = match self.cache.look(self.key).await {
             Ok(look) => look.having(&self.cache.tags),
             Err(error) => {
                 observe::failed(name, OPERATION, &error);
-                Look::nothing("unavailable")
+                Look::nothing(UNAVAILABLE)
             }
         };
         let (outcome, reason, answer) = match look.found {
@@ -292,17 +298,24 @@ impl Ask<'_> {
                 value,
                 if_error: true,
                 ..
-            } if self.is_usable(&value) => {
-                (Outcome::Miss, "stale", Err(before(look.raw, Some(value))))
-            }
+            } if self.is_usable(&value) => (
+                Outcome::Miss,
+                "stale",
+                Err(before(look.raw, Some(value), false)),
+            ),
             Found::Fresh(_) | Found::Stale { .. } => {
                 observe::corrupt(name, OPERATION, "undecodable");
-                (Outcome::Miss, "corrupt", Err(before(look.raw, None)))
+                (Outcome::Miss, "corrupt", Err(before(look.raw, None, false)))
             }
-            Found::Foreign => (Outcome::Miss, "foreign", Err(before(look.raw, None))),
+            Found::Foreign => (Outcome::Miss, "foreign", Err(before(look.raw, None, false))),
             Found::Nothing(reason) => {
                 let raw = look.raw.filter(|raw| !is_lease(raw.bytes()));
-                (Outcome::Miss, reason, Err(before(raw, None)))
+                let is_unavailable = reason == UNAVAILABLE;
+                (
+                    Outcome::Miss,
+                    reason,
+                    Err(before(raw, None, is_unavailable)),
+                )
             }
         };
         observe::outcome(name, OPERATION, outcome, reason);
@@ -339,6 +352,7 @@ impl Ask<'_> {
                 raw,
                 fallback: Some(value.clone()),
                 landings,
+                is_unavailable: false,
             };
             self.lead(compute, landing, &before, Some(permit));
         }
@@ -394,6 +408,7 @@ impl Ask<'_> {
             fill: self.cache.begin_fill(self.key),
             policy: *self.policy,
             found: before.raw.clone(),
+            is_unavailable: before.is_unavailable,
             look_again,
             decodes: self.decodes,
             tags_late: self.tags_late,

@@ -78,6 +78,8 @@ pub(super) enum Landed {
     /// It was invalidated while it was computed.
     Invalidated,
     Failed(Error),
+    /// The place could not be taken.
+    Lost,
 }
 
 impl Cache {
@@ -92,12 +94,8 @@ impl Cache {
         patience: Duration,
     ) -> Taken {
         let mut place = Place {
-            cache: self.clone(),
-            key: key.clone(),
-            fill,
-            holds: Holds::Nothing,
             lease: lease.unwrap_or(LEASE).max(OVER),
-            turn: None,
+            ..Place::lost(self, key, fill)
         };
         let capabilities = self.capabilities();
         if !capabilities.compares || !capabilities.shared {
@@ -136,6 +134,18 @@ impl Holds {
 }
 
 impl Place {
+    /// One that could not be taken: nothing is stored there.
+    pub(super) fn lost(cache: &Cache, key: &Key, fill: Fill) -> Self {
+        Self {
+            cache: cache.clone(),
+            key: key.clone(),
+            fill,
+            holds: Holds::Lost,
+            lease: LEASE,
+            turn: None,
+        }
+    }
+
     fn held(&self) -> Option<&Entry> {
         match &self.holds {
             Holds::Entry(entry) | Holds::Lease { entry, .. } => Some(entry),
@@ -149,23 +159,25 @@ impl Place {
             self.holds = Holds::Entry(entry);
             return Ok(None);
         }
-        let lease = self.new_lease(&self.key)?;
-        if self.add(&self.key, &lease).await? {
-            self.holds = Holds::ours(lease);
+        loop {
+            let lease = self.new_lease(&self.key)?;
+            if self.add(&self.key, &lease).await? {
+                self.holds = Holds::ours(lease);
+                return Ok(None);
+            }
+            let look = self.look().await?;
+            self.holds = match (look.raw, look.found) {
+                (_, Found::Fresh(value)) => return Ok(Some(value)),
+                (Some(entry), _) if is_lease(entry.bytes()) => Holds::Lease {
+                    entry,
+                    is_ours: false,
+                },
+                (Some(entry), _) => Holds::Entry(entry),
+                // It has just gone.
+                (None, _) => continue,
+            };
             return Ok(None);
         }
-        let look = self.look().await?;
-        self.holds = match (look.raw, look.found) {
-            (_, Found::Fresh(value)) => return Ok(Some(value)),
-            (Some(entry), _) if is_lease(entry.bytes()) => Holds::Lease {
-                entry,
-                is_ours: false,
-            },
-            (Some(entry), _) => Holds::Entry(entry),
-            // It has just gone. What was there may have been invalidated.
-            (None, _) => Holds::Lost,
-        };
-        Ok(None)
     }
 
     /// As [`take`](Self::take), once no other process computes.
@@ -239,11 +251,6 @@ impl Place {
 
     /// Stores `entry`, unless the place was taken away.
     pub(super) async fn land(self, entry: Entry, lifetime: Lifetime) -> Landed {
-        if self.cache.capabilities().shared {
-            // Another process may invalidate as soon as it is stored, and who comes after that must
-            // not be given it.
-            self.cache.shared.flights.forget(self.key.as_str());
-        }
         let landed = self.fill.land(self.write(entry, lifetime)).await;
         let landed = match landed {
             Some(Ok(landed)) => landed,
@@ -273,7 +280,7 @@ impl Place {
                     .compare_and_set(&self.key, expected, entry, lifetime)
                     .await?
             }
-            Holds::Lost => false,
+            Holds::Lost => return Ok(Landed::Lost),
         };
         if stored {
             return Ok(Landed::Stored);

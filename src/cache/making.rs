@@ -21,7 +21,7 @@ use crate::fence::Fill;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::policy::{Policy, chance};
-use crate::tag::{TagStamp, Tags};
+use crate::tag::{TagStamp, TagState, Tags};
 use crate::ttl::Lifetime;
 
 /// What callers get of a computation.
@@ -51,6 +51,8 @@ pub(super) struct Making {
     pub(super) policy: Policy,
     /// What was found there, which is not used.
     pub(super) found: Option<Entry>,
+    /// The store has just failed, and is not bothered again.
+    pub(super) is_unavailable: bool,
     /// Something may have been stored since it was looked at.
     pub(super) look_again: bool,
     /// Whether an entry is of the type that is asked for.
@@ -122,6 +124,18 @@ impl Making {
     /// now.
     pub(super) async fn begin(self) -> Result<Begun, Value> {
         let cache = self.cache;
+        let started = cache.clock().monotonic();
+        if self.is_unavailable {
+            return Ok(Begun {
+                place: Place::lost(&cache, &self.key, self.fill),
+                policy: self.policy,
+                tags: Ok(Vec::new()),
+                turn: None,
+                decodes: self.decodes,
+                started,
+                cache,
+            });
+        }
         let usable = |value: &Value| (self.decodes)(&cache, &value.entry);
         if self.look_again
             && let Ok(look) = cache.look(&self.key).await
@@ -217,6 +231,9 @@ impl Begun {
                 made.is_invalidated = true;
                 observe::outcome(name, "get_or_set", Outcome::Bypass, "invalidated");
             }
+            Ok(Landed::Lost) => {
+                observe::outcome(name, "get_or_set", Outcome::Bypass, "unavailable");
+            }
             Ok(Landed::Failed(error)) | Err(error) => {
                 observe::failed(name, "get_or_set", &error);
             }
@@ -232,8 +249,17 @@ impl Begun {
             self.place.give_back().await;
             return Ok(Landed::Stored);
         };
+        if self.cache.capabilities().shared {
+            // Other processes may invalidate it from now on, and who comes after that must not be
+            // given it.
+            self.cache.shared.flights.forget(self.place.key.as_str());
+        }
         let tags = match self.tags {
-            Ok(tags) => late_tags(&self.cache, tags, &terms.tags, self.turn.as_ref()).await,
+            Ok(tags) => {
+                self.cache
+                    .tags_at_the_end(tags, &terms.tags, self.turn.as_ref())
+                    .await
+            }
             Err(error) => Err(error),
         };
         let tags = match tags {
@@ -271,22 +297,30 @@ impl Begun {
     }
 }
 
-/// The tags of an entry with those that its computation has named, as they were when it began;
-/// `None` if that cannot be known, as some tag was invalidated meanwhile.
-async fn late_tags(
-    cache: &Cache,
-    mut tags: Vec<TagStamp>,
-    named: &Tags,
-    turn: Option<&Entry>,
-) -> Result<Option<Vec<TagStamp>>> {
-    let known = |name: &str| tags.iter().any(|tag| tag.name == name);
-    let late: Tags = named.iter().filter(|name| !known(name)).collect();
-    if late.is_empty() {
-        return Ok(Some(tags));
+impl Cache {
+    /// The tags of an entry with those that its computation has named, as they were when it began;
+    /// `None` if it is known to be invalid, or cannot be known to be valid.
+    pub(crate) async fn tags_at_the_end(
+        &self,
+        mut tags: Vec<TagStamp>,
+        named: &Tags,
+        turn: Option<&Entry>,
+    ) -> Result<Option<Vec<TagStamp>>> {
+        if self.capabilities().shared && !tags.is_empty() {
+            let marks = self.marks(&tags)?;
+            if self.present_state(&marks).await? == TagState::Invalid {
+                return Ok(None);
+            }
+        }
+        let known = |name: &str| tags.iter().any(|tag| tag.name == name);
+        let late: Tags = named.iter().filter(|name| !known(name)).collect();
+        if late.is_empty() {
+            return Ok(Some(tags));
+        }
+        self.tags.and(named).check()?;
+        // The tags first, and then the turn, as they are written the other way round.
+        tags.extend(self.stamps(&late).await?);
+        let Some(turn) = turn else { return Ok(None) };
+        Ok((self.turn().await.as_ref() == Some(turn)).then_some(tags))
     }
-    cache.tags.and(named).check()?;
-    // The tags first, and then the turn, as they are written the other way round.
-    tags.extend(cache.stamps(&late).await?);
-    let Some(turn) = turn else { return Ok(None) };
-    Ok((cache.turn().await.as_ref() == Some(turn)).then_some(tags))
 }

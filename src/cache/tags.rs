@@ -278,9 +278,15 @@ impl Cache {
             });
             return Ok(state.max().unwrap_or(TagState::Current));
         }
+        let keys = marks.iter().map(|(key, _)| key.clone());
+        self.shared.tags_seen.remember(key, keys);
+        self.present_state(marks).await
+    }
+
+    /// What has become of tags by now.
+    pub(crate) async fn present_state(&self, marks: &Marks) -> Result<TagState> {
         let keys: Vec<Key> = marks.iter().map(|(key, _)| key.clone()).collect();
-        let entries = self.backend().get_many(&keys).await?;
-        self.shared.tags_seen.remember(key, keys.into_iter());
+        let entries = self.fetch_each(&keys).await?;
         let state = marks.iter().zip(entries).map(|((_, generation), entry)| {
             generation.state(entry.as_ref().and_then(Generation::of_entry))
         });

@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
 use super::Cache;
-use super::compute::Outcomes;
+use super::compute::{Outcomes, UNAVAILABLE};
 use super::computed::Computed;
 use super::making::{Begun, Made, Making, Product};
 use super::record::{Found, Look, Value};
@@ -35,6 +35,8 @@ const ROUNDS: usize = 4;
 /// A key without a fresh value.
 struct Missing {
     key: Key,
+    /// The store did not answer.
+    is_unavailable: bool,
     /// What was found there, which is not used.
     found: Option<Entry>,
     /// What may be served if computing fails.
@@ -203,7 +205,7 @@ where
         let looks = self.cache.look_many(&keys).await;
         let looks = looks.unwrap_or_else(|error| {
             observe::failed(self.cache.name(), OPERATION, &error);
-            keys.iter().map(|_| Look::nothing("unavailable")).collect()
+            keys.iter().map(|_| Look::nothing(UNAVAILABLE)).collect()
         });
         keys.into_iter().zip(looks).collect()
     }
@@ -222,6 +224,7 @@ where
             } => {
                 let item = Missing {
                     key: key.clone(),
+                    is_unavailable: false,
                     found: found.clone(),
                     fallback: Some(value.clone()),
                 };
@@ -241,6 +244,7 @@ where
                 observe::outcome(name, OPERATION, Outcome::Miss, reason);
                 return Some(Missing {
                     key,
+                    is_unavailable: reason == UNAVAILABLE,
                     found,
                     fallback: None,
                 });
@@ -255,6 +259,7 @@ where
         observe::corrupt(name, OPERATION, "undecodable");
         Some(Missing {
             key,
+            is_unavailable: false,
             found,
             fallback: None,
         })
@@ -277,6 +282,7 @@ where
             fill: self.cache.begin_fill(&item.key),
             policy: self.policy,
             found: item.found.clone(),
+            is_unavailable: item.is_unavailable,
             look_again: self.cache.shared.flights.landings() != landings,
             decodes: self.decodes,
             tags_late: false,

@@ -133,7 +133,7 @@ async fn schedules(count: u64, policy: Policy) -> (u64, u64) {
 }
 
 pub(crate) async fn d1_nothing_older_after_an_invalidation() {
-    let count = if is_long() { 100_000 } else { 20_000 };
+    let count = if is_long() { 100_000 } else { 10_000 };
     let (reads, violations) = schedules(count, Policy::new(60 * SECOND)).await;
     report(
         "D1",
@@ -144,7 +144,7 @@ pub(crate) async fn d1_nothing_older_after_an_invalidation() {
 }
 
 pub(crate) async fn d3_nor_by_refreshes_and_late_ones() {
-    let count = if is_long() { 100_000 } else { 20_000 };
+    let count = if is_long() { 100_000 } else { 10_000 };
     // Stale at once, so that nearly every read refreshes behind.
     let policy = Policy::new(Duration::from_nanos(1))
         .stale_while_revalidate(60 * SECOND)

@@ -105,19 +105,21 @@ pub(crate) fn run(workload: &str) {
             "write" => write(&cache).await,
             "read" => read(&cache).await,
             "steady" => steady(&cache).await,
+            "compute" => crate::nodes::compute(&cache).await,
+            "fenced" => crate::nodes::fenced(&cache).await,
             other => panic!("{other} is no workload"),
         }
     });
 }
 
 /// The next order; `None` at the end of the input.
-async fn order() -> Option<String> {
+pub(crate) async fn order() -> Option<String> {
     let read = || std::io::stdin().lines().next();
     let line = tokio::task::spawn_blocking(read).await.unwrap();
     line.map(Result::unwrap)
 }
 
-fn say(line: impl std::fmt::Display) {
+pub(crate) fn say(line: impl std::fmt::Display) {
     println!("{line}");
     std::io::stdout().flush().unwrap();
 }

@@ -9,6 +9,7 @@ mod docsite;
 mod examples;
 mod file;
 mod memcached;
+mod nodes;
 mod outages;
 mod purge;
 mod races;
@@ -58,6 +59,21 @@ fn main() {
         add("its_example_counts_visits", has_example, |store| {
             Box::pin(async move { examples::counts_visits(store) })
         });
+        // Replicas are behind, which is for their readers to know.
+        let is_one = store.name != "redis-replicas" && store.name != "redis-sentinel";
+        add(
+            "d2_no_node_keeps_what_another_invalidated",
+            is_one,
+            |store| {
+                Box::pin(async move { nodes::d2_no_node_keeps_what_another_invalidated(store) })
+            },
+        );
+        add("c2_one_node_computes_for_all", is_one, |store| {
+            Box::pin(async move { nodes::c2_one_node_computes_for_all(store) })
+        });
+        add("c3_a_killed_node_is_replaced", is_one, |store| {
+            Box::pin(async move { nodes::c3_a_killed_node_is_replaced(store) })
+        });
         let has_server = store.has_server;
         add("killed_clients_come_back", has_server, |store| {
             Box::pin(outages::killed_clients(store))
@@ -98,6 +114,8 @@ const PECULIAR: &[Test] = tests! {
         no_call_waits_longer_than_its_deadline, a_write_over_a_lost_connection_happens,
         a_late_set_does_not_undo_the_next, one_node_that_hangs_holds_up_only_its_own,
         settings_are_followed_or_refused;
+    nodes needs &["redis-server"] =>
+        c4_without_the_store_each_node_computes, d8_a_tag_costs_the_same_however_many_have_it;
     memcached needs &["memcached"] =>
         too_large_is_refused_by_client_and_by_server, no_key_or_value_injects_a_command,
         forty_days_are_forty_days, cancelled_calls_leave_the_connection_in_step,

@@ -9,7 +9,7 @@ use crate::services::{Service, Store};
 const PROCESSES: usize = 4;
 
 /// The URL for clients that wait: a busy machine must not look like a lost race.
-fn url(store: &Store, service: &dyn Service) -> String {
+pub(crate) fn url(store: &Store, service: &dyn Service) -> String {
     let url = service.url();
     let mark = if url.contains('?') { '&' } else { '?' };
     match store.name {
@@ -19,12 +19,12 @@ fn url(store: &Store, service: &dyn Service) -> String {
     }
 }
 
-fn clients(url: &str, workload: &str, count: usize) -> Vec<Client> {
+pub(crate) fn clients(url: &str, workload: &str, count: usize) -> Vec<Client> {
     (0..count).map(|_| Client::start(url, workload)).collect()
 }
 
 /// Gives all the same order and returns what each answers.
-fn all(clients: &mut [Client], order: &str) -> Vec<String> {
+pub(crate) fn all(clients: &mut [Client], order: &str) -> Vec<String> {
     for client in clients.iter_mut() {
         client.order(order);
     }
