@@ -13,7 +13,7 @@ pub use crate::layer::fuzzing::{page, pages};
 /// The body of a fragment's entry.
 #[cfg(feature = "askama")]
 pub fn fragment(key: &Key, bytes: &Bytes) -> Option<Bytes> {
-    let opened = open::<()>(Kind::Fragment, key.as_str(), bytes).ok()?;
+    let opened = open::<u64>(Kind::Fragment, key.as_str(), bytes).ok()?;
     Some(opened.body)
 }
 
@@ -22,5 +22,5 @@ pub fn fragment(key: &Key, bytes: &Bytes) -> Option<Bytes> {
 pub fn seal_fragment(key: &Key, stored_at_ms: u64, body: &[u8]) -> Option<Bytes> {
     let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(stored_at_ms))?;
     let stamp = Stamp::new(at, Some(Duration::ZERO));
-    seal(Kind::Fragment, key.as_str(), stamp, (), body).ok()
+    seal(Kind::Fragment, key.as_str(), stamp, 0_u64, body).ok()
 }

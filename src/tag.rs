@@ -45,7 +45,7 @@ const MAGIC: &[u8; 4] = b"axt1";
 /// }
 /// # }
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tags(Option<Arc<[Arc<str>]>>);
 
 impl Tags {

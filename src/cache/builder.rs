@@ -161,6 +161,9 @@ impl CacheBuilder {
             version: self.version,
             ttl: self.ttl,
             tags: Tags::default(),
+            pinned: None,
+            #[cfg(feature = "askama")]
+            templates: None,
             siblings: None,
             shared: Arc::new(Shared {
                 name: self.name,

@@ -64,7 +64,7 @@ enum Holds {
 
 /// How taking a place ended.
 pub(super) enum Taken {
-    Place(Place),
+    Place(Box<Place>),
     /// Somebody has computed it meanwhile.
     Found(Value),
 }
@@ -104,7 +104,7 @@ impl Cache {
                 Some(_) => Holds::Anything,
                 None => Holds::Nothing,
             };
-            return Taken::Place(place);
+            return Taken::Place(Box::new(place));
         }
         let taking = async {
             match lease {
@@ -120,7 +120,7 @@ impl Cache {
                 place.holds = Holds::Lost;
             }
         }
-        Taken::Place(place)
+        Taken::Place(Box::new(place))
     }
 }
 

@@ -148,7 +148,7 @@ impl Making {
         let taking = cache.take_place(&self.key, self.fill, self.found, lease, patience);
         let place = match taking.await {
             Taken::Found(value) => return Err(value),
-            Taken::Place(place) => place,
+            Taken::Place(place) => *place,
         };
         let tags = cache.stamps(&cache.tags).await;
         let turn = if self.tags_late {

@@ -45,7 +45,7 @@ use crate::error::Result;
 use crate::fence::{Fences, Fill};
 use crate::flight::Flights;
 use crate::key::{Key, KeySpace};
-use crate::tag::Tags;
+use crate::tag::{TagStamp, Tags};
 use crate::ttl::{Lifetime, Ttl};
 
 /// A cache: a typed handle over some store.
@@ -87,6 +87,11 @@ pub struct Cache {
     version: u64,
     ttl: Ttl,
     tags: Tags,
+    /// What some tags were when they were read for this handle.
+    pinned: Option<Arc<[TagStamp]>>,
+    /// The digest of the templates that fragments are of.
+    #[cfg(feature = "askama")]
+    templates: Option<u64>,
     /// The caches this one was got from.
     siblings: Option<Caches>,
 }
@@ -259,6 +264,19 @@ impl Cache {
         let mut handle = self.clone();
         handle.siblings = Some(siblings);
         handle
+    }
+
+    /// See [`with_templates`](Self::with_templates).
+    #[cfg(feature = "askama")]
+    pub(crate) fn with_template_digest(&self, digest: u64) -> Self {
+        let mut handle = self.clone();
+        handle.templates = Some(digest);
+        handle
+    }
+
+    #[cfg(feature = "askama")]
+    pub(crate) fn template_digest(&self) -> Option<u64> {
+        self.templates
     }
 
     /// The caches this handle was got from.

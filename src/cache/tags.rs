@@ -101,6 +101,43 @@ impl Cache {
         handle
     }
 
+    /// As [`with_tags`](Self::with_tags), with what these tags are now: from now on, nothing that this
+    /// handle stores outlives an invalidation of one of them, whenever it is stored.
+    ///
+    /// For what is read before a value is stored or a template is rendered; a
+    /// [`get_or_set`](Self::get_or_set) sees to that by itself.
+    ///
+    /// # Errors
+    ///
+    /// As for [any call](Cache#errors).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> axum_cache::Result<()> {
+    /// use axum_cache::{Cache, Ttl, backend::Memory};
+    ///
+    /// let cache = Cache::new(Memory::new());
+    /// let pinned = cache.with_tags_now(["post:7"]).await?;
+    /// let title = "as the database had it";
+    /// cache.invalidate(["post:7"]).await?; // by another request, meanwhile
+    /// pinned.set("title:7", title, Ttl::Default).await?;
+    /// assert_eq!(cache.get::<String>("title:7").await?, None);
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "memory"))] fn main() {}
+    /// ```
+    pub async fn with_tags_now<N: AsRef<str> + Send>(
+        &self,
+        tags: impl IntoIterator<Item = N> + Send,
+    ) -> Result<Self> {
+        let mut handle = self.with_tags(tags);
+        handle.pinned = None;
+        let stamps = handle.stamps(&handle.tags).await?;
+        handle.pinned = Some(stamps.into());
+        Ok(handle)
+    }
+
     /// The tags that this handle gives to entries.
     pub fn tags(&self) -> &Tags {
         &self.tags
@@ -203,13 +240,30 @@ impl Cache {
 
     /// The generations that tags are of; new ones for those that have none.
     pub(crate) async fn stamps(&self, tags: &Tags) -> Result<Vec<TagStamp>> {
-        if tags.is_empty() {
-            return Ok(Vec::new());
+        self.stamps_from(tags, &TagsRead::new()).await
+    }
+
+    /// As [`stamps`](Self::stamps), of tags that may have been read.
+    pub(crate) async fn stamps_from(&self, tags: &Tags, read: &TagsRead) -> Result<Vec<TagStamp>> {
+        tags.check()?;
+        let mut stamps = Vec::with_capacity(tags.len());
+        let mut left = Vec::new();
+        for name in tags.iter() {
+            let pinned = self.pinned.as_deref().unwrap_or_default();
+            if let Some(pinned) = pinned.iter().find(|tag| tag.name == name) {
+                stamps.push(pinned.clone());
+                continue;
+            }
+            let key = self.tag_key(name)?;
+            let known = read.iter().find(|(read, _)| *read == key);
+            match known.and_then(|(_, generation)| *generation) {
+                Some(generation) => stamps.push(TagStamp::new(name, generation)),
+                None => left.push((name, key)),
+            }
         }
-        let keys = self.tag_keys(tags)?;
+        let (names, keys): (Vec<_>, Vec<_>) = left.into_iter().unzip();
         let entries = self.fetch_each(&keys).await?;
-        let mut stamps = Vec::with_capacity(keys.len());
-        for ((name, key), entry) in tags.iter().zip(&keys).zip(entries) {
+        for ((name, key), entry) in names.into_iter().zip(&keys).zip(entries) {
             let present = entry.as_ref().and_then(Generation::of_entry);
             let generation = match present {
                 Some(generation) => generation,
@@ -270,17 +324,39 @@ impl Cache {
         if let Some(state) = self.tag_state_now(marks) {
             return Ok(state);
         }
-        let known = |wanted: &Key| read.iter().find(|(key, _)| key == wanted);
-        if marks.iter().all(|(key, _)| known(key).is_some()) {
-            let state = marks.iter().map(|(key, generation)| {
-                let present = known(key).and_then(|(_, present)| *present);
-                generation.state(present)
-            });
-            return Ok(state.max().unwrap_or(TagState::Current));
+        if let Some(state) = known_state(marks, read) {
+            return Ok(state);
         }
         let keys = marks.iter().map(|(key, _)| key.clone());
         self.shared.tags_seen.remember(key, keys);
         self.present_state(marks).await
+    }
+
+    /// The entries under `keys`, with the generations of `tags` and of those that the entries had the
+    /// last time: one round trip.
+    #[cfg(feature = "askama")]
+    pub(crate) async fn fetch_with_tags(
+        &self,
+        keys: &[Key],
+        tags: &[Tags],
+    ) -> Result<(Vec<Option<Entry>>, TagsRead)> {
+        let mut all = keys.to_vec();
+        for (key, tags) in keys.iter().zip(tags) {
+            let seen = self.shared.tags_seen.of(key);
+            let seen = seen.iter().flat_map(|seen| seen.iter().cloned());
+            for key in self.tag_keys(tags)?.into_iter().chain(seen) {
+                if !all[keys.len()..].contains(&key) {
+                    all.push(key);
+                }
+            }
+        }
+        let mut entries = self.fetch_many(&all).await?;
+        let read = entries.split_off(keys.len());
+        let read = read
+            .iter()
+            .map(|it| it.as_ref().and_then(Generation::of_entry));
+        let tags = all.split_off(keys.len());
+        Ok((entries, tags.into_iter().zip(read).collect()))
     }
 
     /// What has become of tags by now.
@@ -350,4 +426,14 @@ impl Cache {
         let key = format!("axum-cache:{name}");
         self.shared.keys.key(OWN_VERSION, &key)
     }
+}
+
+/// What has become of tags, if all of them were read.
+fn known_state(marks: &Marks, read: &TagsRead) -> Option<TagState> {
+    let mut state = TagState::Current;
+    for (key, generation) in marks.iter() {
+        let (_, present) = read.iter().find(|(read, _)| read == key)?;
+        state = state.max(generation.state(*present));
+    }
+    Some(state)
 }

@@ -10,15 +10,18 @@ use askama::helpers::FmtCell;
 use super::fragment_key;
 use super::pass::{Fragment, Output, Pass};
 use crate::key::KeyPart;
+use crate::tag::Tags;
 use crate::ttl::Ttl;
 
-/// Caches the block it filters: `{% filter cache(ttl, key, using=alias) %}...{% endfilter %}`.
+/// Caches the block it filters: `{% filter cache(ttl, key, using=alias, tags=names) %}...{% endfilter %}`.
 ///
 /// - `ttl`: seconds, a `Duration`, or `None` for ever. Zero or less renders the block each time.
 /// - `key`: a name, or a tuple of a name and all that the block depends on, such as
 ///   `("sidebar", user.id, lang)`: anything that is a [`KeyPart`]. Blocks with equal keys share
 ///   an entry.
 /// - `using`: the alias of the cache, when it is not the usual one.
+/// - `tags`: names by which the block is [invalidated](crate::Cache::invalidate), such as
+///   `tags=["posts"]`. Those of blocks inside it are its own, too.
 ///
 /// The block is answered from the cache under [`Cache::render`](crate::Cache::render); under
 /// Askama's own `render` it is rendered each time. It must not hold what belongs to one request,
@@ -58,6 +61,7 @@ pub struct cache<T = (), K = ()> {
     ttl: T,
     key: K,
     using: Option<String>,
+    tags: Tags,
 }
 
 impl Default for cache {
@@ -66,6 +70,7 @@ impl Default for cache {
             ttl: (),
             key: (),
             using: None,
+            tags: Tags::default(),
         }
     }
 }
@@ -89,6 +94,12 @@ impl<T, K> cache<T, K> {
         self.with_using(using)
     }
 
+    /// The fourth argument, `tags`.
+    #[must_use]
+    pub fn with_3<N: AsRef<str>>(self, tags: impl IntoIterator<Item = N>) -> Self {
+        self.with_tags(tags)
+    }
+
     /// How long the block is kept.
     #[must_use]
     pub fn with_ttl<N: FragmentTtl>(self, ttl: N) -> cache<N, K> {
@@ -96,6 +107,7 @@ impl<T, K> cache<T, K> {
             ttl,
             key: self.key,
             using: self.using,
+            tags: self.tags,
         }
     }
 
@@ -106,6 +118,7 @@ impl<T, K> cache<T, K> {
             ttl: self.ttl,
             key,
             using: self.using,
+            tags: self.tags,
         }
     }
 
@@ -113,6 +126,13 @@ impl<T, K> cache<T, K> {
     #[must_use]
     pub fn with_using(mut self, using: impl AsRef<str>) -> Self {
         self.using = Some(using.as_ref().to_owned());
+        self
+    }
+
+    /// The tags of the block.
+    #[must_use]
+    pub fn with_tags<N: AsRef<str>>(mut self, tags: impl IntoIterator<Item = N>) -> Self {
+        self.tags = Tags::new(tags);
         self
     }
 }
@@ -136,6 +156,7 @@ impl<T: FragmentTtl, K: KeyPart> cache<T, K> {
         let fragment = Fragment {
             using: self.using,
             key: fragment_key(&self.key),
+            tags: self.tags,
         };
         Ok(pass.answer(fragment, ttl, body))
     }
@@ -145,6 +166,7 @@ impl<T: FragmentTtl, K: KeyPart> ValidFilterInvocation for cache<T, K> {}
 impl ValidArgIdx<0> for cache {}
 impl ValidArgIdx<1> for cache {}
 impl ValidArgIdx<2> for cache {}
+impl ValidArgIdx<3> for cache {}
 
 /// The body of a filter block, and nothing else: it has been escaped by its template.
 ///

@@ -11,11 +11,15 @@
 //! - The body of a stored fragment does not run.
 //! - A fragment whose body failed, or held one that is not known yet, is not stored.
 //! - A store that fails changes nothing but the work: the bodies run.
+//! - What a fragment holds, it is invalidated with: the tags of those inside are its own.
+//! - Markup of templates that have changed since is not served.
 
+mod digest;
 pub mod filters;
 mod pass;
 mod store;
 
+pub use self::digest::TemplateDigest;
 pub use self::filters::{FragmentBody, FragmentTtl};
 pub use self::pass::Output;
 
@@ -26,6 +30,7 @@ use self::store::Stores;
 use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{KeyPart, KeyWriter};
+use crate::tag::Tags;
 
 /// The alias whose cache holds fragments that name none, where it is configured.
 ///
@@ -112,14 +117,91 @@ impl Cache {
     /// # #[cfg(not(feature = "memory"))] fn main() {}
     /// ```
     pub async fn render<T: Template + Send>(&self, template: T) -> Result<String> {
-        let stores = Stores::new(self);
+        let mut pages = self.render_all(vec![template]).await?.0;
+        Ok(pages.pop().unwrap_or_default())
+    }
+
+    /// As [`render`](Self::render), and the tags of all fragments on the page: those that a page needs
+    /// that is cached with its fragments in it.
+    ///
+    /// # Errors
+    ///
+    /// As [`render`](Self::render).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`render`](Self::render).
+    pub async fn render_with_tags<T: Template + Send>(
+        &self,
+        template: T,
+    ) -> Result<(String, Tags)> {
+        let (mut pages, tags) = self.render_all(vec![template]).await?;
+        Ok((pages.pop().unwrap_or_default(), tags))
+    }
+
+    /// As [`render`](Self::render), of several templates, in their order: one read for the fragments of
+    /// all of them, and one write.
+    ///
+    /// # Errors
+    ///
+    /// As [`render`](Self::render), if any of them fails.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`render`](Self::render).
+    pub async fn render_many<T: Template + Send>(
+        &self,
+        templates: impl IntoIterator<Item = T> + Send,
+    ) -> Result<Vec<String>> {
+        let templates = templates.into_iter().collect();
+        Ok(self.render_all(templates).await?.0)
+    }
+
+    /// A handle whose fragments are of the templates with this digest. Others of the same key are not
+    /// served, and are replaced.
+    ///
+    /// Without one, each build of a program has fragments of its own, since its templates may have
+    /// changed. With one, only a change of the templates that it was made from makes fragments stale;
+    /// leave none out that they include.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")] {
+    /// use axum_cache::{Cache, backend::Memory, fragment::TemplateDigest};
+    ///
+    /// # macro_rules! include_str { ($path:literal) => { $path } }
+    /// let digest = TemplateDigest::of([include_str!("../templates/sidebar.html")]);
+    /// let cache = Cache::new(Memory::new()).with_templates(digest);
+    /// # }
+    /// ```
+    ///
+    /// # Django
+    ///
+    /// None: fragments of a changed template are served until they expire.
+    #[must_use]
+    pub fn with_templates(&self, digest: TemplateDigest) -> Self {
+        self.with_template_digest(digest.number())
+    }
+
+    async fn render_all<T: Template + Send>(
+        &self,
+        templates: Vec<T>,
+    ) -> Result<(Vec<String>, Tags)> {
+        let digest = match self.template_digest() {
+            Some(digest) => digest,
+            None => digest::of_program().await,
+        };
+        let stores = Stores::new(self, digest);
         let mut pass = Pass::default();
         loop {
-            let page = render_once(&template, &pass, NO_VALUES)?;
+            let pages = templates.iter().map(|it| render_once(it, &pass, NO_VALUES));
+            let pages = pages.collect::<Result<Vec<_>>>()?;
             let wanted = pass.take_wanted();
+            let tags = pass.take_tags();
             if wanted.is_empty() {
                 stores.keep(pass.take_captured()).await;
-                return Ok(page);
+                return Ok((pages, tags));
             }
             pass.learn(stores.fetch(wanted).await?);
         }

@@ -12,6 +12,7 @@ use askama::filters::HtmlSafe;
 
 use crate::fence::Fill;
 use crate::key::Key;
+use crate::tag::{TagStamp, Tags};
 use crate::ttl::Ttl;
 
 const PASS: &str = "axum_cache::fragment::pass";
@@ -22,15 +23,25 @@ pub(super) struct Fragment {
     /// The alias that it names, if it does.
     pub(super) using: Option<String>,
     pub(super) key: String,
+    pub(super) tags: Tags,
 }
 
 /// What is known of a fragment before a pass.
 #[derive(Debug)]
 pub(super) enum Known {
-    /// Its markup, stored or captured.
-    Markup(Arc<str>),
+    /// Its markup, stored or captured, and its tags.
+    Markup(Arc<str>, Arc<[TagStamp]>),
     /// It has to be rendered. `None` inside: and not to be stored, for its store failed.
-    Missing(Option<(Key, Fill)>),
+    Missing(Option<Missing>),
+}
+
+/// A fragment that is to be stored once it is rendered.
+#[derive(Debug)]
+pub(super) struct Missing {
+    pub(super) key: Key,
+    pub(super) fill: Fill,
+    /// What its tags were before it was rendered.
+    pub(super) tags: Vec<TagStamp>,
 }
 
 /// A fragment that was rendered and is to be stored.
@@ -40,6 +51,8 @@ pub(super) struct Captured {
     pub(super) key: Key,
     pub(super) fill: Fill,
     pub(super) ttl: Ttl,
+    /// Its own, and those of the fragments inside.
+    pub(super) tags: Arc<[TagStamp]>,
     pub(super) markup: Arc<str>,
 }
 
@@ -56,9 +69,34 @@ struct State {
     /// How often this pass met a fragment of which nothing is known.
     unknowns: usize,
     captured: Vec<Captured>,
+    /// The tags of what is inside each body that is running, the outermost first; and before them
+    /// those of the page.
+    inside: Vec<Vec<TagStamp>>,
+}
+
+impl State {
+    /// Something with these tags stands in the page, or in the body that is running.
+    fn holds(&mut self, tags: &[TagStamp]) {
+        if self.inside.is_empty() {
+            self.inside.push(Vec::new());
+        }
+        if let Some(inside) = self.inside.last_mut() {
+            for tag in tags {
+                if !inside.contains(tag) {
+                    inside.push(tag.clone());
+                }
+            }
+        }
+    }
 }
 
 impl Pass {
+    /// The tags of all fragments that the last pass met.
+    pub(super) fn take_tags(&mut self) -> Tags {
+        let inside = std::mem::take(&mut self.state.get_mut().inside);
+        inside.iter().flatten().map(|tag| &tag.name).collect()
+    }
+
     /// The fragments that the last pass met and of which nothing is known.
     pub(super) fn take_wanted(&mut self) -> Vec<Fragment> {
         std::mem::take(&mut self.state.get_mut().wanted)
@@ -87,8 +125,16 @@ impl Pass {
         let unknowns = {
             let mut state = self.state.borrow_mut();
             match state.known.get(&fragment) {
-                Some(Known::Markup(markup)) => return Output::markup(Arc::clone(markup)),
-                Some(Known::Missing(_)) => state.unknowns,
+                Some(Known::Markup(markup, tags)) => {
+                    let (markup, tags) = (Arc::clone(markup), Arc::clone(tags));
+                    state.holds(&tags);
+                    return Output::markup(markup);
+                }
+                Some(Known::Missing(_)) => {
+                    state.holds(&[]);
+                    state.inside.push(Vec::new());
+                    state.unknowns
+                }
                 None => {
                     state.unknowns += 1;
                     if !state.wanted.contains(&fragment) {
@@ -100,23 +146,35 @@ impl Pass {
         };
         // The body may hold other fragments, which come here while it runs.
         let mut markup = String::new();
-        if write!(markup, "{body}").is_err() {
+        let written = write!(markup, "{body}");
+        let mut state = self.state.borrow_mut();
+        let mut tags = state.inside.pop().unwrap_or_default();
+        if written.is_err() {
             return Output::failed();
         }
-        let mut state = self.state.borrow_mut();
         if state.unknowns > unknowns {
             // Something inside is not known yet; this pass's page is not the last.
             return Output::nothing();
         }
         let markup: Arc<str> = markup.into();
-        let known = Known::Markup(Arc::clone(&markup));
-        if let Some(Known::Missing(Some((key, fill)))) = state.known.insert(fragment.clone(), known)
-        {
+        let missing = match state.known.get_mut(&fragment) {
+            Some(Known::Missing(missing)) => missing.take(),
+            _ => None,
+        };
+        if let Some(missing) = &missing {
+            tags.extend(missing.tags.iter().cloned());
+        }
+        let tags: Arc<[TagStamp]> = tags.into();
+        state.holds(&tags);
+        let known = Known::Markup(Arc::clone(&markup), Arc::clone(&tags));
+        state.known.insert(fragment.clone(), known);
+        if let Some(missing) = missing {
             state.captured.push(Captured {
                 using: fragment.using,
-                key,
-                fill,
+                key: missing.key,
+                fill: missing.fill,
                 ttl,
+                tags,
                 markup: Arc::clone(&markup),
             });
         }

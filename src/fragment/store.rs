@@ -1,25 +1,29 @@
 //! Fragments in stores: one read and one write a page and cache.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::FRAGMENTS_ALIAS;
-use super::pass::{Captured, Fragment, Known};
+use super::pass::{Captured, Fragment, Known, Missing};
 use crate::cache::{Cache, RawItem};
-use crate::entry::{Entry, Kind, Stamp, open, seal};
+use crate::entry::{Entry, Kind, Stamp, Worth, is_lease, open, seal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::observe::{self, Outcome};
+use crate::tag::{TagStamp, TagState, Tags};
 use crate::ttl::Lifetime;
 
 /// The caches that a page's fragments are in.
 pub(super) struct Stores<'a> {
     cache: &'a Cache,
+    /// The digest of the templates.
+    templates: u64,
 }
 
 impl<'a> Stores<'a> {
-    pub(super) fn new(cache: &'a Cache) -> Self {
-        Self { cache }
+    pub(super) fn new(cache: &'a Cache, templates: u64) -> Self {
+        Self { cache, templates }
     }
 
     /// What the stores hold of `wanted`: one read a cache.
@@ -31,21 +35,9 @@ impl<'a> Stores<'a> {
         let mut known = Vec::with_capacity(wanted.len());
         for (using, fragments) in grouped(wanted, |fragment| fragment.using.clone()) {
             let cache = self.cache(using.as_deref())?;
-            let keys = fragments
-                .iter()
-                .map(|fragment| cache.final_key(&fragment.key))
-                .collect::<Result<Vec<_>>>();
-            let entries = match &keys {
-                Ok(keys) => cache.fetch_many(keys).await,
-                Err(error) => Err(error.clone()),
-            };
-            match (keys, entries) {
-                (Ok(keys), Ok(entries)) => {
-                    let found = keys.into_iter().zip(entries);
-                    let found = found.map(|(key, entry)| judge(&cache, key, entry.as_ref()));
-                    known.extend(fragments.into_iter().zip(found));
-                }
-                (_, Err(error)) | (Err(error), _) => {
+            match read(&cache, &fragments, self.templates).await {
+                Ok(found) => known.extend(fragments.into_iter().zip(found)),
+                Err(error) => {
                     observe::failed(cache.name(), "fragment", &error);
                     let missing = fragments.into_iter().map(|f| (f, Known::Missing(None)));
                     known.extend(missing);
@@ -64,7 +56,7 @@ impl<'a> Stores<'a> {
             let now = cache.clock().now();
             let items = captured
                 .into_iter()
-                .filter_map(|captured| encode(captured, now).ok())
+                .filter_map(|captured| encode(captured, now, self.templates).ok())
                 .collect();
             if let Err(error) = cache.land_many(items).await {
                 observe::failed(cache.name(), "fragment", &error);
@@ -87,33 +79,71 @@ impl<'a> Stores<'a> {
     }
 }
 
-fn judge(cache: &Cache, key: Key, entry: Option<&Entry>) -> Known {
-    let now = cache.clock().now();
-    let markup = entry.and_then(|entry| {
-        let opened = open::<()>(Kind::Fragment, key.as_str(), entry.bytes());
-        let fresh = opened
-            .inspect_err(|reason| observe::corrupt(cache.name(), "fragment", reason.as_str()))
-            .ok()
-            .filter(|opened| opened.stamp.fresh_until.is_none_or(|until| now < until))?;
-        Some(std::str::from_utf8(&fresh.body).ok()?.into())
-    });
-    if let Some(markup) = markup {
-        observe::outcome(cache.name(), "fragment", Outcome::Hit, "");
-        return Known::Markup(markup);
+/// What a cache holds of fragments: one read for them and their tags.
+async fn read(cache: &Cache, fragments: &[Fragment], templates: u64) -> Result<Vec<Known>> {
+    let tags = fragments
+        .iter()
+        .map(|fragment| fragment.tags.and(cache.tags()));
+    let tags: Vec<Tags> = tags.collect();
+    let mut keys = Vec::with_capacity(fragments.len());
+    for fragment in fragments {
+        keys.push(cache.final_key(&fragment.key)?);
     }
-    observe::outcome(cache.name(), "fragment", Outcome::Miss, "");
-    let fill = cache.begin_fill(&key);
-    Known::Missing(Some((key, fill)))
+    // Before anything is read, so that what is invalidated from now on is not stored.
+    let fills: Vec<_> = keys.iter().map(|key| cache.begin_fill(key)).collect();
+    let (entries, read) = cache.fetch_with_tags(&keys, &tags).await?;
+    let mut known = Vec::with_capacity(fragments.len());
+    for (((key, fill), entry), tags) in keys.into_iter().zip(fills).zip(entries).zip(tags) {
+        let found = entry.and_then(|entry| opened(cache, &key, &entry, &tags, templates));
+        if let Some((markup, stamps)) = found {
+            let marks = cache.marks(&stamps)?;
+            if cache.tag_state(&key, &marks, &read).await? == TagState::Current {
+                observe::outcome(cache.name(), "fragment", Outcome::Hit, "");
+                known.push(Known::Markup(markup, stamps.into()));
+                continue;
+            }
+        }
+        observe::outcome(cache.name(), "fragment", Outcome::Miss, "");
+        let tags = cache.stamps_from(&tags, &read).await?;
+        known.push(Known::Missing(Some(Missing { key, fill, tags })));
+    }
+    Ok(known)
 }
 
-fn encode(captured: Captured, now: SystemTime) -> Result<RawItem> {
+/// The markup of an entry and its tags, if it is fresh, of these templates, and has these tags.
+fn opened(
+    cache: &Cache,
+    key: &Key,
+    entry: &Entry,
+    tags: &Tags,
+    templates: u64,
+) -> Option<(Arc<str>, Vec<TagStamp>)> {
+    if is_lease(entry.bytes()) {
+        return None;
+    }
+    let opened = open::<u64>(Kind::Fragment, key.as_str(), entry.bytes());
+    let opened = opened
+        .inspect_err(|reason| observe::corrupt(cache.name(), "fragment", reason.as_str()))
+        .ok()?;
+    let stamp = opened.stamp;
+    let has = |name| stamp.tags.iter().any(|tag| tag.name == name);
+    let is_fresh = stamp.worth(cache.clock().now(), TagState::Current) == Worth::Fresh;
+    if !is_fresh || opened.meta != templates || !tags.iter().all(has) {
+        return None;
+    }
+    let markup = std::str::from_utf8(&opened.body).ok()?.into();
+    Some((markup, stamp.tags))
+}
+
+fn encode(captured: Captured, now: SystemTime, templates: u64) -> Result<RawItem> {
     let lifetime = captured.ttl.lifetime();
-    let stamp = Stamp::new(now, lifetime.and_then(Lifetime::duration));
+    let mut stamp = Stamp::new(now, lifetime.and_then(Lifetime::duration));
+    stamp.tags = captured.tags.to_vec();
     let sealed = seal(
         Kind::Fragment,
         captured.key.as_str(),
         stamp,
-        (),
+        templates,
         captured.markup.as_bytes(),
     )
     .map_err(|source| Error::new(ErrorKind::Encode).with_source(source.to_string()))?;

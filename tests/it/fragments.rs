@@ -469,3 +469,147 @@ fn the_future_is_send() {
         runs: &runs,
     })));
 }
+
+/// A block with tags, and another inside of it.
+#[derive(Template)]
+#[template(
+    source = r#"{% filter cache(500, "outer", tags=[post]) %}<p>{{ runs.run() }}{{ text }}
+{%- filter cache(500, "inner", tags=["inner"]) %}{{ runs.run() }}<b>{{ text }}</b>{% endfilter %}</p>
+{%- endfilter %}"#,
+    ext = "html"
+)]
+struct Tagged<'a> {
+    post: &'a str,
+    text: &'a str,
+    runs: &'a Runs,
+}
+
+#[tokio::test]
+async fn a_tag_takes_a_block_and_all_that_hold_it() {
+    let (remote, runs) = (Remote::default(), Runs::default());
+    let cache = Cache::new(remote.clone());
+    let page = |text| Tagged {
+        post: "post:7",
+        text,
+        runs: &runs,
+    };
+    let first = cache.render_with_tags(page("one")).await.unwrap();
+    assert_eq!(first.0, "<p>one<b>one</b></p>");
+    assert_eq!(first.1, axum_cache::Tags::new(["inner", "post:7"]));
+    runs.take();
+    remote.take_calls();
+    let warm = cache.render_with_tags(page("two")).await.unwrap();
+    assert_eq!((&warm, runs.take()), (&first, 0));
+    // Its own tags are asked for with the block; that of the inner one is known by the entry alone,
+    // the first time.
+    assert_eq!(remote.take_calls(), [("get_many", 2)]);
+    assert_eq!(cache.render(page("two")).await.unwrap(), first.0);
+    assert_eq!(remote.take_calls(), [("get_many", 1)]);
+    cache.invalidate(["inner"]).await.unwrap();
+    assert_eq!(
+        cache.render(page("three")).await.unwrap(),
+        "<p>three<b>three</b></p>"
+    );
+    assert_eq!(
+        runs.take(),
+        2 + 1,
+        "the outer body ran once to find the inner one"
+    );
+    cache.invalidate(["post:7"]).await.unwrap();
+    assert_eq!(
+        cache.render(page("four")).await.unwrap(),
+        "<p>four<b>three</b></p>"
+    );
+    cache.expire(["inner"]).await.unwrap();
+    assert_eq!(
+        cache.render(page("five")).await.unwrap(),
+        "<p>five<b>five</b></p>"
+    );
+}
+
+#[tokio::test]
+async fn what_was_read_before_an_invalidation_is_not_kept() {
+    let (cache, runs) = (Cache::new(Memory::new()), Runs::default());
+    let page = |text| Tagged {
+        post: "post:7",
+        text,
+        runs: &runs,
+    };
+    let pinned = cache.with_tags_now(["post:7"]).await.unwrap();
+    cache.invalidate(["post:7"]).await.unwrap();
+    assert_eq!(
+        pinned.render(page("old")).await.unwrap(),
+        "<p>old<b>old</b></p>"
+    );
+    let now = cache.render(page("new")).await.unwrap();
+    assert_eq!(now, "<p>new<b>new</b></p>");
+}
+
+#[tokio::test]
+async fn a_handle_tags_the_blocks_it_renders() {
+    let (cache, runs) = (Cache::new(Memory::new()), Runs::default());
+    let tagged = cache.with_tags(["site"]);
+    let page = |text| Tagged {
+        post: "post:7",
+        text,
+        runs: &runs,
+    };
+    cache.render(page("untagged")).await.unwrap();
+    let first = tagged.render(page("one")).await.unwrap();
+    assert_eq!(
+        first, "<p>one<b>one</b></p>",
+        "what lacks a tag would outlive it"
+    );
+    assert_eq!(cache.render(page("two")).await.unwrap(), first);
+    cache.invalidate(["site"]).await.unwrap();
+    assert_eq!(
+        cache.render(page("two")).await.unwrap(),
+        "<p>two<b>two</b></p>"
+    );
+}
+
+#[tokio::test]
+async fn markup_of_other_templates_is_not_served() {
+    use axum_cache::fragment::TemplateDigest;
+
+    let (cache, runs) = (Cache::new(Memory::new()), Runs::default());
+    let old = cache.with_templates(TemplateDigest::of(["old"]));
+    let new = cache.with_templates(TemplateDigest::of(["new"]));
+    let page = |text| Tagged {
+        post: "post:7",
+        text,
+        runs: &runs,
+    };
+    let first = old.render(page("old")).await.unwrap();
+    assert_eq!(old.render(page("older")).await.unwrap(), first);
+    assert_eq!(
+        new.render(page("new")).await.unwrap(),
+        "<p>new<b>new</b></p>"
+    );
+    assert_eq!(
+        new.render(page("newer")).await.unwrap(),
+        "<p>new<b>new</b></p>"
+    );
+    // A delete is of the fragment, whatever the templates.
+    assert!(cache.delete(&fragment_key("outer")).await.unwrap());
+    assert_ne!(
+        TemplateDigest::of(["ab", "c"]),
+        TemplateDigest::of(["a", "bc"])
+    );
+}
+
+#[tokio::test]
+async fn a_list_of_templates_costs_one_read() {
+    let (remote, runs) = (Remote::default(), Runs::default());
+    let cache = Cache::new(remote.clone());
+    let pages = || ["a", "b", "c"].map(|title| Twenty { title, runs: &runs });
+    let first = cache.render_many(pages()).await.unwrap();
+    assert_eq!(first.len(), 3);
+    runs.take();
+    remote.take_calls();
+    let warm = cache.render_many(pages()).await.unwrap();
+    assert_eq!((&warm, runs.take()), (&first, 0));
+    assert_eq!(remote.take_calls(), [("get_many", 1)]);
+    let none: Vec<Twenty<'_>> = Vec::new();
+    assert_eq!(cache.render_many(none).await.unwrap(), Vec::<String>::new());
+}

@@ -50,7 +50,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("sqlx", &["backend/sql"]),
     ("toml", &["caches"]),
     ("tracing", &["observe"]),
-    ("xxhash_rust", &["backend/file", "entry", "key"]),
+    ("xxhash_rust", &["backend/file", "entry", "fragment", "key"]),
 ];
 
 /// Code lines, without tests, comments and blank lines.
