@@ -8,10 +8,12 @@
 //! - The table holds only keys with a computation in progress.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::watch;
+
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// The computations in progress, by key.
 #[derive(Debug)]
@@ -159,7 +161,7 @@ impl<V: Clone + Send + Sync + 'static> Drop for Landing<V> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use std::future::Future;
     use std::sync::atomic::AtomicUsize;

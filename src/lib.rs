@@ -45,9 +45,12 @@ mod error;
 pub mod key;
 mod fence;
 mod flight;
+#[cfg(all(test, shuttle))]
+mod model;
 mod observe;
 mod policy;
 pub mod semantics;
+mod sync;
 pub mod tag;
 pub mod ttl;
 

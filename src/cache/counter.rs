@@ -1,6 +1,6 @@
 //! Counters and version moves.
 
-use super::Cache;
+use super::{Cache, Reach};
 use crate::error::{ErrorKind, Result};
 
 impl Cache {
@@ -54,9 +54,9 @@ impl Cache {
             .ok_or(ErrorKind::OutOfRange)?;
         let from = self.final_key(key)?;
         let to = self.with_version(version).final_key(key)?;
-        self.fence(&from).await;
-        self.fence(&to).await;
-        if self.move_entry(&from, &to).await? {
+        let both = [from, to];
+        let moving = self.move_entry(&both[0], &both[1]);
+        if self.removing(Reach::Keys(&both), moving).await? {
             Ok(version)
         } else {
             Err(ErrorKind::KeyMissing.into())

@@ -7,7 +7,7 @@ use std::hash::Hash;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Cache;
+use super::{Cache, Reach};
 use crate::entry::Entry;
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -121,10 +121,8 @@ impl Cache {
         if keys.is_empty() {
             return Ok(0);
         }
-        for key in &keys {
-            self.fence(key).await;
-        }
-        self.backend().delete_many(&keys).await
+        let delete = self.backend().delete_many(&keys);
+        self.removing(Reach::Keys(&keys), delete).await
     }
 
     pub(super) fn final_keys<K: AsRef<str>>(

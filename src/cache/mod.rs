@@ -29,6 +29,7 @@ pub use self::computed::Computed;
 #[cfg(feature = "askama")]
 pub(crate) use self::landing::RawItem;
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -94,6 +95,14 @@ pub struct Cache {
     templates: Option<u64>,
     /// The caches this one was got from.
     siblings: Option<Caches>,
+}
+
+/// What is removed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reach<'a> {
+    Keys(&'a [Key]),
+    /// All keys that begin so.
+    Prefix(&'a str),
 }
 
 /// What all handles of one cache share.
@@ -187,9 +196,8 @@ impl Cache {
             crate::Error::new(crate::ErrorKind::Unsupported)
                 .with_message("the key function of this cache has no namespace to clear")
         })?;
-        self.shared.flights.forget_all();
-        self.shared.fences.invalidate_all().await;
-        self.backend().clear(namespace).await
+        let clear = self.backend().clear(namespace);
+        self.removing(Reach::Prefix(""), clear).await
     }
 
     /// Removes the entries of this version whose keys begin with `prefix`, and no others. How many,
@@ -232,9 +240,8 @@ impl Cache {
     /// ```
     pub async fn delete_prefix(&self, prefix: &str) -> Result<u64> {
         let prefix = self.shared.keys.beginning(self.version, prefix)?;
-        self.shared.flights.forget_prefix(&prefix);
-        self.shared.fences.invalidate_prefix(&prefix).await;
-        self.backend().delete_prefix(&prefix).await
+        let delete = self.backend().delete_prefix(&prefix);
+        self.removing(Reach::Prefix(&prefix), delete).await
     }
 
     /// Empties the whole store, whoever wrote to it.
@@ -243,9 +250,8 @@ impl Cache {
     ///
     /// [`Unsupported`](crate::ErrorKind::Unsupported) if the store cannot be emptied.
     pub async fn flush_store(&self) -> Result<()> {
-        self.shared.flights.forget_all();
-        self.shared.fences.invalidate_all().await;
-        self.backend().flush_store().await
+        let flush = self.backend().flush_store();
+        self.removing(Reach::Prefix(""), flush).await
     }
 
     /// Waits for the computations and refreshes that are under way, as long as
@@ -319,11 +325,30 @@ impl Cache {
         self.shared.fences.begin(key.as_str())
     }
 
-    /// Lets nothing begun earlier land under `key` any more.
-    pub(crate) async fn fence(&self, key: &Key) {
-        self.shared.failures.forget(key.as_str());
-        self.shared.flights.forget(key.as_str());
-        self.shared.fences.invalidate(key.as_str()).await;
+    /// Runs `remove`, and lets nothing land or be joined that began before it has ended.
+    pub(crate) async fn removing<T>(&self, reach: Reach<'_>, remove: impl Future<Output = T>) -> T {
+        self.bar(reach).await;
+        let removed = remove.await;
+        // What began meanwhile may have found what was still there.
+        self.bar(reach).await;
+        removed
+    }
+
+    async fn bar(&self, reach: Reach<'_>) {
+        let (flights, fences) = (&self.shared.flights, &self.shared.fences);
+        match reach {
+            Reach::Keys(keys) => {
+                for key in keys {
+                    self.shared.failures.forget(key.as_str());
+                    flights.forget(key.as_str());
+                    fences.invalidate(key.as_str()).await;
+                }
+            }
+            Reach::Prefix(prefix) => {
+                flights.forget_prefix(prefix);
+                fences.invalidate_prefix(prefix).await;
+            }
+        }
     }
 
     fn lifetime(&self, ttl: impl Into<Ttl>) -> Option<Lifetime> {

@@ -1,12 +1,13 @@
 //! Single values: `get`, `set`, `add`, `touch`, `delete`, `contains`, `ttl_of`.
 
 use std::future::Future;
+use std::slice;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Cache;
 use super::record::{Found, Look};
+use super::{Cache, Reach};
 use crate::entry::Entry;
 use crate::error::Result;
 use crate::key::Key;
@@ -123,8 +124,9 @@ impl Cache {
 
     /// As [`delete`](Self::delete), of a key as the store sees it.
     pub(crate) async fn delete_key(&self, key: &Key) -> Result<bool> {
-        self.fence(key).await;
-        self.backend().delete(key).await
+        let delete = self.backend().delete(key);
+        self.removing(Reach::Keys(slice::from_ref(key)), delete)
+            .await
     }
 
     /// Whether there is a live entry, a stored `None` included.

@@ -17,6 +17,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("observe", 1),
     ("policy", 1),
     ("semantics", 1),
+    ("sync", 1),
     ("tag", 1),
     ("ttl", 1),
     ("backend", 2),
@@ -28,6 +29,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("extract", 5),
     ("fragment", 5),
     ("fuzzing", 6),
+    ("model", 6),
     ("page", 5),
 ];
 
