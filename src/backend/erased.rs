@@ -53,7 +53,10 @@ pub(crate) trait DynBackend: fmt::Debug + Send + Sync {
     fn ttl<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Option<Lifetime>>;
     fn clear<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, ()>;
     fn flush_store(&self) -> BoxFuture<'_, ()>;
-    #[allow(dead_code, reason = "only the conformance suite calls it yet")]
+    #[cfg_attr(
+        not(any(feature = "memory", feature = "conformance")),
+        allow(dead_code, reason = "nothing calls it")
+    )]
     fn compare_and_set<'a>(
         &'a self,
         key: &'a Key,

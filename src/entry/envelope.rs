@@ -34,6 +34,19 @@ pub(crate) enum Kind {
     Fragment = 2,
 }
 
+/// The kind of a lease: a mark that a process leaves in a store that others share while it computes.
+#[cfg(feature = "memory")]
+const LEASE: u8 = 3;
+
+/// Whether the bytes are a lease. What is one is read from the store that is shared, each time: it is
+/// gone or replaced at any moment, and a copy would hold up those who wait for that.
+///
+/// By its beginning alone: a value that only looks like one is not copied either, which does no harm.
+#[cfg(feature = "memory")]
+pub(crate) fn is_lease(bytes: &[u8]) -> bool {
+    bytes.starts_with(MAGIC) && bytes.get(4) == Some(&LEASE)
+}
+
 /// Why bytes are not a usable envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Undecodable {
@@ -224,6 +237,13 @@ mod tests {
         future[3] += 1;
         let future = open::<u32>(Kind::Page, "key", &future.into()).unwrap_err();
         assert_eq!(future, Undecodable::Version);
+    }
+
+    #[test]
+    #[cfg(feature = "memory")]
+    fn a_lease_is_known_by_its_beginning() {
+        assert!(is_lease(b"axc\x01\x03") && is_lease(b"axc\x02\x03 and more"));
+        assert!(!is_lease(&sealed()) && !is_lease(b"axc\x01") && !is_lease(b"3"));
     }
 
     proptest! {

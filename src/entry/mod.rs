@@ -2,6 +2,8 @@
 
 mod envelope;
 
+#[cfg(feature = "memory")]
+pub(crate) use self::envelope::is_lease;
 pub(crate) use self::envelope::{Kind, Undecodable, open, seal};
 
 use std::any::Any;
