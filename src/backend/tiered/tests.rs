@@ -288,16 +288,32 @@ async fn no_copy_outlives_its_entry_or_near_ttl() {
     );
 }
 
+/// The same node and store, whose answers are on their way for as long as its own gate is held.
+fn slow(tiered: &Tiered, far: &Far) -> (std::mem::ManuallyDrop<Tiered>, Far) {
+    let far = Far {
+        gate: Arc::default(),
+        ..far.clone()
+    };
+    let inner = Inner {
+        far: far.clone().into(),
+        node: Arc::clone(&tiered.inner.node),
+    };
+    let inner = Arc::new(inner);
+    // It must not end the node that it shares.
+    (std::mem::ManuallyDrop::new(Tiered { inner }), far)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_read_that_a_write_overtakes_leaves_nothing_old() {
     let far = Far::default();
     let tiered = Tiered::new(Memory::new(), far.clone());
+    let (slow, slow_far) = slow(&tiered, &far);
     let k = key("k");
     for many in [false, true] {
         far.memory.set(&k, "old".into(), LONG).await.unwrap();
         tiered.inner.node.near.forget_all();
-        let held = far.gate.write().await;
-        let (reader, read) = (tiered.clone(), k.clone());
+        let held = slow_far.gate.write().await;
+        let (reader, read) = (Tiered::clone(&slow), k.clone());
         let reading = tokio::spawn(async move {
             if many {
                 return reader.get_many(&[read]).await.unwrap().remove(0);
@@ -305,53 +321,35 @@ async fn a_read_that_a_write_overtakes_leaves_nothing_old() {
             reader.get(&read).await.unwrap()
         });
         settle().await;
-        let (writer, written) = (tiered.clone(), k.clone());
-        let writing = tokio::spawn(async move { writer.set(&written, "new".into(), LONG).await });
-        settle().await;
+        tiered.set(&k, "new".into(), LONG).await.unwrap();
         drop(held);
         assert_eq!(reading.await.unwrap(), Some("old".into()));
-        writing.await.unwrap().unwrap();
-        assert_eq!(get(&tiered, &k).await, Some("new".into()));
+        assert_eq!(near(&tiered, &k), Some("new".into()));
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_read_that_word_of_a_change_overtakes_leaves_nothing_old() {
     let (far, _, one, other) = two().await;
+    let (slow, slow_far) = slow(&other, &far);
     let k = key("k");
-    type Change = fn(Tiered, Key) -> tokio::task::JoinHandle<()>;
-    let changes: [Change; 4] = [
-        |node, k| tokio::spawn(async move { node.set(&k, "new".into(), LONG).await.unwrap() }),
-        |node, k| tokio::spawn(async move { assert!(node.delete(&k).await.unwrap()) }),
-        |node, k| tokio::spawn(async move { node.clear(k.namespace()).await.unwrap() }),
-        |node, _| tokio::spawn(async move { node.flush_store().await.unwrap() }),
-    ];
-    for change in changes {
+    for change in 0..4 {
         far.memory.set(&k, "old".into(), LONG).await.unwrap();
         other.inner.node.near.forget_all();
-        // The reader's answer is on its way for long; the writer's is not.
-        let slow = Far {
-            gate: Arc::default(),
-            ..far.clone()
-        };
-        let held = slow.gate.write().await;
-        let inner = Inner {
-            far: slow.clone().into(),
-            node: Arc::clone(&other.inner.node),
-        };
-        let reader = Tiered {
-            inner: Arc::new(inner),
-        };
-        let (read, of) = (reader.clone(), k.clone());
-        let reading = tokio::spawn(async move { read.get(&of).await.unwrap() });
+        let held = slow_far.gate.write().await;
+        let (reader, read) = (Tiered::clone(&slow), k.clone());
+        let reading = tokio::spawn(async move { reader.get(&read).await.unwrap() });
         settle().await;
-        change(one.clone(), k.clone()).await.unwrap();
+        match change {
+            0 => one.set(&k, "new".into(), LONG).await.unwrap(),
+            1 => assert!(one.delete(&k).await.unwrap()),
+            2 => one.clear(k.namespace()).await.unwrap(),
+            _ => one.flush_store().await.unwrap(),
+        }
         settle().await;
         drop(held);
         assert_eq!(reading.await.unwrap(), Some("old".into()));
         assert_eq!(near(&other, &k), None);
-        // It shares the node, and must not end it.
-        std::mem::forget(reader);
     }
 }
 
@@ -359,21 +357,19 @@ async fn a_read_that_word_of_a_change_overtakes_leaves_nothing_old() {
 async fn of_writes_at_once_nothing_stays_that_lost() {
     let far = Far::default();
     let tiered = Tiered::new(Memory::new(), far.clone());
+    let (slow, slow_far) = slow(&tiered, &far);
     let k = key("k");
-    let held = far.gate.write().await;
-    let write = |value: &'static str| {
-        let (tiered, k) = (tiered.clone(), k.clone());
-        tokio::spawn(async move { tiered.set(&k, value.into(), LONG).await })
-    };
-    let first = write("first");
+    let held = slow_far.gate.write().await;
+    let (writer, written) = (Tiered::clone(&slow), k.clone());
+    let first = tokio::spawn(async move { writer.set(&written, "first".into(), LONG).await });
     settle().await;
-    let second = write("second");
-    settle().await;
+    tiered.set(&k, "second".into(), LONG).await.unwrap();
+    assert_eq!(near(&tiered, &k), Some("second".into()));
+    // Its answer comes last, though it was the first.
     drop(held);
     first.await.unwrap().unwrap();
-    second.await.unwrap().unwrap();
+    assert_ne!(near(&tiered, &k), Some("first".into()));
     assert_eq!(get(&tiered, &k).await, Some("second".into()));
-    assert_eq!(far.memory.get(&k).await.unwrap(), Some("second".into()));
 }
 
 #[tokio::test(start_paused = true)]
