@@ -15,6 +15,7 @@ mod races;
 mod redis;
 mod services;
 mod sql;
+mod tiered;
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -123,6 +124,11 @@ const PECULIAR: &[Peculiar] = peculiar! {
         no_call_waits_longer_than_its_deadline, a_write_over_a_lost_connection_happens,
         a_late_set_does_not_undo_the_next, one_node_that_hangs_holds_up_only_its_own,
         settings_are_followed_or_refused;
+    tiered needs &["redis-server", "postgres"] =>
+        redis_carries_word_of_changes, postgres_carries_word_of_changes, near_hits_ask_nobody,
+        lost_messages_keep_the_bound_on_redis, lost_messages_keep_the_bound_on_postgres,
+        a_half_open_line_to_redis_keeps_the_bound, a_half_open_line_to_postgres_keeps_the_bound,
+        a_restart_of_the_server_keeps_the_bound, settings_make_the_tiers;
     memcached needs &["memcached"] =>
         too_large_is_refused_by_client_and_by_server, no_key_or_value_injects_a_command,
         forty_days_are_forty_days, cancelled_calls_leave_the_connection_in_step,

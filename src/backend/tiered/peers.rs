@@ -4,7 +4,7 @@
 //!
 //! - A heartbeat of our own that comes back proves that we heard what was said before it was *sent*:
 //!   the near tier is good for [`Peers::patience`] from then.
-//! - It is good for as long since each known node was last heard. A node that was not is missing: what
+//! - It is good for as long since each known node sent what was last heard of it. A node that was not is missing: what
 //!   it changes is not heard of, and copies have to live shortly until it is back or forgotten.
 //! - A number that is left out means that something was not heard.
 
@@ -31,6 +31,8 @@ pub(super) struct Peers {
     known: HashMap<u64, Peer>,
     /// Our heartbeats that did not come back yet, and when they were sent.
     sent: VecDeque<(u64, Instant)>,
+    /// How long messages take from their node to us, as our own did.
+    lag: Duration,
     /// By our heartbeats alone.
     good_until: Option<Instant>,
 }
@@ -39,6 +41,7 @@ pub(super) struct Peers {
 struct Peer {
     /// The number of its next message.
     next: u64,
+    /// When it sent the last that was heard, about.
     heard: Instant,
     presence: Presence,
 }
@@ -58,6 +61,7 @@ impl Peers {
             patience,
             known: HashMap::new(),
             sent: VecDeque::new(),
+            lag: Duration::ZERO,
             good_until: None,
         }
     }
@@ -79,6 +83,7 @@ impl Peers {
             return false;
         }
         let next = message.sequence.saturating_add(1);
+        let heard = now.checked_sub(self.lag).unwrap_or(now);
         let is_farewell = message.word == Word::Farewell;
         if let Some(peer) = self.known.get_mut(&message.origin) {
             let is_late = message.sequence < peer.next;
@@ -87,7 +92,7 @@ impl Peers {
             }
             let missed = message.sequence > peer.next;
             peer.next = peer.next.max(next);
-            peer.heard = now;
+            peer.heard = heard;
             peer.presence = if is_farewell && !is_late {
                 Presence::Gone
             } else {
@@ -109,7 +114,7 @@ impl Peers {
         };
         let peer = Peer {
             next,
-            heard: now,
+            heard,
             presence,
         };
         self.known.insert(message.origin, peer);
@@ -153,6 +158,7 @@ impl Peers {
         let Some((_, sent)) = self.sent.drain(..=at).next_back() else {
             return;
         };
+        self.lag = now.saturating_duration_since(sent);
         let was_good = self.good_until.is_some_and(|until| until > now);
         self.good_until = self.good_until.max(Some(sent + self.patience));
         if !was_good {
