@@ -176,7 +176,8 @@ fn stores_never_name_each_other() {
             let module = format!("backend::{other}::");
             let kind = format!("{}{}", other[..1].to_uppercase(), &other[1..]);
             for line in source.code() {
-                let mut words = line.split(|c: char| !(c.is_alphanumeric() || c == '_'));
+                let code = line.split('"').next().unwrap();
+                let mut words = code.split(|c: char| !(c.is_alphanumeric() || c == '_'));
                 let is_named = line.contains(&module) || words.any(|word| word == kind);
                 assert!(!is_named, "{}: {line}", source.path);
             }
