@@ -557,7 +557,7 @@ async fn memory_in_front_of_another_store_is_known_by_its_settings() {
 #[tokio::test]
 async fn bad_settings_of_tiers_are_refused() {
     let cases = [
-        (r#"{}"#, "far: is missing"),
+        ("{}", "far: is missing"),
         (
             r#"{"far": "nowhere"}"#,
             "far: is neither a URL nor the alias",

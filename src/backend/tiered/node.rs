@@ -104,20 +104,21 @@ impl Node {
     }
 
     /// Tells the others.
-    pub(super) fn say(&self, change: Change) {
+    pub(super) fn say(&self, change: impl FnOnce() -> Change) {
         if let Some(line) = &self.line {
-            line.outbox.put(change);
+            line.outbox.put(change());
             line.wake.notify_one();
         }
     }
 
-    /// It may happen yet: forgets it and tells the others, now and again.
-    pub(super) fn say_twice(&self, change: Change) {
+    /// Tells the others now, and again later, when this node forgets it once more, too: it may
+    /// happen yet.
+    pub(super) fn say_twice(&self, change: impl FnOnce() -> Change) {
         if let Some(line) = &self.line {
-            let later = Instant::now() + line.bound / 2;
+            let (change, later) = (change(), Instant::now() + line.bound / 2);
             line.outbox.put_later(later, change.clone());
+            self.say(|| change);
         }
-        self.say(change);
     }
 
     /// Starts the tasks if they do not run, and there is a runtime.

@@ -40,7 +40,7 @@ impl<'a> Writing<'a> {
             node.near
                 .wrote(key, *token, || self.inner.copy(copy(at), self.since));
         }
-        node.say(self.change());
+        node.say(|| self.change());
     }
 
     /// The far store holds something else than what was expected, and is as it was.
@@ -78,7 +78,7 @@ impl Drop for Writing<'_> {
             for key in self.keys {
                 self.inner.node.near.forget(key.as_str());
             }
-            self.inner.node.say_twice(self.change());
+            self.inner.node.say_twice(|| self.change());
         }
     }
 }
@@ -107,7 +107,7 @@ impl<'a> Clearing<'a> {
             self.inner.node.near.forget_prefix(self.prefix).await;
         }
         self.is_over = true;
-        self.inner.node.say(self.change());
+        self.inner.node.say(|| self.change());
     }
 
     pub(super) fn failed(mut self, error: &Error) {
@@ -123,7 +123,7 @@ impl Drop for Clearing<'_> {
     fn drop(&mut self) {
         if !self.is_over {
             self.inner.node.near.forget_all();
-            self.inner.node.say_twice(self.change());
+            self.inner.node.say_twice(|| self.change());
         }
     }
 }
