@@ -41,6 +41,8 @@ async fn hear(messages: &[(u8, &[u8])]) {
     let store = Tiered::builder(Memory::new(), Memory::new()).backplane(backplane.clone());
     let store = store.max_near_staleness(BOUND).build().unwrap();
     let cache = Cache::new(store.clone());
+    // The first call makes it listen.
+    cache.contains("k").await.unwrap();
     for (number, (wait, message)) in messages.iter().enumerate() {
         cache.set("k", &number, Ttl::Default).await.unwrap();
         assert_eq!(cache.get("k").await.unwrap(), Some(number));

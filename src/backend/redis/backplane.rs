@@ -32,7 +32,7 @@ pub struct RedisBackplane {
 
 impl RedisBackplane {
     /// The channel of this name on the server of a URL, such as `redis://user:password@host:6379` or, by
-    /// TLS with the feature `tls`, `rediss://…`. Nothing is sent yet.
+    /// TLS with the feature `tls` and the system's authorities, `rediss://…`. Nothing is sent yet.
     ///
     /// Channels do not belong to databases: applications that share a server need different ones.
     ///

@@ -245,7 +245,7 @@ impl Alive {
     async fn listen(&self) {
         let line = self.line();
         loop {
-            match timeout(line.bound, line.backplane.subscribe()).await {
+            match timeout(line.bound / 2, line.backplane.subscribe()).await {
                 Ok(Ok(mut subscription)) => {
                     line.beat_now.store(true, Ordering::Release);
                     line.wake.notify_one();
