@@ -5,11 +5,13 @@
 #![allow(clippy::print_stdout, reason = "a child answers its parent there")]
 
 mod child;
+mod compare;
 mod docsite;
 mod examples;
 mod file;
 mod memcached;
 mod outages;
+mod proxy;
 mod purge;
 mod races;
 mod redis;
@@ -124,6 +126,9 @@ const PECULIAR: &[Peculiar] = peculiar! {
         no_call_waits_longer_than_its_deadline, a_write_over_a_lost_connection_happens,
         a_late_set_does_not_undo_the_next, one_node_that_hangs_holds_up_only_its_own,
         settings_are_followed_or_refused;
+    compare needs &["redis-server", "memcached", "postgres", "mariadbd"] =>
+        a_lost_answer_of_redis_is_an_error, a_lost_answer_of_memcached_is_an_error,
+        a_lost_answer_of_postgres_is_an_error, a_lost_answer_of_mysql_is_an_error;
     tiered needs &["redis-server", "postgres"] =>
         redis_carries_word_of_changes, postgres_carries_word_of_changes, near_hits_ask_nobody,
         lost_messages_keep_the_bound_on_redis, lost_messages_keep_the_bound_on_postgres,

@@ -19,11 +19,10 @@ use axum_cache::key::Key;
 use axum_cache::ttl::Lifetime;
 use axum_cache::{Cache, Caches, Result, Settings, Ttl};
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
+use crate::proxy::Proxy;
 use crate::support::servers::database::Database;
 use crate::support::servers::redis::{Redis, command};
 
@@ -585,83 +584,6 @@ pub(crate) async fn lost_messages_keep_the_bound_on_redis() {
 pub(crate) async fn lost_messages_keep_the_bound_on_postgres() {
     let server = Database::postgres().unwrap();
     assert_bound_holds("postgres", postgres_nodes(&server, 3), 2).await;
-}
-
-/// A machine between node and server that can forget connections: nothing goes through, and nobody is
-/// told.
-struct Proxy {
-    port: u16,
-    /// Connections that were made before this many lead nowhere.
-    forgotten: Arc<AtomicUsize>,
-    made: Arc<AtomicUsize>,
-    task: JoinHandle<()>,
-}
-
-impl Proxy {
-    async fn to(port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let own = listener.local_addr().unwrap().port();
-        let (forgotten, made) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (limit, count) = (Arc::clone(&forgotten), Arc::clone(&made));
-        let task = tokio::spawn(async move {
-            loop {
-                let (client, _) = listener.accept().await.unwrap();
-                let number = count.fetch_add(1, Ordering::SeqCst);
-                let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-                let (from_client, to_client) = client.into_split();
-                let (from_server, to_server) = server.into_split();
-                tokio::spawn(pass(from_client, to_server, number, Arc::clone(&limit)));
-                tokio::spawn(pass(from_server, to_client, number, Arc::clone(&limit)));
-            }
-        });
-        Self {
-            port: own,
-            forgotten,
-            made,
-            task,
-        }
-    }
-
-    /// Forgets the connections there are.
-    fn forget(&self) {
-        let made = self.made.load(Ordering::SeqCst);
-        self.forgotten.store(made, Ordering::SeqCst);
-    }
-
-    /// Forgets all connections, and each new one at once.
-    fn forget_all(&self) {
-        self.forgotten.store(usize::MAX, Ordering::SeqCst);
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn pass(
-    mut from: tokio::net::tcp::OwnedReadHalf,
-    mut to: tokio::net::tcp::OwnedWriteHalf,
-    number: usize,
-    forgotten: Arc<AtomicUsize>,
-) {
-    let mut buffer = vec![0; 16 << 10];
-    loop {
-        let read = from.read(&mut buffer).await;
-        if number < forgotten.load(Ordering::SeqCst) {
-            // Neither passed on nor closed, for ever.
-            sleep(Duration::from_secs(3600)).await;
-        }
-        match read {
-            Ok(0) | Err(_) => return,
-            Ok(length) => {
-                if to.write_all(&buffer[..length]).await.is_err() {
-                    return;
-                }
-            }
-        }
-    }
 }
 
 async fn assert_silence_is_noticed(
