@@ -74,6 +74,58 @@ const STORES: &[Store] = &[
         },
     },
     Store {
+        name: "tiered-memory",
+        cases: CASES,
+        needs: &[],
+        fixture: || {
+            let clock = ManualClock::new();
+            let memory = || Memory::builder().clock(clock.clone()).build();
+            let tiers = (memory().expect(GOOD), memory().expect(GOOD));
+            let backend = AnyBackend::new(backend::Tiered::new(tiers.0, tiers.1));
+            Fixture::new(backend, move |by: Duration| {
+                clock.advance(by);
+                Box::pin(std::future::ready(()))
+            })
+        },
+    },
+    Store {
+        name: "tiered-redis",
+        cases: CASES,
+        needs: &["redis-server"],
+        fixture: || {
+            static SERVER: LazyLock<Redis> = LazyLock::new(|| Redis::start(&[]).expect(FOUND));
+            let redis = backend::Redis::builder([SERVER.url()]).max_value_bytes(1 << 20);
+            let backplane = backend::RedisBackplane::new(&SERVER.url(), "conformance");
+            let far = redis.build().expect(GOOD);
+            let tiered = backend::Tiered::builder(Memory::new(), far);
+            in_use(tiered.backplane(backplane.expect(GOOD)).build())
+        },
+    },
+    Store {
+        name: "tiered-memcached",
+        cases: CASES,
+        needs: &["memcached"],
+        fixture: || {
+            static SERVER: LazyLock<Memcached> =
+                LazyLock::new(|| Memcached::start(&[]).expect(FOUND));
+            let far = backend::Memcached::connect([SERVER.url()]).expect(GOOD);
+            with_server(Ok(backend::Tiered::new(Memory::new(), far)))
+        },
+    },
+    Store {
+        name: "tiered-postgres",
+        cases: CASES,
+        needs: &["postgres"],
+        fixture: || {
+            static SERVER: LazyLock<Database> =
+                LazyLock::new(|| Database::postgres().expect(FOUND));
+            let far = backend::Sql::builder(&SERVER.url).create_table(true);
+            let backplane = backend::PostgresBackplane::new(&SERVER.url, "conformance");
+            let tiered = backend::Tiered::builder(Memory::new(), far.build().expect(GOOD));
+            in_use(tiered.backplane(backplane.expect(GOOD)).build())
+        },
+    },
+    Store {
         name: "dummy",
         cases: DUMMY_CASES,
         needs: &[],
@@ -189,18 +241,31 @@ const STORES: &[Store] = &[
     },
 ];
 
+const GOOD: &str = "the options are good";
+
 const FOUND: &str = "the program was found, or the case would be ignored";
 
 /// A store on a server, whose clock nobody moves: cases wait.
 fn with_server(store: axum_cache::Result<impl Backend>) -> Fixture {
-    let backend = AnyBackend::new(store.expect("the options are good"));
+    let backend = AnyBackend::new(store.expect(GOOD));
     Fixture::new(backend, |by| Box::pin(tokio::time::sleep(by)))
+}
+
+/// Two tiers, once the near one is in use.
+fn in_use(tiered: axum_cache::Result<backend::Tiered>) -> Fixture {
+    let tiered = tiered.expect(GOOD);
+    let cache = axum_cache::Cache::new(tiered.clone());
+    tokio::spawn(async move { cache.contains("start").await });
+    while tiered.near_staleness().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    with_server(Ok(tiered))
 }
 
 fn with_clock(backend: impl FnOnce(Memory) -> AnyBackend) -> Fixture {
     let clock = ManualClock::new();
     let memory = Memory::builder().clock(clock.clone()).build();
-    let backend = backend(memory.expect("the options are good"));
+    let backend = backend(memory.expect(GOOD));
     Fixture::new(backend, move |by: Duration| {
         clock.advance(by);
         Box::pin(std::future::ready(()))
@@ -225,7 +290,7 @@ fn in_folder<B: Backend>(
 ) -> Fixture {
     let folder = tempfile::tempdir().expect("there is room");
     let clock = ManualClock::new();
-    let store = store(folder.path(), clock.clone()).expect("the options are good");
+    let store = store(folder.path(), clock.clone()).expect(GOOD);
     Fixture::new(AnyBackend::new(store), move |by: Duration| {
         let _ = &folder;
         clock.advance(by);

@@ -8,3 +8,5 @@ pub use super::memcached::fuzzing as memcached;
 pub use super::redis::fuzzing as redis;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub use super::sql::fuzzing as sql;
+#[cfg(feature = "memory")]
+pub use super::tiered::fuzzing as tiered;

@@ -7,6 +7,7 @@
 //! - An expired entry is never returned, counted, touched, or in the way of `add`.
 //! - A failed `set` leaves no older value behind.
 
+mod backplane;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod deadline;
 mod dummy;
@@ -26,7 +27,10 @@ mod redis;
 mod shared;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod sql;
+#[cfg(feature = "memory")]
+mod tiered;
 
+pub use self::backplane::{Backplane, LocalBackplane, LocalSubscription, Subscription};
 pub use self::dummy::Dummy;
 pub use self::erased::AnyBackend;
 pub(crate) use self::erased::DynBackend;
@@ -37,9 +41,13 @@ pub use self::memcached::{Memcached, MemcachedBuilder};
 #[cfg(feature = "memory")]
 pub use self::memory::{Memory, MemoryBuilder};
 #[cfg(feature = "redis")]
-pub use self::redis::{KeyScan, Redis, RedisBuilder, RedisLock};
+pub use self::redis::{KeyScan, Redis, RedisBackplane, RedisBuilder, RedisLock, RedisSubscription};
+#[cfg(feature = "postgres")]
+pub use self::sql::{PostgresBackplane, PostgresSubscription};
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub use self::sql::{Sql, SqlBuilder};
+#[cfg(feature = "memory")]
+pub use self::tiered::{Tiered, TieredBuilder};
 /// The pool of [`Redis::from_pool`], in the version that it takes.
 #[cfg(feature = "redis")]
 #[doc(no_inline)]

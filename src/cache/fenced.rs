@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use super::Cache;
 use super::record::{Found, Look, Value};
-use crate::entry::{Entry, Kind, Stamp, is_lease, seal};
-use crate::error::{Error, ErrorKind, Result};
+use crate::entry::{Entry, is_lease, lease};
+use crate::error::{Error, Result};
 use crate::fence::Fill;
 use crate::key::Key;
 use crate::observe;
@@ -160,7 +160,7 @@ impl Place {
             return Ok(None);
         }
         loop {
-            let lease = self.new_lease(&self.key)?;
+            let lease = Entry::new(lease(draw()));
             if self.add(&self.key, &lease).await? {
                 self.holds = Holds::ours(lease);
                 return Ok(None);
@@ -200,7 +200,7 @@ impl Place {
                 // What is there stays there while it is computed anew, so the lease is beside it.
                 let beside = format!("lease:{}", self.key.as_str());
                 let beside = self.cache.own_key(&beside)?;
-                let lease = self.new_lease(&beside)?;
+                let lease = Entry::new(lease(draw()));
                 if self.add(&beside, &lease).await? {
                     self.turn = Some((beside, lease));
                     self.holds = Holds::Entry(entry);
@@ -213,7 +213,7 @@ impl Place {
                     self.turn = None;
                 }
             } else {
-                let lease = self.new_lease(&self.key)?;
+                let lease = Entry::new(lease(draw()));
                 if self.add(&self.key, &lease).await? {
                     self.holds = Holds::ours(lease);
                     return Ok(None);
@@ -336,13 +336,5 @@ impl Place {
     async fn look(&self) -> Result<Look> {
         let entry = self.cache.backend().get(&self.key).await?;
         self.cache.judge(&self.key, entry, &Vec::new()).await
-    }
-
-    fn new_lease(&self, key: &Key) -> Result<Entry> {
-        let stamp = Stamp::new(self.cache.clock().now(), None);
-        let sealed = seal(Kind::Lease, key.as_str(), stamp, draw(), &[]);
-        sealed
-            .map(Entry::new)
-            .map_err(|source| Error::new(ErrorKind::Encode).with_source(source.to_string()))
     }
 }

@@ -16,10 +16,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::Cache;
 use crate::backend::Peek;
-use crate::entry::Entry;
+use crate::entry::{Entry, lease};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::tag::{Generation, TagStamp, TagState, Tags};
+use crate::tag::{Generation, TagStamp, TagState, Tags, draw};
 use crate::ttl::Lifetime;
 
 /// The version under which the framework keeps what is its own. Handles may use it, too: the
@@ -214,13 +214,14 @@ impl Cache {
         Ok(())
     }
 
-    /// What says whether any tag was invalidated or expired meanwhile; `None` if that is not known.
+    /// What says whether any tag was invalidated or expired meanwhile, on any node; `None` if that is not
+    /// known. It is never kept near.
     pub(crate) async fn turn(&self) -> Option<Entry> {
         let key = self.own_key("tags").ok()?;
         if let Ok(Some(turn)) = self.fetch(&key).await {
             return Some(turn);
         }
-        let turn = Generation::draw().to_entry();
+        let turn = Entry::new(lease(draw()));
         match self
             .backend()
             .add(&key, turn.clone(), Lifetime::Forever)
@@ -233,7 +234,7 @@ impl Cache {
     }
 
     async fn next_turn(&self) -> Result<()> {
-        let turn = Generation::draw().to_entry();
+        let turn = Entry::new(lease(draw()));
         let key = self.own_key("tags")?;
         self.backend().set(&key, turn, Lifetime::Forever).await
     }

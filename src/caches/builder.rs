@@ -19,8 +19,11 @@ use crate::error::{Error, Result};
 use crate::key::{KeyFunction, KeyPolicy, PrefixedKeys};
 use crate::ttl::Ttl;
 
-type Making = Pin<Box<dyn Future<Output = Result<AnyBackend>> + Send>>;
-type Factory = Arc<dyn Fn(BackendSettings) -> Making + Send + Sync>;
+type Making<'a> = Pin<Box<dyn Future<Output = Result<AnyBackend>> + Send + 'a>>;
+type Factory = Arc<dyn Fn(BackendSettings) -> Making<'static> + Send + Sync>;
+
+/// The backend that is in front of another.
+pub(super) const TIERED: &str = "tiered";
 
 /// Builds [`Caches`] from settings.
 ///
@@ -75,7 +78,7 @@ impl CachesBuilder {
         F: Fn(BackendSettings) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<AnyBackend>> + Send + 'static,
     {
-        let factory = move |settings| -> Making { Box::pin(make(settings)) };
+        let factory = move |settings| -> Making<'static> { Box::pin(make(settings)) };
         self.backends.insert(name.into(), Arc::new(factory));
         self
     }
@@ -100,10 +103,16 @@ impl CachesBuilder {
     /// `default`, an unknown backend or option, or a value that makes no sense. Whatever a
     /// backend fails with while it is made.
     pub async fn build(self) -> Result<Caches> {
+        let mut drafts = Drafts {
+            settings: self.settings.clone().into_aliases(),
+            ..Drafts::default()
+        };
+        while let Some(alias) = drafts.settings.keys().next().cloned() {
+            self.draft(&alias, &mut drafts).await?;
+        }
         let mut caches = BTreeMap::new();
-        for (alias, settings) in self.settings.clone().into_aliases() {
-            let cache = self.make(&alias, settings).await?;
-            caches.insert(alias, cache);
+        for (alias, draft) in drafts.made {
+            caches.insert(alias.clone(), self.make(&alias, &draft)?);
         }
         if !caches.contains_key(DEFAULT_ALIAS) {
             return Err(Error::config(format!(
@@ -113,25 +122,89 @@ impl CachesBuilder {
         Ok(Caches::from_map(caches))
     }
 
-    async fn make(&self, alias: &str, settings: Map<String, Value>) -> Result<Cache> {
-        let alias_settings = Taken::new(alias, settings);
-        let backend: String = alias_settings
+    /// The backend of an alias, which may be what another is in front of.
+    fn draft<'a>(&'a self, alias: &'a str, drafts: &'a mut Drafts) -> Making<'a> {
+        Box::pin(async move {
+            if let Some(draft) = drafts.made.get(alias) {
+                return Ok(draft.backend.clone());
+            }
+            let Some(settings) = drafts.settings.remove(alias) else {
+                return Err(Error::config(format!(
+                    "cache {alias:?}: far: leads back to this cache"
+                )));
+            };
+            let draft = self.draft_of(alias, settings, drafts).await?;
+            let backend = draft.backend.clone();
+            drafts.made.insert(alias.to_owned(), draft);
+            Ok(backend)
+        })
+    }
+
+    async fn draft_of(
+        &self,
+        alias: &str,
+        settings: Map<String, Value>,
+        drafts: &mut Drafts,
+    ) -> Result<Draft> {
+        let settings = Taken::new(alias, settings);
+        let backend: String = settings
             .take("backend")?
-            .ok_or_else(|| alias_settings.bad("backend", "is missing"))?;
-        let factory = known(&self.backends, &backend)
-            .map_err(|reason| alias_settings.bad("backend", &reason))?;
-        let options = alias_settings
+            .ok_or_else(|| settings.bad("backend", "is missing"))?;
+        let factory =
+            known(&self.backends, &backend).map_err(|reason| settings.bad("backend", &reason))?;
+        let options = settings
             .take::<Option<Map<_, _>>>("options")?
             .flatten()
             .unwrap_or_default();
         let options = Arc::new(Taken::new(alias, options));
+        let far = match options.take::<String>("far")? {
+            Some(far) if backend == TIERED => Some(self.far(alias, &far, drafts).await?),
+            Some(_) => return Err(options.bad("far", "is not a setting of this backend")),
+            None => None,
+        };
         let backend = factory(BackendSettings {
             name: backend.clone(),
-            location: alias_settings.take("location")?,
-            url: alias_settings.take(URL)?,
+            location: settings.take("location")?,
+            url: settings.take(URL)?,
             options: Arc::clone(&options),
+            far,
         });
-        let mut builder = Cache::builder(backend.await?).name(alias);
+        Ok(Draft {
+            backend: backend.await?,
+            settings,
+            options,
+        })
+    }
+
+    /// What a tiered backend is in front of: the backend of another alias, or what a URL says.
+    async fn far(&self, alias: &str, far: &str, drafts: &mut Drafts) -> Result<AnyBackend> {
+        let bad = |reason: &str| Error::config(format!("cache {alias:?}: far: {reason}"));
+        if !far.contains("://") {
+            let is_alias = drafts.made.contains_key(far) || drafts.settings.contains_key(far);
+            if !is_alias && far != alias && !drafts.open.iter().any(|open| open == far) {
+                return Err(bad("is neither a URL nor the alias of another cache"));
+            }
+            drafts.open.push(alias.to_owned());
+            return self.draft(far, drafts).await;
+        }
+        let settings = Settings::new().with_url(alias, far);
+        let settings = settings.map_err(|_| bad("is no URL of a backend"))?;
+        let Some(settings) = settings.into_aliases().remove(alias) else {
+            return Err(bad("is no URL of a backend"));
+        };
+        let draft = Box::pin(self.draft_of(alias, settings, drafts)).await?;
+        draft.settings.refuse_rest()?;
+        draft.options.refuse_rest()?;
+        Ok(draft.backend)
+    }
+
+    fn make(&self, alias: &str, draft: &Draft) -> Result<Cache> {
+        let Draft {
+            backend,
+            settings: alias_settings,
+            options,
+        } = draft;
+        let mut builder = Cache::builder(backend.clone()).name(alias);
         if let Some(timeout) = alias_settings.take::<Value>("timeout")? {
             let ttl = parse_timeout(&timeout);
             builder = builder.ttl(ttl.map_err(|reason| alias_settings.bad("timeout", reason))?);
@@ -170,6 +243,23 @@ impl CachesBuilder {
     }
 }
 
+/// Caches on the way.
+#[derive(Default)]
+struct Drafts {
+    /// Of the aliases that were not begun.
+    settings: BTreeMap<String, Map<String, Value>>,
+    /// The aliases that wait for another.
+    open: Vec<String>,
+    made: BTreeMap<String, Draft>,
+}
+
+/// The backend of an alias, and what of its settings is left.
+struct Draft {
+    backend: AnyBackend,
+    settings: Taken,
+    options: Arc<Taken>,
+}
+
 impl fmt::Debug for CachesBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CachesBuilder")
@@ -189,6 +279,11 @@ pub struct BackendSettings {
     location: Option<Value>,
     url: Option<String>,
     options: Arc<Taken>,
+    #[cfg_attr(
+        not(feature = "memory"),
+        allow(dead_code, reason = "nothing is in front of it")
+    )]
+    far: Option<AnyBackend>,
 }
 
 impl BackendSettings {
@@ -277,6 +372,12 @@ impl BackendSettings {
     #[allow(dead_code, reason = "every store that has one may be left out")]
     pub(super) fn of_alias(&self, error: &Error) -> Error {
         Error::config(format!("cache {:?}: {error}", self.alias()))
+    }
+
+    /// The backend that the option `far` names.
+    #[cfg(feature = "memory")]
+    pub(super) fn far(&self) -> Option<AnyBackend> {
+        self.far.clone()
     }
 
     /// An error that names the alias and `option`.

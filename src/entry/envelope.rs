@@ -46,8 +46,18 @@ pub(crate) fn is_sealed(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
 
-/// Whether bytes stand for a value that somebody computes. Such entries are for the store that all
-/// processes share, and for no other.
+/// The bytes of a lease, or of anything else that is only ever compared.
+pub(crate) fn lease(number: u64) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(PREAMBLE + 8);
+    bytes.put_slice(MAGIC);
+    bytes.put_u8(FORMAT);
+    bytes.put_u8(Kind::Lease as u8);
+    bytes.put_u64(number);
+    bytes.freeze()
+}
+
+/// Whether bytes are a [`lease`]. Such entries are read from the store that all processes share, each
+/// time: a copy near would hold up those who wait for it to go.
 pub(crate) fn is_lease(bytes: &[u8]) -> bool {
     is_sealed(bytes) && bytes.get(PREAMBLE - 1) == Some(&(Kind::Lease as u8))
 }
@@ -282,6 +292,13 @@ mod tests {
         future[3] += 1;
         let future = open::<u32>(Kind::Page, "key", &future.into()).unwrap_err();
         assert_eq!(future, Undecodable::Version);
+    }
+
+    #[test]
+    #[cfg(feature = "memory")]
+    fn a_lease_is_known_by_its_beginning() {
+        assert!(is_lease(b"axc\x01\x03") && is_lease(b"axc\x02\x03 and more"));
+        assert!(!is_lease(&sealed()) && !is_lease(b"axc\x01") && !is_lease(b"3"));
     }
 
     proptest! {

@@ -3,7 +3,9 @@
 mod envelope;
 mod stamp;
 
-pub(crate) use self::envelope::{Kind, Undecodable, is_lease, is_sealed, open, open_stamp, seal};
+pub(crate) use self::envelope::{
+    Kind, Undecodable, is_lease, is_sealed, lease, open, open_stamp, seal,
+};
 pub(crate) use self::stamp::{Stamp, Worth};
 
 use std::any::Any;

@@ -519,3 +519,124 @@ async fn no_store_shows_its_password() {
         }
     }
 }
+
+#[cfg(feature = "memory")]
+#[tokio::test]
+async fn memory_in_front_of_another_store_is_known_by_its_settings() {
+    let caches = build(
+        r#"{
+            "default": {"backend": "tiered", "options": {"far": "shared", "near_ttl": 5}},
+            "shared": {"backend": "memory"},
+            "own": {"backend": "TIERED_NO", "options": {}}
+        }"#,
+    )
+    .await;
+    assert!(caches.unwrap_err().to_string().contains("TIERED_NO"));
+    let caches = build(
+        r#"{
+            "default": {"BACKEND": "tiered", "OPTIONS": {"FAR": "shared", "NEAR_TTL": 5}},
+            "shared": {"backend": "memory"},
+            "twice": {"backend": "tiered", "options": {"far": "default"}},
+            "url": {"backend": "tiered", "options": {"far": "memory://?max_entries=9"}}
+        }"#,
+    )
+    .await
+    .unwrap();
+    let (near, far) = (caches.default(), caches.get("shared").unwrap());
+    near.set("k", &1, Ttl::Default).await.unwrap();
+    assert_eq!(far.get("k").await.unwrap(), Some(1), "it is the same store");
+    assert!(far.delete("k").await.unwrap());
+    assert_eq!(near.get("k").await.unwrap(), Some(1), "it is near");
+    let twice = caches.get("twice").unwrap();
+    assert_eq!(twice.get("k").await.unwrap(), Some(1));
+    let url = caches.get("url").unwrap();
+    assert_eq!(url.get::<u32>("k").await.unwrap(), None);
+}
+
+#[cfg(feature = "memory")]
+#[tokio::test]
+async fn bad_settings_of_tiers_are_refused() {
+    let cases = [
+        ("{}", "far: is missing"),
+        (
+            r#"{"far": "nowhere"}"#,
+            "far: is neither a URL nor the alias",
+        ),
+        (
+            r#"{"far": "nothing://"}"#,
+            "backend: \"nothing\" is not known",
+        ),
+        (
+            r#"{"far": "memory://?timeout=5"}"#,
+            "timeout: is not a setting",
+        ),
+        (r#"{"far": "memory://?size=5"}"#, "size: is not a setting"),
+        (r#"{"far": "memory://?max_entries"}"#, "far: is no URL"),
+        (r#"{"far": "default"}"#, "far: leads back to this cache"),
+        (
+            r#"{"far": "tiered://?far=default"}"#,
+            "far: leads back to this cache",
+        ),
+        (
+            r#"{"far": "memory://", "near_ttl": 0}"#,
+            "near_ttl: is not a number of seconds",
+        ),
+        (
+            r#"{"far": "memory://", "max_near_staleness": 1}"#,
+            "max_near_staleness: needs a backplane",
+        ),
+        (
+            r#"{"far": "memory://", "backplane": "memory://"}"#,
+            "backplane: is no URL of Redis or PostgreSQL",
+        ),
+        (
+            r#"{"far": "memory://", "channel": "c"}"#,
+            "channel: is not a setting",
+        ),
+        (
+            r#"{"far": "memory://", "max_bytes": 0}"#,
+            "max_bytes: must be more than zero",
+        ),
+    ];
+    for (options, reason) in cases {
+        let json = format!(r#"{{"default": {{"backend": "tiered", "options": {options}}}}}"#);
+        let refused = refusal(&json).await;
+        assert!(refused.contains(reason), "{options}: {refused}");
+        assert!(refused.contains("\"default\""), "{refused}");
+    }
+    let refused = refusal(r#"{"default": {"backend": "memory", "options": {"far": "a://"}}}"#);
+    assert!(refused.await.contains("far: is not a setting"));
+    let json = r#"{"default": {"backend": "tiered", "options": {"far": "b"}},
+        "b": {"backend": "tiered", "options": {"far": "default"}}}"#;
+    assert!(refusal(json).await.contains("far: leads back"));
+    let json =
+        r#"{"default": {"backend": "tiered", "location": "x", "options": {"far": "memory://"}}}"#;
+    assert!(
+        refusal(json)
+            .await
+            .contains("location: is not for this backend")
+    );
+}
+
+#[cfg(all(feature = "memory", feature = "redis", feature = "postgres"))]
+#[tokio::test]
+async fn bad_backplanes_are_refused_and_no_password_is_shown() {
+    for (url, channel, reason) in [
+        ("redis://:secret@[bad", "c", "backplane: "),
+        ("redis://:secret@host", "", "channel: is empty"),
+        (
+            "postgres://u:secret@host:bad",
+            "c",
+            "backplane: url: is no URL",
+        ),
+        ("postgresql://u:secret@host", "", "channel: is not a name"),
+    ] {
+        let json = format!(
+            r#"{{"default": {{"backend": "tiered", "options": {{"far": "memory://",
+                "backplane": "{url}", "channel": "{channel}"}}}}}}"#
+        );
+        let refused = refusal(&json).await;
+        assert!(refused.contains(reason), "{url}: {refused}");
+        assert!(!refused.contains("secret"), "{refused}");
+    }
+}

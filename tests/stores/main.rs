@@ -5,17 +5,20 @@
 #![allow(clippy::print_stdout, reason = "a child answers its parent there")]
 
 mod child;
+mod compare;
 mod docsite;
 mod examples;
 mod file;
 mod memcached;
 mod nodes;
 mod outages;
+mod proxy;
 mod purge;
 mod races;
 mod redis;
 mod services;
 mod sql;
+mod tiered;
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -116,6 +119,15 @@ const PECULIAR: &[Test] = tests! {
         settings_are_followed_or_refused;
     nodes needs &["redis-server"] =>
         c4_without_the_store_each_node_computes, d8_a_tag_costs_the_same_however_many_have_it;
+    compare needs &["redis-server", "memcached", "postgres", "mariadbd"] =>
+        a_lost_answer_of_redis_is_an_error, a_lost_answer_of_memcached_is_an_error,
+        a_lost_answer_of_postgres_is_an_error, a_lost_answer_of_mysql_is_an_error;
+    tiered needs &["redis-server", "postgres"] =>
+        redis_carries_word_of_changes, postgres_carries_word_of_changes, near_hits_ask_nobody,
+        lost_messages_keep_the_bound_on_redis, lost_messages_keep_the_bound_on_postgres,
+        a_half_open_line_to_redis_keeps_the_bound, a_half_open_line_to_postgres_keeps_the_bound,
+        a_restart_of_the_server_keeps_the_bound, settings_make_the_tiers,
+        the_example_runs_and_says_what_it_lacks;
     memcached needs &["memcached"] =>
         too_large_is_refused_by_client_and_by_server, no_key_or_value_injects_a_command,
         forty_days_are_forty_days, cancelled_calls_leave_the_connection_in_step,

@@ -187,18 +187,18 @@ impl Store {
     /// Replaces the live entry under `key`, if any, by what `change` makes of it.
     pub(super) fn update<T>(
         &self,
-        key: &Key,
+        key: &str,
         change: impl FnOnce(Option<Arc<Slot>>) -> (Option<Arc<Slot>>, T),
     ) -> T {
         let result = {
-            let _change = self.lock(self.stripe(key.as_str()));
+            let _change = self.lock(self.stripe(key));
             let now = self.now();
-            let old = self.map.peek(key.as_str());
+            let old = self.map.peek(key);
             let (new, result) = change(old.clone().filter(|slot| slot.is_live(now)));
             match (old, new) {
                 (Some(old), Some(new)) if Arc::ptr_eq(&old, &new) => {}
-                (_, Some(new)) => self.map.insert(key.as_str().into(), new),
-                (Some(_), None) => drop(self.map.remove(key.as_str())),
+                (_, Some(new)) => self.map.insert(key.into(), new),
+                (Some(_), None) => drop(self.map.remove(key)),
                 (None, None) => {}
             }
             result

@@ -401,6 +401,20 @@ impl RedisBuilder {
     }
 }
 
+/// The client of one server, or of one node of a cluster.
+pub(super) fn client_of(url: &str) -> Result<Client> {
+    let (topology, url) = split(url);
+    if topology == Topology::Sentinel {
+        return Err(Error::config("url: names sentinels; name the server"));
+    }
+    let info = url.as_str().into_connection_info();
+    let info = info.map_err(|error| bad_servers(&error))?;
+    if !info.addr().is_supported() {
+        return Err(Error::config("url: needs the feature `tls` of axum-cache"));
+    }
+    Client::open(info.set_tcp_settings(tcp_settings())).map_err(|error| bad_servers(&error))
+}
+
 /// The topology that the scheme asks for, and a URL that the client understands.
 fn split(server: &str) -> (Topology, String) {
     for (mark, topology) in [

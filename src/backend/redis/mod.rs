@@ -10,6 +10,7 @@
 //!   breaks there may count more than once.
 //! - No call lasts longer than the operation timeout, connecting and falling back included.
 
+mod backplane;
 mod builder;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -21,6 +22,7 @@ mod route;
 mod scan;
 mod script;
 
+pub use self::backplane::{RedisBackplane, RedisSubscription};
 pub use self::builder::RedisBuilder;
 pub use self::lock::RedisLock;
 pub use self::scan::KeyScan;

@@ -18,6 +18,8 @@
 //! Texts of statements are data: [`dialect`] has what sets the databases apart, [`statement`] fills
 //! it in, [`engine`] runs it.
 
+#[cfg(feature = "postgres")]
+mod backplane;
 mod batch;
 mod builder;
 mod dialect;
@@ -38,6 +40,8 @@ mod statement;
 mod sweep;
 mod table;
 
+#[cfg(feature = "postgres")]
+pub use self::backplane::{PostgresBackplane, PostgresSubscription};
 pub use self::builder::SqlBuilder;
 
 use std::fmt;

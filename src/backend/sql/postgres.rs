@@ -100,7 +100,7 @@ impl Driver for PostgresDriver {
 }
 
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>
-fn read(error: &dyn DatabaseError) -> (Class, ErrorKind) {
+pub(super) fn read(error: &dyn DatabaseError) -> (Class, ErrorKind) {
     let code = error.code().unwrap_or_default();
     match &*code {
         // Serialization failure, deadlock, lock not available; and of two who make the table at

@@ -10,10 +10,12 @@ mod memory;
 mod redis;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod sql;
+#[cfg(feature = "memory")]
+mod tiered;
 
 use std::future::ready;
 
-use super::builder::{BackendSettings, CachesBuilder};
+use super::builder::{BackendSettings, CachesBuilder, TIERED};
 use crate::backend::{AnyBackend, Dummy};
 use crate::error::Result;
 
@@ -41,6 +43,11 @@ pub(super) fn register(builder: CachesBuilder) -> CachesBuilder {
     let builder = add(builder, MEMORY, memory::make);
     #[cfg(not(feature = "memory"))]
     let builder = add(builder, MEMORY, |settings| absent(settings, "memory"));
+
+    #[cfg(feature = "memory")]
+    let builder = add(builder, &[TIERED], self::tiered::make);
+    #[cfg(not(feature = "memory"))]
+    let builder = add(builder, &[TIERED], |settings| absent(settings, "memory"));
 
     #[cfg(feature = "file")]
     let builder = add(builder, FILE, file::make);

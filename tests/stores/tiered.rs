@@ -1,0 +1,756 @@
+//! Memory in front of a store that several nodes share, over real servers: how old what is read may be,
+//! also when messages and connections fail.
+//!
+//! Each value is a number, one more than the last. A read is stale by the time since the write of the
+//! next number had returned. `AXUM_CACHE_LONG=1` runs with the default bound and longer faults.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use axum_cache::backend::{
+    Backend, Backplane, Capabilities, Memory, PostgresBackplane, Redis as RedisStore,
+    RedisBackplane, Sql, Subscription, Tiered,
+};
+use axum_cache::entry::Entry;
+use axum_cache::key::Key;
+use axum_cache::ttl::Lifetime;
+use axum_cache::{Cache, Caches, Result, Settings, Ttl};
+use bytes::Bytes;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep};
+
+use crate::proxy::Proxy;
+use crate::support::servers::database::Database;
+use crate::support::servers::redis::{Redis, command};
+
+const KEYS: usize = 6;
+
+fn is_long() -> bool {
+    std::env::var_os("AXUM_CACHE_LONG").is_some_and(|long| long == "1")
+}
+
+/// The bound, and how long a fault lasts.
+fn times() -> (Duration, Duration) {
+    if is_long() {
+        (Duration::from_secs(2), Duration::from_secs(30))
+    } else {
+        (Duration::from_secs(1), Duration::from_millis(1500))
+    }
+}
+
+/// The reads that a store was asked for.
+#[derive(Clone, Debug)]
+struct Counted<B> {
+    store: B,
+    reads: Arc<AtomicUsize>,
+}
+
+impl<B: Backend> Backend for Counted<B> {
+    fn name(&self) -> &'static str {
+        self.store.name()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.store.get(key).await
+    }
+
+    async fn set(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<()> {
+        self.store.set(key, entry, lifetime).await
+    }
+
+    async fn add(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<bool> {
+        self.store.add(key, entry, lifetime).await
+    }
+
+    async fn touch(&self, key: &Key, lifetime: Lifetime) -> Result<bool> {
+        self.store.touch(key, lifetime).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<bool> {
+        self.store.delete(key).await
+    }
+
+    async fn incr(&self, key: &Key, delta: i64) -> Result<i64> {
+        self.store.incr(key, delta).await
+    }
+
+    async fn rename(&self, from: &Key, to: &Key) -> Result<bool> {
+        self.store.rename(from, to).await
+    }
+
+    async fn ttl(&self, key: &Key) -> Result<Option<Lifetime>> {
+        self.reads.fetch_add(1, Ordering::SeqCst);
+        self.store.ttl(key).await
+    }
+
+    async fn clear(&self, namespace: &str) -> Result<()> {
+        self.store.clear(namespace).await
+    }
+
+    async fn flush_store(&self) -> Result<()> {
+        self.store.flush_store().await
+    }
+}
+
+/// What may be wrong with what a node sends and hears.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+enum Fault {
+    /// Nothing.
+    None,
+    /// One of ten twice, one of ten late.
+    Unruly,
+    /// Nothing is heard; the rest is unruly.
+    Silent,
+    /// The others are not heard.
+    Deaf,
+    /// Nobody hears it.
+    Mute,
+}
+
+/// A backplane that has these faults, at one node.
+struct Faulty<B> {
+    backplane: Arc<B>,
+    fault: Arc<AtomicU64>,
+    origin: Arc<OnceLock<[u8; 8]>>,
+}
+
+struct FaultySubscription<S> {
+    subscription: S,
+    fault: Arc<AtomicU64>,
+    origin: Arc<OnceLock<[u8; 8]>>,
+    next: VecDeque<Bytes>,
+    late: Option<Bytes>,
+    random: u64,
+}
+
+fn is_now(fault: &AtomicU64, one_of: &[Fault]) -> bool {
+    let now = fault.load(Ordering::SeqCst);
+    one_of.iter().any(|fault| *fault as u64 == now)
+}
+
+/// Whose message it is, by the format of the messages.
+fn origin(message: &[u8]) -> Option<[u8; 8]> {
+    message.get(1..9)?.try_into().ok()
+}
+
+impl<B: Backplane> Backplane for Faulty<B> {
+    type Subscription = FaultySubscription<B::Subscription>;
+
+    async fn publish(&self, message: Bytes) -> Result<()> {
+        if let Some(origin) = origin(&message) {
+            self.origin.get_or_init(|| origin);
+        }
+        if is_now(&self.fault, &[Fault::Mute]) {
+            return Ok(());
+        }
+        self.backplane.publish(message).await
+    }
+
+    async fn subscribe(&self) -> Result<Self::Subscription> {
+        Ok(FaultySubscription {
+            subscription: self.backplane.subscribe().await?,
+            fault: Arc::clone(&self.fault),
+            origin: Arc::clone(&self.origin),
+            next: VecDeque::new(),
+            late: None,
+            random: 88_172_645_463_325_252,
+        })
+    }
+
+    fn max_message_bytes(&self) -> usize {
+        self.backplane.max_message_bytes()
+    }
+}
+
+impl<B: fmt::Debug> fmt::Debug for Faulty<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.backplane.fmt(f)
+    }
+}
+
+impl<S: Subscription> Subscription for FaultySubscription<S> {
+    async fn next(&mut self) -> Result<Bytes> {
+        loop {
+            if let Some(next) = self.next.pop_front() {
+                return Ok(next);
+            }
+            let message = self.subscription.next().await?;
+            let is_own = origin(&message) == self.origin.get().copied();
+            if is_now(&self.fault, &[Fault::Silent])
+                || (is_now(&self.fault, &[Fault::Deaf]) && !is_own)
+            {
+                continue;
+            }
+            if !is_now(&self.fault, &[Fault::Unruly]) {
+                self.next.push_back(message);
+                continue;
+            }
+            // Xorshift.
+            self.random ^= self.random << 13;
+            self.random ^= self.random >> 7;
+            self.random ^= self.random << 17;
+            match self.random % 10 {
+                0 => self.next.extend([message.clone(), message]),
+                1 if self.late.is_none() => self.late = Some(message),
+                _ => {
+                    self.next.push_back(message);
+                    self.next.extend(self.late.take());
+                }
+            }
+        }
+    }
+}
+
+/// One node of an application.
+struct Node {
+    cache: Cache,
+    tiered: Tiered,
+    reads: Arc<AtomicUsize>,
+    fault: Arc<AtomicU64>,
+}
+
+impl Node {
+    fn new<B: Backplane>(far: impl Backend, backplane: B) -> Self {
+        let (reads, fault) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicU64::new(0)));
+        let far = Counted {
+            store: far,
+            reads: Arc::clone(&reads),
+        };
+        let backplane = Faulty {
+            backplane: Arc::new(backplane),
+            fault: Arc::clone(&fault),
+            origin: Arc::default(),
+        };
+        let tiered = Tiered::builder(Memory::new(), far).backplane(backplane);
+        let tiered = tiered.max_near_staleness(times().0).build().unwrap();
+        Self {
+            cache: Cache::new(tiered.clone()),
+            tiered,
+            reads,
+            fault,
+        }
+    }
+
+    /// The next is of use, and knows the others.
+    async fn ready(nodes: &[Self]) {
+        for node in nodes {
+            node.cache.contains("start").await.unwrap();
+        }
+        for node in nodes {
+            until(|| node.tiered.near_staleness().is_some()).await;
+        }
+        sleep(times().0 / 2).await;
+    }
+
+    fn set_fault(&self, fault: Fault) {
+        self.fault.store(fault as u64, Ordering::SeqCst);
+    }
+
+    fn reads(&self) -> usize {
+        self.reads.swap(0, Ordering::SeqCst)
+    }
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it never was");
+        sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn redis_nodes(server: &Redis, nodes: usize) -> Vec<Node> {
+    let node = |_| {
+        let far = RedisStore::connect(&server.url()).unwrap();
+        Node::new(far, RedisBackplane::new(&server.url(), "test").unwrap())
+    };
+    (0..nodes).map(node).collect()
+}
+
+fn postgres_nodes(server: &Database, nodes: usize) -> Vec<Node> {
+    let node = |_| {
+        let far = Sql::builder(&server.url).create_table(true).build();
+        let backplane = PostgresBackplane::new(&server.url, "test").unwrap();
+        Node::new(far.unwrap(), backplane)
+    };
+    (0..nodes).map(node).collect()
+}
+
+/// Writes and reads of all nodes, until told to end.
+struct Load {
+    is_over: Arc<AtomicBool>,
+    /// When the write of each number returned, by key.
+    written: Arc<Vec<Mutex<Vec<Instant>>>>,
+    readers: Vec<JoinHandle<Vec<Read>>>,
+    writers: Vec<JoinHandle<()>>,
+}
+
+struct Read {
+    key: usize,
+    number: usize,
+    began: Instant,
+}
+
+/// What came of it.
+struct Outcome {
+    reads: usize,
+    stale: usize,
+    worst: Vec<Duration>,
+}
+
+impl Load {
+    /// Each key has one node that writes it; all nodes read all.
+    async fn start(nodes: &[Node]) -> Self {
+        let written: Arc<Vec<Mutex<Vec<Instant>>>> =
+            Arc::new((0..KEYS).map(|_| Mutex::default()).collect());
+        for key in 0..KEYS {
+            let writer = &nodes[key % nodes.len()].cache;
+            writer.set(&name(key), &0, Ttl::Never).await.unwrap();
+            written[key].lock().unwrap().push(Instant::now());
+        }
+        let is_over = Arc::new(AtomicBool::new(false));
+        let writers = nodes.iter().enumerate().map(|(at, node)| {
+            let (cache, is_over) = (node.cache.clone(), Arc::clone(&is_over));
+            let (written, nodes) = (Arc::clone(&written), nodes.len());
+            tokio::spawn(async move {
+                let mut number = 0;
+                while !is_over.load(Ordering::SeqCst) {
+                    number += 1;
+                    for key in (at..KEYS).step_by(nodes) {
+                        // Whatever fails is tried until it is done: numbers leave none out.
+                        while let Err(error) = cache.set(&name(key), &number, Ttl::Never).await {
+                            assert!(error.is_transient(), "{error}");
+                        }
+                        written[key].lock().unwrap().push(Instant::now());
+                        sleep(Duration::from_millis(23)).await;
+                    }
+                }
+            })
+        });
+        let writers = writers.collect();
+        let readers = nodes.iter().map(|node| {
+            let (cache, is_over) = (node.cache.clone(), Arc::clone(&is_over));
+            tokio::spawn(async move {
+                let mut reads = Vec::new();
+                while !is_over.load(Ordering::SeqCst) {
+                    for key in 0..KEYS {
+                        let began = Instant::now();
+                        if let Ok(Some(number)) = cache.get(&name(key)).await {
+                            reads.push(Read { key, number, began });
+                        }
+                    }
+                    sleep(Duration::from_millis(2)).await;
+                }
+                reads
+            })
+        });
+        let readers = readers.collect();
+        Self {
+            is_over,
+            written,
+            readers,
+            writers,
+        }
+    }
+
+    async fn finish(self) -> Outcome {
+        self.is_over.store(true, Ordering::SeqCst);
+        for writer in self.writers {
+            writer.await.unwrap();
+        }
+        let mut outcome = Outcome {
+            reads: 0,
+            stale: 0,
+            worst: Vec::new(),
+        };
+        for reader in self.readers {
+            let mut worst = Duration::ZERO;
+            for read in reader.await.unwrap() {
+                outcome.reads += 1;
+                let written = self.written[read.key].lock().unwrap();
+                let next = written.get(read.number + 1);
+                let stale = next.map_or(Duration::ZERO, |next| {
+                    read.began.saturating_duration_since(*next)
+                });
+                outcome.stale += usize::from(!stale.is_zero());
+                worst = worst.max(stale);
+            }
+            outcome.worst.push(worst);
+        }
+        outcome
+    }
+}
+
+fn name(key: usize) -> String {
+    format!("key-{key}")
+}
+
+impl Outcome {
+    fn check(&self, what: &str, more: &str) {
+        let (bound, _) = times();
+        let worst: Vec<_> = self.worst.iter().map(Duration::as_millis).collect();
+        println!(
+            "{what}: staleness by node {worst:?} ms, criterion <= {} ms; {} of {} reads stale{more}",
+            bound.as_millis(),
+            self.stale,
+            self.reads
+        );
+        assert!(self.worst.iter().all(|worst| *worst <= bound), "{what}");
+        assert!(self.reads > 500, "{what}: too few reads to say anything");
+    }
+}
+
+/// What one node changes, the others see; the longest time that took.
+async fn assert_changes_are_seen(what: &str, nodes: &[Node]) {
+    Node::ready(nodes).await;
+    let mut worst = Duration::ZERO;
+    for round in 1..=20_u32 {
+        let (writer, others) = (&nodes[round as usize % nodes.len()], nodes);
+        for node in others {
+            node.cache.get::<u32>("k").await.unwrap();
+        }
+        let expected = if round % 4 == 0 {
+            writer.cache.delete("k").await.unwrap();
+            None
+        } else {
+            writer.cache.set("k", &round, Ttl::Never).await.unwrap();
+            Some(round)
+        };
+        assert_eq!(writer.cache.get("k").await.unwrap(), expected);
+        let written = Instant::now();
+        for node in others {
+            while node.cache.get("k").await.unwrap() != expected {
+                assert!(written.elapsed() < times().0);
+                sleep(Duration::from_micros(100)).await;
+            }
+        }
+        worst = worst.max(written.elapsed());
+    }
+    println!(
+        "{what}, {} nodes: changes seen by all after up to {} us, criterion <= {} ms",
+        nodes.len(),
+        worst.as_micros(),
+        times().0.as_millis()
+    );
+}
+
+pub(crate) async fn redis_carries_word_of_changes() {
+    let server = Redis::start(&[]).unwrap();
+    for nodes in [2, 3] {
+        assert_changes_are_seen("redis", &redis_nodes(&server, nodes)).await;
+    }
+}
+
+pub(crate) async fn postgres_carries_word_of_changes() {
+    let server = Database::postgres().unwrap();
+    for nodes in [2, 3] {
+        assert_changes_are_seen("postgres", &postgres_nodes(&server, nodes)).await;
+    }
+}
+
+pub(crate) async fn near_hits_ask_nobody() {
+    let server = Redis::start(&[]).unwrap();
+    let nodes = redis_nodes(&server, 2);
+    Node::ready(&nodes).await;
+    let keys: Vec<_> = (0..100).map(|key| format!("hit-{key}")).collect();
+    for key in &keys {
+        nodes[0]
+            .cache
+            .set(key, &key.len(), Ttl::Never)
+            .await
+            .unwrap();
+    }
+    sleep(Duration::from_millis(100)).await;
+    let all = nodes[1].cache.get_many::<_, usize>(&keys).await.unwrap();
+    assert_eq!(all.len(), keys.len());
+    let asked = nodes[1].reads();
+    let before = (nodes[0].reads(), commands(&server));
+    let start = Instant::now();
+    for _ in 0..20 {
+        for node in &nodes {
+            for key in &keys {
+                assert!(node.cache.get::<usize>(key).await.unwrap().is_some());
+            }
+            let all = node.cache.get_many::<_, usize>(&keys).await.unwrap();
+            assert_eq!(all.len(), keys.len());
+        }
+    }
+    let took = start.elapsed();
+    let (reads, after) = (nodes[0].reads() + nodes[1].reads(), commands(&server));
+    println!(
+        "8000 near hits in {} us: {reads} calls of the far store, {} reads at the server, criterion 0; \
+         the first batch of 100 took {asked} calls; before that {before:?}",
+        took.as_micros(),
+        after - before.1
+    );
+    assert_eq!((reads, after), (0, before.1));
+}
+
+/// How many reads the server has answered.
+fn commands(server: &Redis) -> u64 {
+    let stats = command(server.port, &["INFO", "commandstats"]).unwrap();
+    let reads = [
+        "cmdstat_get:",
+        "cmdstat_mget:",
+        "cmdstat_pttl:",
+        "cmdstat_exists:",
+    ];
+    let calls = stats.lines().filter_map(|line| {
+        let of = reads.iter().find_map(|read| line.strip_prefix(read))?;
+        let calls = of.strip_prefix("calls=")?.split(',').next()?;
+        calls.parse::<u64>().ok()
+    });
+    calls.sum()
+}
+
+/// Messages are lost, come twice and late; then all is well again. So many kinds of it are tried.
+async fn assert_bound_holds(what: &str, nodes: Vec<Node>, tried: usize) {
+    let (_, lasts) = times();
+    Node::ready(&nodes).await;
+    let faults = [
+        (Fault::Silent, 0..nodes.len()),
+        (Fault::Mute, 0..1),
+        (Fault::Silent, 1..2),
+        (Fault::Deaf, 1..2),
+        (Fault::Unruly, 0..nodes.len()),
+    ];
+    let tried = if is_long() { faults.len() } else { tried };
+    for (fault, of) in faults.into_iter().take(tried) {
+        let load = Load::start(&nodes).await;
+        for node in &nodes {
+            node.set_fault(Fault::Unruly);
+        }
+        sleep(times().0 / 4).await;
+        for node in &nodes[of.clone()] {
+            node.set_fault(fault);
+        }
+        sleep(lasts).await;
+        for node in &nodes {
+            node.set_fault(Fault::Unruly);
+        }
+        let healed = Instant::now();
+        for node in &nodes {
+            until(|| node.tiered.near_staleness() == Some(times().0)).await;
+        }
+        let whole = healed.elapsed();
+        for node in &nodes {
+            node.set_fault(Fault::None);
+        }
+        sleep(times().0 / 4).await;
+        let outcome = load.finish().await;
+        let more = format!(
+            ", faults for {} ms; in full use {} ms after, criterion <= 2000 ms",
+            lasts.as_millis(),
+            whole.as_millis()
+        );
+        outcome.check(&format!("D7 {what}, {fault:?} at {of:?}"), &more);
+        assert!(whole <= Duration::from_secs(2));
+        assert_all_equal(&nodes).await;
+    }
+}
+
+/// Within two seconds, all nodes have what the store has.
+async fn assert_all_equal(nodes: &[Node]) {
+    let start = Instant::now();
+    for key in 0..KEYS {
+        let key = name(key);
+        let final_key = nodes[0].cache.final_key(&key).unwrap();
+        nodes[0].cache.incr(&key, 0).await.unwrap();
+        let truth: usize = nodes[0].cache.get(&key).await.unwrap().unwrap();
+        for node in nodes {
+            while node.cache.get::<usize>(&key).await.unwrap() != Some(truth) {
+                let late = start.elapsed() > Duration::from_secs(2);
+                assert!(!late, "{}", final_key.as_str());
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+}
+
+pub(crate) async fn lost_messages_keep_the_bound_on_redis() {
+    let server = Redis::start(&[]).unwrap();
+    assert_bound_holds("redis", redis_nodes(&server, 3), 4).await;
+}
+
+pub(crate) async fn lost_messages_keep_the_bound_on_postgres() {
+    let server = Database::postgres().unwrap();
+    assert_bound_holds("postgres", postgres_nodes(&server, 3), 2).await;
+}
+
+async fn assert_silence_is_noticed(
+    what: &str,
+    proxy: &Proxy,
+    nodes: Vec<Node>,
+    is_server_there: bool,
+) {
+    let (bound, lasts) = times();
+    Node::ready(&nodes).await;
+    let load = Load::start(&nodes).await;
+    sleep(bound / 2).await;
+    if is_server_there {
+        proxy.forget();
+    } else {
+        proxy.forget_all();
+    }
+    let silent = Instant::now();
+    until(|| nodes[1].tiered.near_staleness().is_none()).await;
+    let noticed = silent.elapsed();
+    if !is_server_there {
+        sleep(lasts).await;
+        proxy.forget();
+    }
+    let there = Instant::now();
+    until(|| nodes[1].tiered.near_staleness() == Some(bound)).await;
+    let back = there.elapsed();
+    for node in &nodes {
+        until(|| node.tiered.near_staleness() == Some(bound)).await;
+    }
+    sleep(bound / 2).await;
+    let more = format!(
+        "; noticed after {} ms, criterion <= {}; back {} ms later",
+        noticed.as_millis(),
+        bound.as_millis(),
+        back.as_millis()
+    );
+    let outcome = load.finish().await;
+    outcome.check(&format!("A13 {what}"), &more);
+    assert!(noticed <= bound);
+    assert_all_equal(&nodes).await;
+}
+
+/// One node's line is dead without a word; it reads, and writes, on.
+pub(crate) async fn a_half_open_line_to_redis_keeps_the_bound() {
+    let server = Redis::start(&[]).unwrap();
+    for is_server_there in [true, false] {
+        let proxy = Proxy::to(server.port).await;
+        let mut nodes = redis_nodes(&server, 1);
+        let far = RedisStore::connect(&server.url()).unwrap();
+        let url = format!("redis://127.0.0.1:{}", proxy.port);
+        nodes.push(Node::new(far, RedisBackplane::new(&url, "test").unwrap()));
+        let what = format!("redis, new connections work: {is_server_there}");
+        assert_silence_is_noticed(&what, &proxy, nodes, is_server_there).await;
+    }
+}
+
+pub(crate) async fn a_half_open_line_to_postgres_keeps_the_bound() {
+    let server = Database::postgres().unwrap();
+    let port = server
+        .url
+        .rsplit([':', '/'])
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap();
+    for is_server_there in [true, false] {
+        let proxy = Proxy::to(port).await;
+        let mut nodes = postgres_nodes(&server, 1);
+        let far = Sql::builder(&server.url).create_table(true).build();
+        let url = server
+            .url
+            .replace(&port.to_string(), &proxy.port.to_string());
+        let backplane = PostgresBackplane::new(&url, "test").unwrap();
+        nodes.push(Node::new(far.unwrap(), backplane));
+        let what = format!("postgres, new connections work: {is_server_there}");
+        assert_silence_is_noticed(&what, &proxy, nodes, is_server_there).await;
+    }
+}
+
+/// The server that all share, store and line, goes away and comes back.
+pub(crate) async fn a_restart_of_the_server_keeps_the_bound() {
+    let mut server = Redis::start(&[]).unwrap();
+    let nodes = redis_nodes(&server, 2);
+    Node::ready(&nodes).await;
+    for node in &nodes {
+        node.cache.set("k", &1, Ttl::Never).await.unwrap();
+    }
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(nodes[1].cache.get("k").await.unwrap(), Some(1));
+    server.server.stop("KILL");
+    let gone = Instant::now();
+    until(|| {
+        nodes
+            .iter()
+            .all(|node| node.tiered.near_staleness().is_none())
+    })
+    .await;
+    println!(
+        "a server that is gone was noticed after {:?}",
+        gone.elapsed()
+    );
+    assert!(nodes[1].cache.get::<u32>("k").await.is_err());
+    server.start_again();
+    let back = Instant::now();
+    until(|| {
+        nodes
+            .iter()
+            .all(|node| node.tiered.near_staleness().is_some())
+    })
+    .await;
+    println!("in use again {:?} after it is back", back.elapsed());
+    // It came back empty.
+    assert_eq!(nodes[1].cache.get::<u32>("k").await.unwrap(), None);
+}
+
+pub(crate) async fn settings_make_the_tiers() {
+    let server = Redis::start(&[]).unwrap();
+    let url = server.url();
+    let settings = Settings::from_json(&format!(
+        r#"{{"default": {{"backend": "tiered", "options": {{
+                "far": "shared", "backplane": "{url}", "channel": "site",
+                "near_ttl": 30, "max_near_staleness": 1.5, "max_bytes": 1000000}}}},
+            "shared": {{"backend": "redis", "location": "{url}", "key_prefix": "s"}}}}"#
+    ));
+    let caches = Caches::builder()
+        .settings(settings.unwrap())
+        .build()
+        .await
+        .unwrap();
+    let percent = url.replace(':', "%3A").replace('/', "%2F");
+    let dsn =
+        format!("tiered://?far={percent}&backplane={percent}&channel=site&max_near_staleness=1.5");
+    let other = Settings::new().with_url("default", &dsn).unwrap();
+    let other = Caches::builder().settings(other).build().await.unwrap();
+    let (one, other) = (caches.default(), other.default());
+    for number in 0..20 {
+        one.set("k", &number, Ttl::Default).await.unwrap();
+        let start = Instant::now();
+        while other.get("k").await.unwrap() != Some(number) {
+            assert!(start.elapsed() < Duration::from_millis(1500));
+            sleep(Duration::from_millis(1)).await;
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(
+        caches.get("shared").unwrap().get::<u32>("k").await.unwrap(),
+        None
+    );
+}
+
+pub(crate) async fn the_example_runs_and_says_what_it_lacks() {
+    let server = Redis::start(&[]).unwrap();
+    let example = crate::docsite::build_examples().join("tiered");
+    let run = |url: &str| {
+        let output = std::process::Command::new(&example)
+            .arg(url)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let shown = run(&server.url());
+    assert!(shown.contains("10000 reads near took"), "{shown}");
+    assert!(shown.contains("the other node saw the change"), "{shown}");
+    print!("{shown}");
+    let url = server.url();
+    drop(server);
+    assert!(run(&url).contains("redis-server --port 6379"));
+}
