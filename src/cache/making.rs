@@ -21,7 +21,7 @@ use crate::fence::Fill;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::policy::{Policy, chance};
-use crate::tag::{TagStamp, Tags};
+use crate::tag::TagStamp;
 use crate::ttl::Lifetime;
 
 /// What callers get of a computation.
@@ -233,7 +233,12 @@ impl Begun {
             return Ok(Landed::Stored);
         };
         let tags = match self.tags {
-            Ok(tags) => late_tags(&self.cache, tags, &terms.tags, self.turn.as_ref()).await,
+            Ok(tags) => {
+                let all = self.cache.tags.and(&terms.tags);
+                self.cache
+                    .stamps_as_of(tags, self.turn.as_ref(), &all)
+                    .await
+            }
             Err(error) => Err(error),
         };
         let tags = match tags {
@@ -269,24 +274,4 @@ impl Begun {
         };
         Ok(self.place.land(entry, lifetime).await)
     }
-}
-
-/// The tags of an entry with those that its computation has named, as they were when it began;
-/// `None` if that cannot be known, as some tag was invalidated meanwhile.
-async fn late_tags(
-    cache: &Cache,
-    mut tags: Vec<TagStamp>,
-    named: &Tags,
-    turn: Option<&Entry>,
-) -> Result<Option<Vec<TagStamp>>> {
-    let known = |name: &str| tags.iter().any(|tag| tag.name == name);
-    let late: Tags = named.iter().filter(|name| !known(name)).collect();
-    if late.is_empty() {
-        return Ok(Some(tags));
-    }
-    cache.tags.and(named).check()?;
-    // The tags first, and then the turn, as they are written the other way round.
-    tags.extend(cache.stamps(&late).await?);
-    let Some(turn) = turn else { return Ok(None) };
-    Ok((cache.turn().await.as_ref() == Some(turn)).then_some(tags))
 }

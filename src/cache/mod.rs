@@ -28,6 +28,7 @@ pub use self::builder::CacheBuilder;
 pub use self::computed::Computed;
 #[cfg(feature = "askama")]
 pub(crate) use self::landing::RawItem;
+pub(crate) use self::tags::{Marks, TagsRead};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -291,7 +292,6 @@ impl Cache {
 
     /// Changes whenever tags were invalidated or expired in this process. What began before must not
     /// be joined after.
-    #[allow(dead_code, reason = "pages will")]
     pub(crate) fn turns(&self) -> u64 {
         self.shared.turns.load(Ordering::SeqCst)
     }

@@ -16,10 +16,10 @@ use super::body::CacheBody;
 use super::collapse::{Alone, Collapse, Duty, Held, Landed};
 use super::fill::Filler;
 use super::http::{HttpRules, remove_conditions};
-use super::lookup::{Found, Miss};
+use super::lookup::{Found, Miss, Pick};
 use super::serve::{empty, instead, serve};
 use super::service::{Question, STATUS_NAME};
-use super::stored::StoredPage;
+use super::tagged::Before;
 use super::veto::{CacheVeto, Place};
 use super::write::later;
 use crate::fence::Fill;
@@ -43,9 +43,9 @@ pub(super) struct Errand<S, RequestBody> {
 /// How a request goes on.
 enum Way {
     /// The cache has the answer.
-    Answered(Arc<StoredPage>, CacheStatus),
+    Answered(Pick, CacheStatus),
     /// The cache has an answer, and the inner service is asked for a better one meanwhile.
-    Refresh(Arc<StoredPage>, Forwarding),
+    Refresh(Pick, Forwarding),
     /// The inner service is asked.
     Forward(Forwarding),
     /// The cache has no answer, and the inner service is not to be asked.
@@ -82,10 +82,10 @@ where
         let way = choose(&self.question, &leading).await;
         let forwarding = match way {
             Way::Forward(forwarding) => forwarding,
-            Way::Answered(page, status) => return Ok(self.serve(&page, status)),
-            Way::Refresh(page, forwarding) => {
+            Way::Answered(pick, status) => return Ok(self.serve(&pick, status)),
+            Way::Refresh(pick, forwarding) => {
                 let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate");
-                let response = self.serve(&page, status);
+                let response = self.serve(&pick, status);
                 let refresh = self.in_background().forward(leading, forwarding);
                 later(async move { drop(observe::in_current_span(refresh).await) });
                 return Ok(response);
@@ -115,9 +115,15 @@ where
         }
     }
 
-    fn serve(&self, page: &StoredPage, status: CacheStatus) -> Response<CacheBody<ResponseBody>> {
+    fn serve(&self, pick: &Pick, status: CacheStatus) -> Response<CacheBody<ResponseBody>> {
         let asked = self.question.asked();
-        serve(page.stored(), &asked, self.question.head, status)
+        serve(
+            pick.stored(),
+            pick.expired,
+            &asked,
+            self.question.head,
+            status,
+        )
     }
 
     /// The same request, for the whole of a response that no client waits for. All else stays, as
@@ -165,7 +171,13 @@ where
             // The whole response is wanted; the conditions are for the layer to judge then.
             remove_conditions(headers);
         }
+        let before = if self.question.head && config.http.is_none() || miss.is_unavailable() {
+            Before::nothing()
+        } else {
+            Before::read(&config, miss.replaced()).await
+        };
         let filler = Filler {
+            before,
             asked_at: config.cache.clock().now(),
             fill,
             key: self.question.key.clone(),
@@ -197,8 +209,8 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
         let landings = collapse.landings();
         let asked = question.asked();
         let miss = match asked.look_up(&question.key).await {
-            Found::Hit(page) => return Way::hit(page),
-            Found::Refresh(page, miss) => return refresh(question, leading, page, miss, fill),
+            Found::Hit(pick) => return Way::hit(pick),
+            Found::Refresh(pick, miss) => return refresh(question, leading, pick, miss, fill),
             Found::Miss(miss) => miss,
         };
         if config.http.is_some() && HttpRules::only_if_cached(asked.headers) {
@@ -212,7 +224,8 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
         if marked.is_some() || round == ROUNDS || leading.contains(collapse, &flight) {
             return Way::Forward(Forwarding::alone(miss, fill, flight, marked));
         }
-        let follower = match collapse.enter(&flight) {
+        let ticket = config.ticket(&flight);
+        let follower = match collapse.enter(&ticket) {
             Role::Follower(follower) => follower,
             Role::Leader(landing) => {
                 let held = Held::new(Duty::new(landing));
@@ -221,7 +234,7 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
                 }
                 // An answer has landed since this request looked.
                 return match question.asked().look_up(&question.key).await {
-                    Found::Hit(page) | Found::Refresh(page, _) => Way::hit(page),
+                    Found::Hit(pick) | Found::Refresh(pick, _) => Way::hit(pick),
                     Found::Miss(miss) => {
                         Way::Forward(Forwarding::leading(miss, fill, flight, held.release()))
                     }
@@ -229,29 +242,34 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
             }
         };
         let landed = collapse
-            .follow(&flight, follower, config.lock_timeout)
+            .follow(&ticket, follower, config.lock_timeout)
             .await;
         let asked = question.asked();
         match landed {
             Landed::Page(page) if asked.may_have(&page) => {
                 observe::outcome(config.cache.name(), "page", Outcome::Hit, "collapsed");
                 let status = CacheStatus::forward(STATUS_NAME, miss.forward);
-                return Way::Answered(page, status.with_collapsed());
+                return Way::Answered(Pick::fresh(page), status.with_collapsed());
             }
-            Landed::Instead(page, status)
-                if asked.selects(&page) && asked.may_have_instead(&page, status) =>
-            {
-                return Way::Answered(page, instead(miss.forward, status).with_collapsed());
+            Landed::Instead(status) if miss.may_do_instead(&asked, status) => {
+                let status = instead(miss.forward, status).with_collapsed();
+                return match miss.stale {
+                    Some(stale) => Way::Answered(stale, status),
+                    None => Way::Forward(Forwarding::alone(miss, fill, flight, None)),
+                };
             }
             // It is this one, and is not to be had without asking.
-            Landed::Page(page) | Landed::Instead(page, _) if asked.selects(&page) => {
+            Landed::Page(page) if asked.selects(&page) => {
+                return Way::Forward(Forwarding::alone(miss, fill, flight, None));
+            }
+            Landed::Instead(_) if miss.stale.is_some() => {
                 return Way::Forward(Forwarding::alone(miss, fill, flight, None));
             }
             Landed::Alone(alone) => {
                 return Way::Forward(Forwarding::alone(miss, fill, flight, Some(alone)));
             }
             // Worth another look, unless the store is down: another variant, or purged meanwhile.
-            Landed::Page(_) | Landed::Instead(..) | Landed::Again
+            Landed::Page(_) | Landed::Instead(_) | Landed::Again
                 if miss.reason != Some(Refusal::Unavailable) => {}
             // Once, as another request may do better.
             Landed::Late if !std::mem::replace(&mut late, true) => {}
@@ -262,28 +280,22 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
 }
 
 /// Serves what is stale, and leads the requests for a new one unless another request does.
-fn refresh(
-    question: &Question,
-    leading: &Leading,
-    page: Arc<StoredPage>,
-    miss: Miss,
-    fill: Fill,
-) -> Way {
+fn refresh(question: &Question, leading: &Leading, pick: Pick, miss: Miss, fill: Fill) -> Way {
     let collapse = &question.config.collapse;
     let flight = question.asked().flight(&question.key, &miss);
     if !leading.contains(collapse, &flight)
-        && let Role::Leader(landing) = collapse.enter(&flight)
+        && let Role::Leader(landing) = collapse.enter(&question.config.ticket(&flight))
     {
         let duty = Duty::new(landing);
-        return Way::Refresh(page, Forwarding::leading(miss, fill, flight, duty));
+        return Way::Refresh(pick, Forwarding::leading(miss, fill, flight, duty));
     }
     let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate");
-    Way::Answered(page, status)
+    Way::Answered(pick, status)
 }
 
 impl Way {
-    fn hit(page: Arc<StoredPage>) -> Self {
-        Self::Answered(page, CacheStatus::hit(STATUS_NAME))
+    fn hit(pick: Pick) -> Self {
+        Self::Answered(pick, CacheStatus::hit(STATUS_NAME))
     }
 }
 

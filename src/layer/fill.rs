@@ -13,11 +13,12 @@ use http_body::Body;
 use super::body::CacheBody;
 use super::collapse::{Alone, Duty, Landed};
 use super::layer::{Config, ETags};
-use super::lookup::{Asked, Miss};
+use super::lookup::{Asked, Miss, Pick};
 use super::relay::{Copied, relay};
 use super::serve::{answer, empty, instead, serve};
 use super::service::{Question, STATUS_NAME};
-use super::stored::{StoredPage, StoredResponse};
+use super::stored::StoredResponse;
+use super::tagged::Before;
 use super::veto::{CacheVeto, LastWord};
 use super::write::{alone_for, forget, later, now_or_later};
 use crate::fence::Fill;
@@ -27,12 +28,15 @@ use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::freshness::stamp_date;
 use crate::semantics::storable::Refusal;
 use crate::semantics::validation::{HeadUpdate, freshen, head_update, selects};
+use crate::tag::Tags;
 
 /// A page about to be made.
 pub(super) struct Filler {
     pub(super) config: Arc<Config>,
     pub(super) key: Key,
     pub(super) miss: Miss,
+    /// What was read before that.
+    pub(super) before: Before,
     /// When the inner service was called.
     pub(super) asked_at: SystemTime,
     /// Begun before the inner service is called, so that a purge meanwhile bars the store.
@@ -61,6 +65,7 @@ impl Filler {
         B::Error: Send,
     {
         let (mut parts, body) = response.into_parts();
+        self.config.name_tags(&mut parts);
         if let Some(stale) = self.miss.stale.clone() {
             if question.head && parts.status == StatusCode::OK {
                 return self.looked_at(question, &stale, parts, body);
@@ -129,7 +134,7 @@ impl Filler {
     fn validated<B: Body<Data = Bytes>>(
         mut self,
         question: &Question,
-        stale: &Arc<StoredPage>,
+        stale: &Pick,
         not_modified: &Parts,
     ) -> Response<CacheBody<B>> {
         let asked = question.asked();
@@ -141,19 +146,25 @@ impl Filler {
             self.forget();
             return instead.unwrap_or_else(|| self.bad_gateway(status));
         }
+        let config = Arc::clone(&self.config);
         let (current, refusal) = self.freshened(&asked, stored, not_modified);
         let status = match refusal {
             None => status.with_stored(),
             Some(refusal) => status.with_detail(refusal.as_str()),
         };
-        serve(&current, &asked, question.head, status)
+        let tags = current_tags(&config, stored, not_modified);
+        let mut response = serve(&current, false, &asked, question.head, status);
+        if !tags.is_empty() {
+            response.extensions_mut().insert(tags);
+        }
+        response
     }
 
     /// A response to HEAD, which says of the stored one that it still holds, or that it does not.
     fn looked_at<B: Body<Data = Bytes>>(
         self,
         question: &Question,
-        stale: &StoredPage,
+        stale: &Pick,
         mut parts: Parts,
         body: B,
     ) -> Response<CacheBody<B>> {
@@ -191,6 +202,9 @@ impl Filler {
         parts.status = stored.status;
         parts.headers = stored.headers.clone();
         parts.extensions = update.extensions.clone();
+        parts
+            .extensions
+            .insert(current_tags(&self.config, stored, update));
         freshen(&mut parts.headers, &update_headers);
         for age in update_headers.get_all(AGE) {
             parts.headers.append(AGE, age.clone());
@@ -241,18 +255,24 @@ impl Filler {
     fn stale_instead<B: Body<Data = Bytes>>(
         &mut self,
         question: &Question,
-        stale: &Arc<StoredPage>,
+        stale: &Pick,
         status: Option<StatusCode>,
     ) -> Option<Response<CacheBody<B>>> {
         let asked = question.asked();
         if self.fill.is_barred() || !asked.may_have_instead(stale, status) {
             return None;
         }
-        self.duty.land(Landed::Instead(Arc::clone(stale), status));
+        self.duty.land(Landed::Instead(status));
         let name = self.config.cache.name();
         observe::outcome(name, "page", Outcome::Hit, "stale-if-error");
         let said = instead(self.miss.forward, status);
-        Some(serve(stale.stored(), &asked, question.head, said))
+        Some(serve(
+            stale.stored(),
+            stale.expired,
+            &asked,
+            question.head,
+            said,
+        ))
     }
 
     /// The origin did not answer what it was asked.
@@ -262,11 +282,6 @@ impl Filler {
             StatusCode::BAD_GATEWAY,
             status.with_detail("not-modified-mismatch"),
         )
-    }
-
-    /// The store failed a moment ago.
-    pub(super) fn is_unavailable(&self) -> bool {
-        self.miss.reason == Some(Refusal::Unavailable)
     }
 
     /// What is said of a response that was asked for.
@@ -326,6 +341,15 @@ impl ETags {
         let weak = if self == Self::Weak { "W/" } else { "" };
         // Half of it is enough to tell versions of one page apart.
         HeaderValue::try_from(format!("{weak}\"{}\"", &digest[..32])).ok()
+    }
+}
+
+/// The tags of a stored response once an update has come: those that it names, or else the old ones.
+fn current_tags(config: &Config, stored: &StoredResponse, update: &Parts) -> Tags {
+    let named = update.extensions.get::<Tags>();
+    match named {
+        Some(named) if *named != config.tags => named.clone(),
+        _ => config.tags.and(&stored.tags.names()),
     }
 }
 

@@ -12,6 +12,7 @@ use super::layer::TtlRule;
 use super::lookup::Asked;
 use super::slot::new_generation;
 use super::stored::{Fingerprint, StoredResponse};
+use super::tagged::PageTags;
 use super::veto::CacheVeto;
 use super::write::Writer;
 use crate::control::patch_response_headers;
@@ -21,6 +22,7 @@ use crate::semantics::freshness::{corrected_initial_age, parse_age, stamp_date};
 use crate::semantics::reuse::Terms;
 use crate::semantics::storable::{Refusal, ResponseFacts, admit, admit_http};
 use crate::semantics::vary::{Vary, union};
+use crate::tag::Tags;
 use crate::ttl::{Lifetime, Ttl};
 
 /// What is advertised of a page that lives for ever.
@@ -61,6 +63,10 @@ impl Filler {
     ) -> Result<(Kept, Placement), Refusal> {
         if self.veto.is_forbidden() || CacheVeto::is_in(&parts.extensions) {
             return Err(Refusal::Veto);
+        }
+        let tags = parts.extensions.get::<Tags>();
+        if tags.is_some_and(|tags| tags.check().is_err()) {
+            return Err(Refusal::Tags);
         }
         let kept = match &self.config.http {
             None => self.admit_page(asked, parts),
@@ -186,6 +192,7 @@ impl Filler {
     ) -> Writer {
         let mut headers = storable_fields(&parts.headers);
         stamp_date(&mut headers, asked.now);
+        let etags = self.etags();
         Writer {
             response: StoredResponse {
                 status: parts.status,
@@ -198,15 +205,18 @@ impl Filler {
                 sharing: kept.facts.sharing(),
                 selection: placement.selection,
                 varied: placement.varied,
+                tags: PageTags::default(),
             },
+            tags: parts.extensions.get().cloned().unwrap_or_default(),
+            before: self.before,
             variant_key: placement.variant_key,
             most: placement.most,
             known: placement.known,
             vary: placement.vary,
             generation: placement.generation,
             lifetime: kept.stored_for,
-            unavailable: self.is_unavailable(),
-            etags: self.etags(),
+            unavailable: self.miss.is_unavailable(),
+            etags,
             verdict: self.last_word.map(|word| word.ask(kept.facts.vary())),
             config: self.config,
             key: self.key,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Extensions, HeaderMap, Uri};
+use http::{Extensions, HeaderMap, HeaderName, Uri};
 use tower_layer::Layer;
 
 use super::collapse::Collapse;
@@ -15,6 +15,7 @@ use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{DigestKeys, PageKeyFunction, PageKeys};
 use crate::semantics::storable::Intent;
+use crate::tag::Tags;
 use crate::ttl::Ttl;
 
 /// How long a page lives when neither the layer nor the response says: Django's
@@ -107,6 +108,10 @@ pub(super) struct Config {
     pub(super) http: Option<HttpRules>,
     pub(super) etags: ETags,
     pub(super) invalidates: bool,
+    /// Those of all its pages.
+    pub(super) tags: Tags,
+    /// Where responses name theirs beside their extensions.
+    pub(super) tag_field: Option<HeaderName>,
     /// Shared by the layers made from this one, as are the turns.
     pub(super) collapse: Arc<Collapse>,
     pub(super) turns: Arc<Turns>,
@@ -157,6 +162,8 @@ impl CacheLayer {
     pub fn new(cache: Cache) -> Self {
         Self {
             config: Arc::new(Config {
+                tags: cache.tags().clone(),
+                tag_field: None,
                 cache,
                 intent: Intent::Blanket,
                 ttl: TtlRule::Fallback(DEFAULT_TTL),

@@ -14,6 +14,7 @@
 //! - A cache that fails changes nothing but the `Cache-Status`: the inner service answers.
 
 mod body;
+mod both;
 mod change;
 mod collapse;
 mod errand;
@@ -35,6 +36,7 @@ mod service;
 mod settings;
 mod slot;
 mod stored;
+mod tagged;
 mod target;
 mod veto;
 mod write;

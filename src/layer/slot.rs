@@ -130,8 +130,9 @@ impl Slot<'_> {
 
     /// The primary entry that there is now.
     async fn current(&self) -> Option<StoredPage> {
-        let entry = self.config.cache.fetch(self.key).await.ok()??;
-        StoredPage::decode(self.key, entry.bytes()).ok()
+        let cache = &self.config.cache;
+        let entry = cache.fetch(self.key).await.ok()??;
+        StoredPage::decode(cache, self.key, entry.bytes()).ok()
     }
 }
 

@@ -12,6 +12,8 @@ use http::header::{ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use super::tagged::PageTags;
+use crate::cache::Cache;
 use crate::entry::{Entry, Kind, Stamp, Undecodable, open, seal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -53,6 +55,7 @@ pub(super) struct StoredResponse {
     pub(super) selection: Fingerprint,
     /// The request's values of the fields that this response varies on.
     pub(super) varied: Vec<(HeaderName, Fingerprint)>,
+    pub(super) tags: PageTags,
 }
 
 /// A variant, as its primary entry remembers it.
@@ -117,14 +120,23 @@ impl StoredResponse {
         current_age(self.stored_at, self.initial_age, now)
     }
 
-    /// What its use depends on.
-    pub(super) fn facts(&self, now: SystemTime) -> StoredFacts {
-        StoredFacts {
+    /// What its use depends on. One that is `expired` is stale from now on.
+    pub(super) fn facts(&self, now: SystemTime, expired: bool) -> StoredFacts {
+        let mut facts = StoredFacts {
             terms: self.terms,
             lifetime: self.lifetime.unwrap_or(Duration::MAX),
             age: self.age(now),
             validator: self.headers.contains_key(ETAG) || self.headers.contains_key(LAST_MODIFIED),
+        };
+        if expired {
+            facts.lifetime = facts.lifetime.min(facts.age);
+            // The first instant of a window of no time would last.
+            let some = |window: &u64| *window > 0;
+            let terms = &mut facts.terms;
+            terms.stale_while_revalidate = terms.stale_while_revalidate.filter(some);
+            terms.stale_if_error = terms.stale_if_error.filter(some);
         }
+        facts
     }
 }
 
@@ -143,14 +155,15 @@ impl StoredPage {
     }
 
     /// The page in `entry`, which was read under `key`.
-    pub(super) fn decode(key: &Key, bytes: &Bytes) -> Result<Self, Undecodable> {
+    pub(super) fn decode(cache: &Cache, key: &Key, bytes: &Bytes) -> Result<Self, Undecodable> {
         let page = open::<PageMeta>(Kind::Page, key.as_str(), bytes)?;
         let body = page.body;
         let (stored_at, kept_until) = (page.stamp.stored_at, page.stamp.fresh_until);
+        let tags = PageTags::new(cache, page.stamp.tags).map_err(|_| Undecodable::Meta)?;
         let response = page
             .meta
             .response
-            .map(|response| response.into_stored(stored_at, body))
+            .map(|response| response.into_stored(stored_at, tags, body))
             .transpose()?;
         Ok(Self {
             generation: page.meta.generation,
@@ -174,10 +187,13 @@ impl StoredPage {
         let stored_at = response.map_or(now, |response| response.stored_at);
         let mut stamp = Stamp::new(stored_at, None);
         stamp.fresh_until = self.kept_until;
+        stamp.tags = response.map_or_else(Vec::new, |response| response.tags.stamps.clone());
         let sealed = seal(Kind::Page, key.as_str(), stamp, meta, body)
             .map_err(|source| Error::new(ErrorKind::Encode).with_source(source.to_string()))?;
         let fields = response.map_or(0, |response| response.headers.len());
-        Ok(Entry::new(sealed).with_decoded_bytes(DECODED_BYTES + fields * DECODED_FIELD_BYTES))
+        let tags = response.map_or(0, |response| response.tags.weight());
+        let decoded = DECODED_BYTES + fields * DECODED_FIELD_BYTES + tags;
+        Ok(Entry::new(sealed).with_decoded_bytes(decoded))
     }
 }
 
@@ -236,6 +252,7 @@ impl ResponseMeta {
     fn into_stored(
         self,
         stored_at: SystemTime,
+        tags: PageTags,
         body: Bytes,
     ) -> Result<StoredResponse, Undecodable> {
         // There may be fewer names than lines, and too many of them for a map.
@@ -260,6 +277,7 @@ impl ResponseMeta {
             sharing: self.sharing,
             selection: self.selection,
             varied: names(varied)?.into_iter().zip(values).collect(),
+            tags,
         })
     }
 }
@@ -269,6 +287,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
     use super::*;
+    use crate::backend::Dummy;
     use crate::key::KeySpace;
 
     fn page(headers: impl IntoIterator<Item = String>) -> PageMeta {
@@ -298,7 +317,7 @@ mod tests {
         let key = KeySpace::default().key(1, "page").unwrap();
         let at = SystemTime::UNIX_EPOCH;
         let sealed = seal(Kind::Page, key.as_str(), Stamp::new(at, None), meta, b"").unwrap();
-        StoredPage::decode(&key, &sealed)
+        StoredPage::decode(&Cache::new(Dummy), &key, &sealed)
     }
 
     #[test]

@@ -16,11 +16,13 @@ use super::layer::{Config, ETags};
 use super::relay::{Copied, Copier};
 use super::slot::Slot;
 use super::stored::{StoredPage, StoredResponse};
+use super::tagged::Before;
 use super::veto::{CacheVeto, Verdict};
 use crate::error::Result;
 use crate::fence::Fill;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
+use crate::tag::Tags;
 use crate::ttl::Lifetime;
 
 /// A storable response, its body still to come.
@@ -28,6 +30,9 @@ pub(super) struct Writer {
     pub(super) config: Arc<Config>,
     pub(super) key: Key,
     pub(super) response: StoredResponse,
+    pub(super) tags: Tags,
+    /// What was read of tags before the inner service was called.
+    pub(super) before: Before,
     /// Where the response goes beside the primary entry, if the target has variants.
     pub(super) variant_key: Option<Key>,
     pub(super) vary: Vec<HeaderName>,
@@ -122,8 +127,31 @@ impl Writer {
         !terms.validate_always && (fresh || terms.stale_while_revalidate.is_some())
     }
 
-    /// Whether it was stored: not if the page was purged meanwhile.
+    /// Whether it was stored: not if the page was purged meanwhile, or one of its tags invalidated.
     async fn write(mut self) -> Result<bool> {
+        let shared = self.config.cache.capabilities().shared;
+        let mut outdated = false;
+        if !self.unavailable && !self.tags.is_empty() {
+            // Another process may have invalidated them, and then they are not for who comes later.
+            let followed = shared && self.duty.split();
+            let key = self.variant_key.as_ref().unwrap_or(&self.key);
+            let before = std::mem::replace(&mut self.before, Before::nothing());
+            match before
+                .tags_of(&self.config, key, &self.tags, followed)
+                .await
+            {
+                Ok(Some(tags)) => self.response.tags = tags,
+                Ok(None) => outdated = true,
+                Err(error) => {
+                    self.unavailable = true;
+                    observe::failed(self.config.cache.name(), "page", &error);
+                }
+            }
+        }
+        if outdated && shared {
+            self.duty.land(Landed::Again);
+            return Ok(false);
+        }
         let page = StoredPage {
             generation: self.generation,
             vary: std::mem::take(&mut self.vary),
@@ -132,12 +160,12 @@ impl Writer {
             kept_until: expiry(self.response.stored_at, self.lifetime),
             response: Some(self.response),
         };
-        let shared = Arc::new(page);
+        let page = Arc::new(page);
         let Some(landing) = self.fill.landing().await else {
             self.duty.land(Landed::Again);
             return Ok(false);
         };
-        let stored = if self.unavailable {
+        let stored = if self.unavailable || outdated {
             Ok(())
         } else {
             let slot = Slot {
@@ -147,12 +175,12 @@ impl Writer {
                 known: self.known,
                 most: self.most,
             };
-            slot.put(&shared).await
+            slot.put(&page).await
         };
         // While a purge still waits: who comes after it does not get this page.
-        self.duty.land(Landed::Page(shared));
+        self.duty.land(Landed::Page(page));
         drop(landing);
-        stored.map(|()| true)
+        stored.map(|()| !outdated)
     }
 
     fn mark(&self, alone: Alone) {

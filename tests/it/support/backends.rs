@@ -1,7 +1,7 @@
 //! Backends round a real memory store: one counts what is asked of it, one can be broken.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum_cache::backend::{Backend, Capabilities, Memory, Peek};
@@ -17,6 +17,8 @@ pub(crate) struct Remote {
     inner: Memory,
     calls: Arc<Mutex<BTreeMap<&'static str, usize>>>,
     broken: Arc<AtomicBool>,
+    /// After how many calls it breaks; none at zero.
+    breaks_after: Arc<AtomicUsize>,
     next: Arc<Mutex<Option<Entry>>>,
 }
 
@@ -44,6 +46,11 @@ impl Remote {
         self.broken.store(broken, Ordering::SeqCst);
     }
 
+    /// So many calls succeed yet.
+    pub(crate) fn break_after(&self, calls: usize) {
+        self.breaks_after.store(calls + 1, Ordering::SeqCst);
+    }
+
     fn calls(&self) -> MutexGuard<'_, BTreeMap<&'static str, usize>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -55,6 +62,13 @@ impl Remote {
     async fn call(&self, name: &'static str) -> Result<()> {
         tokio::task::yield_now().await;
         *self.calls().entry(name).or_default() += 1;
+        let left = self.breaks_after.load(Ordering::SeqCst);
+        if left > 0 {
+            self.breaks_after.store(left - 1, Ordering::SeqCst);
+            if left == 1 {
+                self.set_broken(true);
+            }
+        }
         if self.broken.load(Ordering::SeqCst) {
             return Err(ErrorKind::Unavailable.into());
         }
