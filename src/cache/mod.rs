@@ -30,8 +30,11 @@ pub use self::computed::Computed;
 pub(crate) use self::landing::RawItem;
 pub(crate) use self::tags::{Marks, TagsRead};
 
+use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::OwnedSemaphorePermit;
 
 use self::background::Background;
 use self::compute::Outcomes;
@@ -253,6 +256,17 @@ impl Cache {
     pub async fn close(&self) -> Result<()> {
         self.shared.background.drain().await;
         self.backend().close().await
+    }
+
+    /// The right to refresh something in the background, if there is room.
+    pub(crate) fn refresh_permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.shared.background.refresh()
+    }
+
+    /// Runs `task` to its end, whoever goes away; [`close`](Self::close) waits for it. Without a
+    /// runtime it is left undone: whether it was begun.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        self.shared.background.spawn(task)
     }
 
     /// A handle that knows the caches it stands among.

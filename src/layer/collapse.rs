@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::stored::{StoredPage, seconds};
 use crate::flight::{Flights, Follower, Landing, Lost, Role};
@@ -143,6 +144,8 @@ pub(super) struct Duty {
     landing: Option<Landing<Landed>>,
     /// Those who have come too late to get the answer.
     late: Option<Landing<Landed>>,
+    /// The right to do it in the background.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Duty {
@@ -150,7 +153,14 @@ impl Duty {
         Self {
             landing: Some(landing),
             late: None,
+            permit: None,
         }
+    }
+
+    /// One that has to be done in the background.
+    pub(super) fn with_permit(mut self, permit: OwnedSemaphorePermit) -> Self {
+        self.permit = Some(permit);
+        self
     }
 
     /// Whether anybody may wait.

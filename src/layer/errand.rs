@@ -19,9 +19,9 @@ use super::http::{HttpRules, remove_conditions};
 use super::lookup::{Found, Miss, Pick};
 use super::serve::{empty, instead, serve};
 use super::service::{Question, STATUS_NAME};
+use super::stale::caught;
 use super::tagged::Before;
 use super::veto::{CacheVeto, Place};
-use super::write::later;
 use crate::fence::Fill;
 use crate::flight::Role;
 use crate::observe::{self, Outcome};
@@ -86,8 +86,10 @@ where
             Way::Refresh(pick, forwarding) => {
                 let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate");
                 let response = self.serve(&pick, status);
+                let cache = self.question.config.cache.clone();
                 let refresh = self.in_background().forward(leading, forwarding);
-                later(async move { drop(observe::in_current_span(refresh).await) });
+                let refresh = observe::in_current_span(refresh);
+                cache.spawn(async move { drop(refresh.await) });
                 return Ok(response);
             }
             Way::Timeout => {
@@ -165,7 +167,8 @@ where
         }
         let mut request = config.inputs.show(&self.question.target, self.request);
         let headers = request.headers_mut();
-        if let Some(stale) = miss.stale.as_ref().filter(|_| !self.question.head) {
+        let validates = config.http.is_some() && !self.question.head;
+        if let Some(stale) = miss.stale.as_ref().filter(|_| validates) {
             make_conditional(headers, &stale.stored().headers);
         } else if config.http.is_none() && flight.is_some() && marked.is_none() {
             // The whole response is wanted; the conditions are for the layer to judge then.
@@ -189,9 +192,14 @@ where
             flight,
             marked,
         };
-        let response = match self.inner.call(request).await {
-            Ok(response) => filler.respond(&self.question, response),
-            Err(error) => filler.unreachable(&self.question).ok_or(error)?,
+        let mut inner = self.inner;
+        let response = match caught(async move { inner.call(request).await }).await {
+            Ok(Ok(response)) => filler.respond(&self.question, response),
+            Ok(Err(error)) => filler.unreachable(&self.question).ok_or(error)?,
+            Err(panic) => match filler.unreachable(&self.question) {
+                Some(response) => response,
+                None => resume_unwind(panic),
+            },
         };
         self.place.leave(&response);
         Ok(response)
@@ -210,16 +218,26 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
         let asked = question.asked();
         let miss = match asked.look_up(&question.key).await {
             Found::Hit(pick) => return Way::hit(pick),
-            Found::Refresh(pick, miss) => return refresh(question, leading, pick, miss, fill),
+            Found::Refresh(pick, miss) => {
+                return refresh(question, leading, pick, miss, fill, landings).await;
+            }
             Found::Miss(miss) => miss,
         };
         if config.http.is_some() && HttpRules::only_if_cached(asked.headers) {
             return Way::Timeout;
         }
+        let flight = asked.flight(&question.key, &miss);
+        if asked.is_throttled(&flight)
+            && miss.may_do_instead(&asked, None)
+            && let Some(stale) = miss.stale
+        {
+            observe::outcome(config.cache.name(), "page", Outcome::Hit, "stale-if-error");
+            let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-if-error");
+            return Way::Answered(stale, status);
+        }
         if !question.is_everybodys(&miss) {
             return Way::Forward(Forwarding::of(miss, fill));
         }
-        let flight = asked.flight(&question.key, &miss);
         let marked = collapse.marked(&flight, asked.now, config.hit_for_miss);
         if marked.is_some() || round == ROUNDS || leading.contains(collapse, &flight) {
             return Way::Forward(Forwarding::alone(miss, fill, flight, marked));
@@ -279,18 +297,44 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
     }
 }
 
-/// Serves what is stale, and leads the requests for a new one unless another request does.
-fn refresh(question: &Question, leading: &Leading, pick: Pick, miss: Miss, fill: Fill) -> Way {
-    let collapse = &question.config.collapse;
-    let flight = question.asked().flight(&question.key, &miss);
-    if !leading.contains(collapse, &flight)
-        && let Role::Leader(landing) = collapse.enter(&question.config.ticket(&flight))
-    {
-        let duty = Duty::new(landing);
-        return Way::Refresh(pick, Forwarding::leading(miss, fill, flight, duty));
+/// Serves what is stale, and leads the requests for a new one unless another request does, or that
+/// has just failed, or there is too much to do already.
+async fn refresh(
+    question: &Question,
+    leading: &Leading,
+    pick: Pick,
+    miss: Miss,
+    fill: Fill,
+    landings: u64,
+) -> Way {
+    let (config, asked) = (&question.config, question.asked());
+    let collapse = &config.collapse;
+    let flight = asked.flight(&question.key, &miss);
+    let stale = || CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate");
+    if asked.is_throttled(&flight) || leading.contains(collapse, &flight) {
+        return Way::Answered(pick, stale());
     }
-    let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate");
-    Way::Answered(pick, status)
+    let Some(permit) = config.cache.refresh_permit() else {
+        observe::outcome(config.cache.name(), "refresh", Outcome::Bypass, "busy");
+        return Way::Answered(pick, stale());
+    };
+    let Role::Leader(landing) = collapse.enter(&config.ticket(&flight)) else {
+        return Way::Answered(pick, stale());
+    };
+    let held = Held::new(Duty::new(landing).with_permit(permit));
+    if collapse.landings() == landings {
+        let forwarding = Forwarding::leading(miss, fill, flight, held.release());
+        return Way::Refresh(pick, forwarding);
+    }
+    // An answer has landed since this request looked.
+    match asked.look_up(&question.key).await {
+        Found::Refresh(pick, miss) => {
+            let forwarding = Forwarding::leading(miss, fill, flight, held.release());
+            Way::Refresh(pick, forwarding)
+        }
+        Found::Hit(pick) => Way::hit(pick),
+        Found::Miss(_) => Way::Answered(pick, stale()),
+    }
 }
 
 impl Way {

@@ -20,12 +20,13 @@ use super::service::{Question, STATUS_NAME};
 use super::stored::StoredResponse;
 use super::tagged::Before;
 use super::veto::{CacheVeto, LastWord};
-use super::write::{alone_for, forget, later, now_or_later};
+use super::write::{alone_for, forget, now_or_later};
 use crate::fence::Fill;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::freshness::stamp_date;
+use crate::semantics::reuse::is_error;
 use crate::semantics::storable::Refusal;
 use crate::semantics::validation::{HeadUpdate, freshen, head_update, selects};
 use crate::tag::Tags;
@@ -67,10 +68,14 @@ impl Filler {
         let (mut parts, body) = response.into_parts();
         self.config.name_tags(&mut parts);
         if let Some(stale) = self.miss.stale.clone() {
-            if question.head && parts.status == StatusCode::OK {
+            let failed = is_error(parts.status);
+            self.config
+                .note(&question.asked(), &self.key, &self.miss, failed);
+            let by_http = self.config.http.is_some();
+            if by_http && question.head && parts.status == StatusCode::OK {
                 return self.looked_at(question, &stale, parts, body);
             }
-            if parts.status == StatusCode::NOT_MODIFIED && !question.head {
+            if by_http && parts.status == StatusCode::NOT_MODIFIED && !question.head {
                 return self.validated(question, &stale, &parts);
             }
             if let Some(response) = self.stale_instead(question, &stale, Some(parts.status)) {
@@ -93,7 +98,7 @@ impl Filler {
         if known.unwrap_or(hint.lower()) > ceiling as u64 || was_too_large {
             return self.refuse(question, Refusal::BodyTooLarge, parts, body);
         }
-        let status = self.status();
+        let (status, config) = (self.status(), Arc::clone(&self.config));
         let mut writer = self.writer(&asked, &parts, &kept, placement);
         let status = status.with_ttl(writer.response.fresh_for(asked.now));
         let (client, mut copier) = relay(body, ceiling, announced);
@@ -104,7 +109,7 @@ impl Filler {
                     parts.headers.entry(ETAG).or_insert(etag);
                 }
                 let unavailable = writer.unavailable;
-                now_or_later(writer.finish(Copied::Whole(body.clone())));
+                now_or_later(&config.cache, writer.finish(Copied::Whole(body.clone())));
                 let status = if unavailable {
                     status
                         .with_ttl(None)
@@ -117,13 +122,13 @@ impl Filler {
             }
             Some(outcome) => {
                 let status = status.with_ttl(None).with_detail(outcome.as_str());
-                now_or_later(writer.finish(outcome));
+                now_or_later(&config.cache, writer.finish(outcome));
                 let response = Response::from_parts(parts, CacheBody::relayed(client));
                 answer(response, &asked, status)
             }
             // Whether it is stored turns out when its body ends.
             None => {
-                later(writer.copy(copier));
+                config.cache.spawn(writer.copy(copier));
                 let response = Response::from_parts(parts, CacheBody::relayed(client));
                 answer(response, &asked, status.with_detail("streaming"))
             }
@@ -221,10 +226,14 @@ impl Filler {
         }
         match self.admit(asked, &mut parts) {
             Ok((kept, placement)) => {
+                let config = Arc::clone(&self.config);
                 let mut writer = self.writer(asked, &parts, &kept, placement);
                 writer.response.body = stored.body.clone();
                 let current = writer.response.clone();
-                now_or_later(writer.finish(Copied::Whole(stored.body.clone())));
+                now_or_later(
+                    &config.cache,
+                    writer.finish(Copied::Whole(stored.body.clone())),
+                );
                 (current, None)
             }
             Err(refusal) => {
@@ -238,7 +247,8 @@ impl Filler {
 
     /// Lets what is stored of the page go.
     fn forget(&self) {
-        now_or_later(forget(Arc::clone(&self.config), self.key.clone()));
+        let forgotten = forget(Arc::clone(&self.config), self.key.clone());
+        now_or_later(&self.config.cache, forgotten);
     }
 
     /// What the client gets when the inner service fails, if there is something.
@@ -247,6 +257,8 @@ impl Filler {
         question: &Question,
     ) -> Option<Response<CacheBody<B>>> {
         let stale = self.miss.stale.clone()?;
+        self.config
+            .note(&question.asked(), &self.key, &self.miss, true);
         self.stale_instead(question, &stale, None)
     }
 

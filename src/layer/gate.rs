@@ -11,6 +11,7 @@ use super::http::HttpRules;
 use super::layer::TtlRule;
 use super::lookup::Asked;
 use super::slot::new_generation;
+use super::stale::Windows;
 use super::stored::{Fingerprint, StoredResponse};
 use super::tagged::PageTags;
 use super::veto::CacheVeto;
@@ -35,6 +36,7 @@ pub(super) struct Kept {
     lifetime: Option<Duration>,
     initial_age: u64,
     terms: Terms,
+    windows: Windows,
     /// How long the store keeps it, counted from now.
     stored_for: Lifetime,
 }
@@ -90,18 +92,22 @@ impl Filler {
                 .explicit_lifetime()
                 .map_or(ttl, |explicit| Ttl::After(explicit.saturating_sub(age))),
         };
-        let Some(stored_for) = ttl.lifetime() else {
+        let Some(fresh_for) = ttl.lifetime() else {
             patch_response_headers(&mut parts.headers, Duration::ZERO, asked.now);
             return Err(Refusal::TtlZero);
         };
-        advertise(&mut parts.headers, stored_for, &facts, asked.now);
-        let fresh_for = stored_for.duration();
+        advertise(&mut parts.headers, fresh_for, &facts, asked.now);
+        let windows = facts.cache_control().map(|it| self.config.windows.of(it));
+        let windows = windows.unwrap_or_default();
+        let fresh_for = fresh_for.duration();
+        let stored_for = fresh_for.map(|fresh| fresh.saturating_add(windows.longest()));
         Ok(Kept {
             facts,
             lifetime: fresh_for.map(|fresh| fresh.saturating_add(age)),
             initial_age,
             terms: Terms::default(),
-            stored_for,
+            windows,
+            stored_for: stored_for.map_or(Lifetime::Forever, Lifetime::For),
         })
     }
 
@@ -134,6 +140,7 @@ impl Filler {
             lifetime: Some(lifetime),
             initial_age,
             terms,
+            windows: Windows::default(),
             stored_for: Lifetime::For(stored_for),
         })
     }
@@ -202,6 +209,7 @@ impl Filler {
                 lifetime: kept.lifetime,
                 initial_age: kept.initial_age,
                 terms: kept.terms,
+                windows: kept.windows,
                 sharing: kept.facts.sharing(),
                 selection: placement.selection,
                 varied: placement.varied,

@@ -151,7 +151,7 @@ impl Asked<'_> {
     /// that never came.
     pub(super) fn may_have_instead(&self, stale: &Pick, status: Option<StatusCode>) -> bool {
         let Some(rules) = &self.config.http else {
-            return false;
+            return self.may_have_page_instead(stale, status);
         };
         let facts = stale.stored().facts(self.now, stale.expired);
         let wishes = rules.wishes(self.headers);

@@ -11,6 +11,7 @@ use super::http::HttpRules;
 use super::inputs::Inputs;
 use super::service::CacheService;
 use super::slot::Turns;
+use super::stale::{DEFAULT_THROTTLE, Windows};
 use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{DigestKeys, PageKeyFunction, PageKeys};
@@ -106,6 +107,9 @@ pub(super) struct Config {
     pub(super) lock_timeout: Duration,
     /// `None`: the developer's TTL decides.
     pub(super) http: Option<HttpRules>,
+    /// How long pages are served stale, in the layer's own mode.
+    pub(super) windows: Windows,
+    pub(super) throttle: Duration,
     pub(super) etags: ETags,
     pub(super) invalidates: bool,
     /// Those of all its pages.
@@ -175,6 +179,8 @@ impl CacheLayer {
                 hit_for_miss: DEFAULT_HIT_FOR_MISS,
                 lock_timeout: DEFAULT_LOCK_TIMEOUT,
                 http: None,
+                windows: Windows::default(),
+                throttle: DEFAULT_THROTTLE,
                 etags: ETags::Strong,
                 invalidates: false,
                 collapse: Arc::default(),

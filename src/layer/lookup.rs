@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use http::{HeaderMap, HeaderName, StatusCode, Uri};
 
 use super::layer::Config;
+use super::stale::Stale;
 use super::stored::{Fingerprint, StoredPage, StoredResponse, fingerprint};
 use super::target::{RequestTarget, field};
 use crate::backend::Peek;
@@ -319,10 +320,13 @@ impl Asked<'_> {
         let expired = tags != TagState::Current;
         let fresh = !expired && response.is_fresh(self.now);
         let Some(rules) = &self.config.http else {
-            return if fresh {
-                Verdict::Hit
-            } else {
-                Verdict::Miss(Forward::Stale, None)
+            if fresh {
+                return Verdict::Hit;
+            }
+            return match response.windows.permit(response.staleness(self.now)) {
+                Stale::Now => Verdict::Refresh,
+                Stale::Instead => Verdict::Validate(Forward::Stale),
+                Stale::Nothing => Verdict::Miss(Forward::Stale, None),
             };
         };
         match self.reuse(rules, response, expired) {

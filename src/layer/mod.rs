@@ -35,6 +35,7 @@ mod serve;
 mod service;
 mod settings;
 mod slot;
+mod stale;
 mod stored;
 mod tagged;
 mod target;

@@ -12,6 +12,7 @@ use http::header::{ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use super::stale::Windows;
 use super::tagged::PageTags;
 use crate::cache::Cache;
 use crate::entry::{Entry, Kind, Stamp, Undecodable, open, seal};
@@ -50,6 +51,8 @@ pub(super) struct StoredResponse {
     /// The age that the response arrived with, in seconds.
     pub(super) initial_age: u64,
     pub(super) terms: Terms,
+    /// How long it may be served stale, in a layer that does not go by HTTP.
+    pub(super) windows: Windows,
     pub(super) sharing: Sharing,
     /// What the layer selected it by beside the URI.
     pub(super) selection: Fingerprint,
@@ -120,6 +123,12 @@ impl StoredResponse {
         current_age(self.stored_at, self.initial_age, now)
     }
 
+    /// How long it has been stale; not at all if it is fresh.
+    pub(super) fn staleness(&self, now: SystemTime) -> Duration {
+        let lifetime = self.lifetime.unwrap_or(Duration::MAX);
+        self.age(now).saturating_sub(lifetime)
+    }
+
     /// What its use depends on. One that is `expired` is stale from now on.
     pub(super) fn facts(&self, now: SystemTime, expired: bool) -> StoredFacts {
         let mut facts = StoredFacts {
@@ -159,11 +168,15 @@ impl StoredPage {
         let page = open::<PageMeta>(Kind::Page, key.as_str(), bytes)?;
         let body = page.body;
         let (stored_at, kept_until) = (page.stamp.stored_at, page.stamp.fresh_until);
+        let windows = Windows {
+            while_revalidate: page.stamp.stale_while_revalidate,
+            if_error: page.stamp.stale_if_error,
+        };
         let tags = PageTags::new(cache, page.stamp.tags).map_err(|_| Undecodable::Meta)?;
         let response = page
             .meta
             .response
-            .map(|response| response.into_stored(stored_at, tags, body))
+            .map(|response| response.into_stored(stored_at, windows, tags, body))
             .transpose()?;
         Ok(Self {
             generation: page.meta.generation,
@@ -187,6 +200,9 @@ impl StoredPage {
         let stored_at = response.map_or(now, |response| response.stored_at);
         let mut stamp = Stamp::new(stored_at, None);
         stamp.fresh_until = self.kept_until;
+        let windows = response.map_or_else(Windows::default, |response| response.windows);
+        stamp.stale_while_revalidate = windows.while_revalidate;
+        stamp.stale_if_error = windows.if_error;
         stamp.tags = response.map_or_else(Vec::new, |response| response.tags.stamps.clone());
         let sealed = seal(Kind::Page, key.as_str(), stamp, meta, body)
             .map_err(|source| Error::new(ErrorKind::Encode).with_source(source.to_string()))?;
@@ -252,6 +268,7 @@ impl ResponseMeta {
     fn into_stored(
         self,
         stored_at: SystemTime,
+        windows: Windows,
         tags: PageTags,
         body: Bytes,
     ) -> Result<StoredResponse, Undecodable> {
@@ -274,6 +291,7 @@ impl ResponseMeta {
             lifetime: self.lifetime_ms.map(Duration::from_millis),
             initial_age: self.initial_age,
             terms: self.terms,
+            windows,
             sharing: self.sharing,
             selection: self.selection,
             varied: names(varied)?.into_iter().zip(values).collect(),

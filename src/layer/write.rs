@@ -18,6 +18,7 @@ use super::slot::Slot;
 use super::stored::{StoredPage, StoredResponse};
 use super::tagged::Before;
 use super::veto::{CacheVeto, Verdict};
+use crate::cache::Cache;
 use crate::error::Result;
 use crate::fence::Fill;
 use crate::key::Key;
@@ -222,11 +223,11 @@ pub(super) async fn forget(config: Arc<Config>, key: Key) {
 }
 
 /// Runs at once what is ready at once, so that the next request finds it; the rest later.
-pub(super) fn now_or_later(work: impl Future<Output = ()> + Send + 'static) {
+pub(super) fn now_or_later(cache: &Cache, work: impl Future<Output = ()> + Send + 'static) {
     let mut work = Box::pin(work);
     let mut once = Context::from_waker(Waker::noop());
     if work.as_mut().poll(&mut once).is_pending() {
-        later(work);
+        cache.spawn(work);
     }
 }
 

@@ -1,66 +1,24 @@
 //! Pages that are invalidated by their tags.
 
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderMap, HeaderName};
+use axum::http::HeaderName;
 use axum::response::{IntoResponse, Response};
 use axum_cache::backend::Memory;
 use axum_cache::layer::CacheService;
 use axum_cache::{Cache, CacheLayer, Tags, cache_page};
 use tokio::sync::Notify;
-use tower::{Layer, Service, ServiceExt};
+use tower::{Layer, ServiceExt};
 
 use crate::support::backends::Remote;
+use crate::support::site::ask;
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// What a request came to.
-#[derive(Debug)]
-struct Seen {
-    status: String,
-    headers: HeaderMap,
-    body: String,
-}
-
-impl Seen {
-    fn is_hit(&self) -> bool {
-        self.status.contains("; hit")
-    }
-}
-
-async fn ask<S, B>(site: &S, uri: &str, fields: &[(&str, &str)]) -> Seen
-where
-    S: Service<Request, Response = Response<B>, Error = Infallible> + Clone + Sync,
-    S::Future: Send,
-    B: http_body::Body<Data = axum::body::Bytes> + Send + 'static,
-    B::Error: Into<axum_cache::BoxError>,
-{
-    let mut request = Request::builder().uri(format!("http://site.test{uri}"));
-    for (name, value) in fields {
-        request = request.header(*name, *value);
-    }
-    let request = request.body(Body::empty()).unwrap();
-    let response = site.clone().oneshot(request).await.unwrap();
-    let (parts, body) = response.into_parts();
-    let body = to_bytes(Body::new(body), usize::MAX).await.unwrap();
-    // What has to wait for a store is stored in a task of its own.
-    for _ in 0..20 {
-        tokio::task::yield_now().await;
-    }
-    let lines = parts.headers.get_all("cache-status").iter();
-    let lines: Vec<_> = lines.map(|line| line.to_str().unwrap()).collect();
-    Seen {
-        status: lines.join(", "),
-        body: String::from_utf8(body.to_vec()).unwrap(),
-        headers: parts.headers,
-    }
-}
 
 /// A page of so many tags as its query says, varied by language below `/vary`; each time it is made
 /// it has another number.
