@@ -16,6 +16,7 @@ use super::body::CacheBody;
 use super::collapse::{Alone, Collapse, Duty, Held, Landed};
 use super::fill::Filler;
 use super::http::{HttpRules, remove_conditions};
+use super::lease::{Ground, Opened};
 use super::lookup::{Found, Miss, Pick};
 use super::serve::{empty, instead, serve};
 use super::service::{Question, STATUS_NAME};
@@ -60,6 +61,8 @@ struct Forwarding {
     duty: Duty,
     flight: Option<String>,
     marked: Option<Alone>,
+    /// The place that was taken, if one was.
+    opened: Option<Opened>,
 }
 
 /// The pages that a request is being made for, in its extensions: should it come through the same
@@ -153,6 +156,7 @@ where
             duty,
             flight,
             marked,
+            opened,
         } = forwarding;
         let config = Arc::clone(&self.question.config);
         if let Some(flight) = &flight {
@@ -174,12 +178,20 @@ where
             // The whole response is wanted; the conditions are for the layer to judge then.
             remove_conditions(headers);
         }
-        let before = if self.question.head && config.http.is_none() || miss.is_unavailable() {
-            Before::nothing()
-        } else {
-            Before::read(&config, miss.replaced()).await
+        let opened = match opened {
+            Some(opened) => opened,
+            None => place(&self.question, &miss, marked).await,
         };
+        let before = match opened.before {
+            Some(before) => Arc::unwrap_or_clone(before),
+            None if opened.ground.is_lost() || miss.is_unavailable() => Before::nothing(),
+            // An answer to HEAD is never stored, but may say of the stored one that it still holds.
+            None if self.question.head && config.http.is_none() => Before::nothing(),
+            None => Before::read(&config, miss.replaced()).await,
+        };
+        let ground = opened.ground.clone();
         let filler = Filler {
+            ground: opened.ground,
             before,
             asked_at: config.cache.clock().now(),
             fill,
@@ -193,7 +205,8 @@ where
             marked,
         };
         let mut inner = self.inner;
-        let response = match caught(async move { inner.call(request).await }).await {
+        let called = caught(async move { inner.call(request).await });
+        let response = match ground.hold(called).await {
             Ok(Ok(response)) => filler.respond(&self.question, response),
             Ok(Err(error)) => filler.unreachable(&self.question).ok_or(error)?,
             Err(panic) => match filler.unreachable(&self.question) {
@@ -242,20 +255,28 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
         if marked.is_some() || round == ROUNDS || leading.contains(collapse, &flight) {
             return Way::Forward(Forwarding::alone(miss, fill, flight, marked));
         }
-        let ticket = config.ticket(&flight);
+        let opened = config.take(&question.key, &miss, asked.now).await;
+        if miss.known.is_none() && matches!(opened.ground, Ground::Page(..)) {
+            // It was stored meanwhile.
+            round += 1;
+            continue;
+        }
+        let ticket = config.ticket(&flight, &opened.ground);
         let follower = match collapse.enter(&ticket) {
             Role::Follower(follower) => follower,
             Role::Leader(landing) => {
                 let held = Held::new(Duty::new(landing));
+                let lead = |miss, fill, held: Held| {
+                    let forwarding = Forwarding::leading(miss, fill, flight, held.release());
+                    Way::Forward(forwarding.on(opened))
+                };
                 if collapse.landings() == landings {
-                    return Way::Forward(Forwarding::leading(miss, fill, flight, held.release()));
+                    return lead(miss, fill, held);
                 }
                 // An answer has landed since this request looked.
                 return match question.asked().look_up(&question.key).await {
                     Found::Hit(pick) | Found::Refresh(pick, _) => Way::hit(pick),
-                    Found::Miss(miss) => {
-                        Way::Forward(Forwarding::leading(miss, fill, flight, held.release()))
-                    }
+                    Found::Miss(miss) => lead(miss, fill, held),
                 };
             }
         };
@@ -318,7 +339,9 @@ async fn refresh(
         observe::outcome(config.cache.name(), "refresh", Outcome::Bypass, "busy");
         return Way::Answered(pick, stale());
     };
-    let Role::Leader(landing) = collapse.enter(&config.ticket(&flight)) else {
+    let ground = config.ground(&question.key, &miss, asked.now);
+    let ground = ground.unwrap_or(Ground::Lost);
+    let Role::Leader(landing) = collapse.enter(&config.ticket(&flight, &ground)) else {
         return Way::Answered(pick, stale());
     };
     let held = Held::new(Duty::new(landing).with_permit(permit));
@@ -337,6 +360,17 @@ async fn refresh(
     }
 }
 
+/// The place of an answer that nobody waits for.
+async fn place(question: &Question, miss: &Miss, marked: Option<Alone>) -> Opened {
+    let (config, now) = (&question.config, question.asked().now);
+    // Of what is not likely to be stored, no place is taken that has to be given back.
+    if question.head || marked.is_some() {
+        let ground = config.ground(&question.key, miss, now);
+        return Opened::of(ground.unwrap_or(Ground::Lost));
+    }
+    config.take(&question.key, miss, now).await
+}
+
 impl Way {
     fn hit(pick: Pick) -> Self {
         Self::Answered(pick, CacheStatus::hit(STATUS_NAME))
@@ -352,6 +386,15 @@ impl Forwarding {
             duty: Duty::default(),
             flight: None,
             marked: None,
+            opened: None,
+        }
+    }
+
+    /// In a place that was taken.
+    fn on(self, opened: Opened) -> Self {
+        Self {
+            opened: Some(opened),
+            ..self
         }
     }
 

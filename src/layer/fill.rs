@@ -13,6 +13,7 @@ use http_body::Body;
 use super::body::CacheBody;
 use super::collapse::{Alone, Duty, Landed};
 use super::layer::{Config, ETags};
+use super::lease::Ground;
 use super::lookup::{Asked, Miss, Pick};
 use super::relay::{Copied, relay};
 use super::serve::{answer, empty, instead, serve};
@@ -36,7 +37,9 @@ pub(super) struct Filler {
     pub(super) config: Arc<Config>,
     pub(super) key: Key,
     pub(super) miss: Miss,
-    /// What was read before that.
+    /// What the page is made in the place of.
+    pub(super) ground: Ground,
+    /// What was read of tags before the inner service was called.
     pub(super) before: Before,
     /// When the inner service was called.
     pub(super) asked_at: SystemTime,
@@ -108,14 +111,11 @@ impl Filler {
                 if let Some(etag) = writer.tag(&body) {
                     parts.headers.entry(ETAG).or_insert(etag);
                 }
-                let unavailable = writer.unavailable;
+                let unstored = writer.unstored;
                 now_or_later(&config.cache, writer.finish(Copied::Whole(body.clone())));
-                let status = if unavailable {
-                    status
-                        .with_ttl(None)
-                        .with_detail(Refusal::Unavailable.as_str())
-                } else {
-                    status.with_stored()
+                let status = match unstored {
+                    Some(why) => status.with_ttl(None).with_detail(why),
+                    None => status.with_stored(),
                 };
                 let response = Response::from_parts(parts, CacheBody::stored(body));
                 answer(response, &asked, status)
@@ -299,6 +299,15 @@ impl Filler {
     /// What is said of a response that was asked for.
     fn status(&self) -> CacheStatus {
         CacheStatus::forward(STATUS_NAME, self.miss.forward)
+    }
+
+    /// Why nothing can be stored, if that is known already.
+    pub(super) fn unstored(&self) -> Option<&'static str> {
+        let because_alone = self.ground.is_lost() && self.marked.is_some();
+        if self.miss.is_unavailable() || (self.ground.is_lost() && !because_alone) {
+            return Some(Refusal::Unavailable.as_str());
+        }
+        because_alone.then_some("hit-for-miss")
     }
 
     /// What tag a response is given that has none.

@@ -160,11 +160,13 @@ impl Filler {
             .miss
             .known
             .as_ref()
-            .filter(|page| page.kept_until.is_none_or(|until| asked.now < until));
+            .filter(|page| page.is_kept(asked.now));
         // The union: a response that varies on less does not put the others out of reach.
         let others = known.into_iter().flat_map(|page| &page.vary);
         let vary = union(own.iter().chain(others).cloned());
-        let generation = known.map_or_else(|| new_generation(asked.now), |page| page.generation);
+        let of_ground = self.ground.generation();
+        let generation = of_ground.or_else(|| known.map(|page| page.generation));
+        let generation = generation.unwrap_or_else(|| new_generation(asked.now));
         let selection = asked.selection();
         // Also where the primary entry is the only place of another one, which is displaced there.
         let has_variants = !vary.is_empty()
@@ -199,7 +201,7 @@ impl Filler {
     ) -> Writer {
         let mut headers = storable_fields(&parts.headers);
         stamp_date(&mut headers, asked.now);
-        let etags = self.etags();
+        let (etags, unstored) = (self.etags(), self.unstored());
         Writer {
             response: StoredResponse {
                 status: parts.status,
@@ -223,7 +225,8 @@ impl Filler {
             vary: placement.vary,
             generation: placement.generation,
             lifetime: kept.stored_for,
-            unavailable: self.miss.is_unavailable(),
+            unstored,
+            ground: self.ground,
             etags,
             verdict: self.last_word.map(|word| word.ask(kept.facts.vary())),
             config: self.config,

@@ -9,6 +9,7 @@ use tower_layer::Layer;
 use super::collapse::Collapse;
 use super::http::HttpRules;
 use super::inputs::Inputs;
+use super::lease::Leases;
 use super::service::CacheService;
 use super::slot::Turns;
 use super::stale::{DEFAULT_THROTTLE, Windows};
@@ -119,6 +120,7 @@ pub(super) struct Config {
     /// Shared by the layers made from this one, as are the turns.
     pub(super) collapse: Arc<Collapse>,
     pub(super) turns: Arc<Turns>,
+    pub(super) leases: Arc<Leases>,
 }
 
 impl Config {
@@ -185,6 +187,7 @@ impl CacheLayer {
                 invalidates: false,
                 collapse: Arc::default(),
                 turns: Arc::default(),
+                leases: Arc::default(),
             }),
         }
     }
@@ -292,8 +295,10 @@ impl CacheLayer {
     }
 
     /// Forgets the page at `uri`, which has to be absolute, with all its variants: by `Vary`, by
-    /// declared cookies, fields and variants, by language and time zone. Whether there was one. A
-    /// response being made meanwhile is not stored.
+    /// declared cookies, fields and variants, by language and time zone, also those that would be
+    /// served stale. Whether there was one, or, in a store that processes share, one was being made. A
+    /// response being made meanwhile is not stored, whichever process makes it, if the store can
+    /// [compare and set](crate::backend::Backend::compare_and_set).
     ///
     /// With [`DjangoKeys`](crate::key::DjangoKeys), which names variants as Django does, it is the
     /// page of a client that sends no fields.
@@ -307,8 +312,8 @@ impl CacheLayer {
     }
 
     /// Forgets all pages of this layer whose path is that of `uri` or lies below it, with all
-    /// variants, and whatever their query. How many, as far as the store knows. Responses being
-    /// made meanwhile are not stored.
+    /// variants, and whatever their query. How many, as far as the store knows; those that are being
+    /// made may count. Responses being made meanwhile are not stored.
     ///
     /// It goes by whole segments, and byte for byte: `/blog` takes `/blog`, `/blog/` and
     /// `/blog/a?x=1`, but not `/blogger` and not `/%62log`; `/blog/` spares `/blog`; `//` holds

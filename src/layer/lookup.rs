@@ -8,11 +8,12 @@ use std::time::SystemTime;
 use http::{HeaderMap, HeaderName, StatusCode, Uri};
 
 use super::layer::Config;
+use super::lease::lease_of;
 use super::stale::Stale;
 use super::stored::{Fingerprint, StoredPage, StoredResponse, fingerprint};
 use super::target::{RequestTarget, field};
 use crate::backend::Peek;
-use crate::entry::Entry;
+use crate::entry::{Entry, is_lease};
 use crate::error::Result;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
@@ -40,6 +41,16 @@ pub(super) struct Pick {
     pub(super) expired: bool,
 }
 
+impl Found {
+    /// With the primary entry as the store has it.
+    fn over(mut self, raw: Entry) -> Self {
+        if let Self::Miss(miss) | Self::Refresh(_, miss) = &mut self {
+            miss.raw = Some(raw);
+        }
+        self
+    }
+}
+
 impl Pick {
     pub(super) fn fresh(page: Arc<StoredPage>) -> Self {
         Self {
@@ -60,6 +71,10 @@ pub(super) struct Miss {
     pub(super) reason: Option<Refusal>,
     /// The primary entry.
     pub(super) known: Option<Arc<StoredPage>>,
+    /// As the store has it, whatever it is.
+    pub(super) raw: Option<Entry>,
+    /// It is a lease of this generation.
+    pub(super) lease: Option<u64>,
     /// What may do once it is validated, or in the place of an error.
     pub(super) stale: Option<Pick>,
 }
@@ -70,6 +85,8 @@ impl Miss {
             forward,
             reason: None,
             known: None,
+            raw: None,
+            lease: None,
             stale: None,
         }
     }
@@ -252,31 +269,39 @@ impl Asked<'_> {
     async fn fetch(&self, key: &Key) -> Result<Found> {
         let cache = &self.config.cache;
         let (entry, read) = cache.fetch_tagged(key).await?;
+        let mut miss = Miss::of(Forward::UriMiss);
         let Some(entry) = entry else {
-            return Ok(Found::Miss(Miss::of(Forward::UriMiss)));
+            return Ok(Found::Miss(miss));
         };
-        match self.primary(key, &entry) {
+        let found = match self.primary(key, &entry) {
             Primary::Here(page) => {
                 let marks = &page.stored().tags.marks;
                 let tags = cache.tag_state(key, marks, &read).await?;
-                Ok(self.found(Arc::clone(&page), page, tags, Forward::UriMiss))
+                self.found(Arc::clone(&page), page, tags, Forward::UriMiss)
             }
             Primary::Elsewhere(key, known) => {
                 let (entry, read) = cache.fetch_tagged(&key).await?;
                 let variant = entry.and_then(|entry| self.variant(&key, &entry, &known));
-                let Some(page) = variant else {
-                    let miss = Verdict::Miss(Forward::VaryMiss, None);
-                    return Ok(miss.into_found(None, known));
-                };
-                let marks = &page.stored().tags.marks;
-                let tags = cache.tag_state(&key, marks, &read).await?;
-                Ok(self.found(page, known, tags, Forward::VaryMiss))
+                if let Some(page) = variant {
+                    let marks = &page.stored().tags.marks;
+                    let tags = cache.tag_state(&key, marks, &read).await?;
+                    self.found(page, known, tags, Forward::VaryMiss)
+                } else {
+                    Verdict::Miss(Forward::VaryMiss, None).into_found(None, known)
+                }
             }
-            Primary::Nothing => Ok(Found::Miss(Miss::of(Forward::UriMiss))),
-        }
+            Primary::Nothing => {
+                miss.lease = lease_of(key, &entry);
+                Found::Miss(miss)
+            }
+        };
+        Ok(found.over(entry))
     }
 
     fn primary(&self, key: &Key, entry: &Entry) -> Primary {
+        if is_lease(entry.bytes()) {
+            return Primary::Nothing;
+        }
         let Some(page) = self.decode(key, entry) else {
             return Primary::Nothing;
         };
@@ -371,6 +396,8 @@ impl Verdict {
             forward,
             reason,
             known: Some(known),
+            raw: None,
+            lease: None,
             stale,
         };
         match (self, pick) {

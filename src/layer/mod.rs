@@ -29,6 +29,7 @@ mod http;
 mod inputs;
 #[allow(clippy::module_inception, reason = "the layer of the module `layer`")]
 mod layer;
+mod lease;
 mod lookup;
 mod relay;
 mod serve;

@@ -150,6 +150,11 @@ impl StoredResponse {
 }
 
 impl StoredPage {
+    /// Whether it is, or one of its variants.
+    pub(super) fn is_kept(&self, now: SystemTime) -> bool {
+        self.kept_until.is_none_or(|until| now < until)
+    }
+
     /// Whether there are several responses, or one that not every request may have.
     pub(super) fn is_selected(&self) -> bool {
         let response = self.response.as_ref();

@@ -14,6 +14,7 @@ use http::response::Parts;
 
 use super::both::both;
 use super::layer::{CacheLayer, Config};
+use super::lease::Ground;
 use super::stored::StoredPage;
 use crate::cache::{Cache, Marks, TagsRead};
 use crate::entry::Entry;
@@ -113,10 +114,11 @@ impl Config {
         Response::from_parts(parts, body)
     }
 
-    /// Names the requests whose answers may be waited for by others of the same `flight`: none of them
-    /// begins before tags are invalidated that another one comes after.
-    pub(super) fn ticket(&self, flight: &str) -> String {
-        format!("{flight}#{}", self.cache.turns())
+    /// Names those requests of a `flight` that may wait for each other's answer: none of them begins
+    /// before a purge, or before tags are invalidated, that another one comes after.
+    pub(super) fn ticket(&self, flight: &str, ground: &Ground) -> String {
+        let generation = ground.generation().unwrap_or_default();
+        format!("{flight}#{}#{generation:x}", self.cache.turns())
     }
 }
 
@@ -140,7 +142,7 @@ fn take(headers: &mut HeaderMap, field: &HeaderName) -> Tags {
 }
 
 /// What is read of tags before the inner service is called.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Before {
     turn: Option<Entry>,
     stamps: Result<Vec<TagStamp>>,
