@@ -136,6 +136,25 @@ impl<V: Clone + Send + Sync + 'static> Landing<V> {
         Follower(self.waiting.subscribe())
     }
 
+    /// Whether anybody waits for it, beside those who may still come.
+    pub(crate) fn is_followed(&self) -> bool {
+        self.waiting.receiver_count() > 0
+    }
+
+    /// Lets those who come from now on wait for another result; `None` if nobody may come any more.
+    pub(crate) fn split(&self) -> Option<Self> {
+        let mut running = self.flights.running();
+        let own = running.get_mut(&self.key);
+        let own = own.filter(|result| result.same_channel(&self.waiting.subscribe()))?;
+        let (waiting, result) = watch::channel(None);
+        *own = result;
+        Some(Self {
+            flights: Arc::clone(&self.flights),
+            key: self.key.clone(),
+            waiting,
+        })
+    }
+
     /// Hands the result to all who wait for it.
     pub(crate) fn land(self, value: V) {
         self.free();
@@ -274,6 +293,29 @@ mod tests {
         drop(hung);
         assert!(matches!(flights.enter("k"), Role::Follower(_)));
         drop(second);
+        assert!(flights.running().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_comes_after_a_split_waits_for_another_result() {
+        let flights = Arc::new(Flights::<u32>::default());
+        let Role::Leader(landing) = flights.enter("k") else {
+            panic!("nobody else leads")
+        };
+        let follow = || match flights.enter("k") {
+            Role::Follower(follower) => follower,
+            Role::Leader(_) => panic!("another one leads"),
+        };
+        let mut early = follow();
+        let other = landing.split();
+        let mut late = follow();
+        assert!(landing.is_followed() && landing.split().is_none());
+        landing.land(1);
+        assert_eq!(early.result().await, Ok(1));
+        if let Some(other) = other {
+            other.land(2);
+        }
+        assert_eq!(late.result().await, Ok(2));
         assert!(flights.running().is_empty());
     }
 

@@ -63,8 +63,14 @@ struct Meta {
     key: String,
     stored_at_ms: u64,
     fresh_until_ms: Option<u64>,
+    stale_while_revalidate_ms: u64,
+    stale_if_error_ms: u64,
+    cost_ms: u64,
+    /// Names and generations.
+    tags: Vec<(String, (u64, u64))>,
     generation: u64,
     vary: Vec<String>,
+    variants: Vec<(u64, u64)>,
     response: Option<ResponseMeta>,
 }
 
@@ -120,7 +126,7 @@ fn key(text: &str) -> Key {
 
 fn sealed(kind: u8, meta: &[u8], body: &[u8]) -> Bytes {
     let mut bytes = BytesMut::new();
-    bytes.put_slice(b"axc\x01");
+    bytes.put_slice(b"axc\x02");
     bytes.put_u8(kind);
     bytes.put_u64(0);
     bytes.put_u32(meta.len().try_into().unwrap());
@@ -173,6 +179,9 @@ fn pages_of(mut page: Page) {
     let own = key(&layer.page_key(&uri).unwrap());
     if page.own_key {
         own.as_str().clone_into(&mut page.meta.key);
+    }
+    if page.plain {
+        page.meta.vary.clear();
     }
     if let Some(response) = &mut page.meta.response {
         if page.plain {

@@ -49,12 +49,22 @@ impl Background {
         true
     }
 
-    /// Waits for all tasks, and ends those that take too long.
+    /// Waits for all tasks, those included that they begin, and ends those that take too long.
     pub(super) async fn drain(&self) {
-        let mut tasks = std::mem::take(&mut *self.tasks());
-        let all = async { while tasks.join_next().await.is_some() {} };
+        let mut tasks = JoinSet::new();
+        let all = async {
+            loop {
+                tasks = std::mem::take(&mut *self.tasks());
+                if tasks.is_empty() {
+                    return;
+                }
+                while tasks.join_next().await.is_some() {}
+            }
+        };
         if tokio::time::timeout(self.drain_timeout, all).await.is_err() {
             tasks.shutdown().await;
+            let mut begun = std::mem::take(&mut *self.tasks());
+            begun.shutdown().await;
         }
     }
 

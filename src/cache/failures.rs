@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::error::Error;
+use super::Cache;
+use crate::error::{Error, ErrorKind};
 
 /// The most failures that are remembered.
 const MOST: usize = 4096;
@@ -31,7 +32,39 @@ pub(super) struct Failure {
     backed_off_until: Duration,
 }
 
+impl Cache {
+    /// Remembers for a while that something of this name, which is no key, could not be made.
+    pub(crate) fn throttle(&self, name: &str, pause: Duration) {
+        let (now, error) = (self.clock().monotonic(), ErrorKind::Compute.into());
+        let failures = &self.shared.failures;
+        failures.remember(&named(name), &error, now, pause, Duration::ZERO);
+    }
+
+    /// Whether it could not, a moment ago.
+    pub(crate) fn is_throttled(&self, name: &str) -> bool {
+        let failures = &self.shared.failures;
+        let now = self.clock().monotonic();
+        !failures.is_empty() && failures.of(&named(name), now).is_some()
+    }
+
+    /// It could be made.
+    pub(crate) fn recovered(&self, name: &str) {
+        if !self.shared.failures.is_empty() {
+            self.shared.failures.forget(&named(name));
+        }
+    }
+}
+
+/// No key begins so.
+fn named(name: &str) -> String {
+    format!(" {name}")
+}
+
 impl Failures {
+    fn is_empty(&self) -> bool {
+        self.count.load(Ordering::Acquire) == 0
+    }
+
     pub(super) fn remember(
         &self,
         key: &str,
@@ -61,7 +94,7 @@ impl Failures {
 
     /// Forgets the failure of `key`: it has been computed, or what it was computed from has changed.
     pub(super) fn forget(&self, key: &str) {
-        if self.count.load(Ordering::Acquire) == 0 {
+        if self.is_empty() {
             return;
         }
         let mut failed = self.failed();
@@ -70,7 +103,7 @@ impl Failures {
     }
 
     pub(super) fn of(&self, key: &str, now: Duration) -> Option<Failure> {
-        if self.count.load(Ordering::Acquire) == 0 {
+        if self.is_empty() {
             return None;
         }
         let mut failed = self.failed();

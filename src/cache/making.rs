@@ -257,7 +257,7 @@ impl Begun {
         let tags = match self.tags {
             Ok(tags) => {
                 self.cache
-                    .tags_at_the_end(tags, &terms.tags, self.turn.as_ref())
+                    .tags_at_the_end(tags, self.turn.as_ref(), &terms.tags)
                     .await
             }
             Err(error) => Err(error),
@@ -298,29 +298,21 @@ impl Begun {
 }
 
 impl Cache {
-    /// The tags of an entry with those that its computation has named, as they were when it began;
-    /// `None` if it is known to be invalid, or cannot be known to be valid.
-    pub(crate) async fn tags_at_the_end(
+    /// The tags of a value with those that its computation has named, as they were when it began;
+    /// `None` if they are invalid by now, or that is not known.
+    async fn tags_at_the_end(
         &self,
-        mut tags: Vec<TagStamp>,
-        named: &Tags,
+        tags: Vec<TagStamp>,
         turn: Option<&Entry>,
+        named: &Tags,
     ) -> Result<Option<Vec<TagStamp>>> {
         if self.capabilities().shared && !tags.is_empty() {
+            // What is invalid by now is not for those who came after that.
             let marks = self.marks(&tags)?;
             if self.present_state(&marks).await? == TagState::Invalid {
                 return Ok(None);
             }
         }
-        let known = |name: &str| tags.iter().any(|tag| tag.name == name);
-        let late: Tags = named.iter().filter(|name| !known(name)).collect();
-        if late.is_empty() {
-            return Ok(Some(tags));
-        }
-        self.tags.and(named).check()?;
-        // The tags first, and then the turn, as they are written the other way round.
-        tags.extend(self.stamps(&late).await?);
-        let Some(turn) = turn else { return Ok(None) };
-        Ok((self.turn().await.as_ref() == Some(turn)).then_some(tags))
+        self.stamps_as_of(tags, turn, &self.tags.and(named)).await
     }
 }

@@ -28,10 +28,13 @@ pub use self::builder::CacheBuilder;
 pub use self::computed::Computed;
 #[cfg(feature = "askama")]
 pub(crate) use self::landing::RawItem;
+pub(crate) use self::tags::{Marks, TagsRead};
 
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::OwnedSemaphorePermit;
 
 use self::background::Background;
 use self::compute::Outcomes;
@@ -265,6 +268,17 @@ impl Cache {
         self.backend().close().await
     }
 
+    /// The right to refresh something in the background, if there is room.
+    pub(crate) fn refresh_permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.shared.background.refresh()
+    }
+
+    /// Runs `task` to its end, whoever goes away; [`close`](Self::close) waits for it. Without a
+    /// runtime it is left undone: whether it was begun.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> bool {
+        self.shared.background.spawn(task)
+    }
+
     /// A handle that knows the caches it stands among.
     pub(crate) fn beside(&self, siblings: Caches) -> Self {
         let mut handle = self.clone();
@@ -315,7 +329,6 @@ impl Cache {
 
     /// Changes whenever tags were invalidated or expired in this process. What began before must not
     /// be joined after.
-    #[allow(dead_code, reason = "pages will")]
     pub(crate) fn turns(&self) -> u64 {
         self.shared.turns.load(Ordering::SeqCst)
     }

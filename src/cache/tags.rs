@@ -275,6 +275,28 @@ impl Cache {
         Ok(stamps)
     }
 
+    /// The generations that `tags` had when a computation began: those of `before`, which were read
+    /// then, and those of tags that are named only now; `None` if they cannot be known, as some tag
+    /// was invalidated since `turn` was read, or that was not.
+    pub(crate) async fn stamps_as_of(
+        &self,
+        mut before: Vec<TagStamp>,
+        turn: Option<&Entry>,
+        tags: &Tags,
+    ) -> Result<Option<Vec<TagStamp>>> {
+        let known = |name: &str| before.iter().any(|tag| tag.name == name);
+        let late: Tags = tags.iter().filter(|name| !known(name)).collect();
+        before.retain(|tag| tags.iter().any(|name| name == tag.name));
+        if late.is_empty() {
+            return Ok(Some(before));
+        }
+        tags.check()?;
+        // The tags first, and then the turn, as they are written the other way round.
+        before.extend(self.stamps(&late).await?);
+        let Some(turn) = turn else { return Ok(None) };
+        Ok((self.turn().await.as_ref() == Some(turn)).then_some(before))
+    }
+
     async fn first_generation(&self, key: &Key, damaged: Option<&Entry>) -> Result<Generation> {
         let (backend, forever) = (self.backend(), Lifetime::Forever);
         let generation = Generation::draw();

@@ -61,7 +61,8 @@ impl Change {
     where
         B: Body<Data = Bytes>,
     {
-        let mut response = response.await?.map(CacheBody::live);
+        let response = response.await?.map(CacheBody::live);
+        let mut response = self.config.with_named_tags(response);
         place.leave(&response);
         let keys = self.forgets(response.status(), response.headers());
         self.is_over = true;

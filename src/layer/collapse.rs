@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::stored::{StoredPage, seconds};
 use crate::flight::{Flights, Follower, Landing, Lost, Role};
@@ -28,9 +29,8 @@ const SLOTS: usize = 1024;
 pub(super) enum Landed {
     /// An answer, for those who may have it.
     Page(Arc<StoredPage>),
-    /// One that may do in the place of an answer that failed with this status, or that never
-    /// came.
-    Instead(Arc<StoredPage>, Option<StatusCode>),
+    /// It failed with this status, or never came. What is stale may do, for those who found it.
+    Instead(Option<StatusCode>),
     /// It was purged while it was made. Look again.
     Again,
     /// It takes too long.
@@ -140,22 +140,51 @@ impl Collapse {
 
 /// A leader's duty to those who wait, if there is one.
 #[derive(Debug, Default)]
-pub(super) struct Duty(Option<Landing<Landed>>);
+pub(super) struct Duty {
+    landing: Option<Landing<Landed>>,
+    /// Those who have come too late to get the answer.
+    late: Option<Landing<Landed>>,
+    /// The right to do it in the background.
+    permit: Option<OwnedSemaphorePermit>,
+}
 
 impl Duty {
     pub(super) fn new(landing: Landing<Landed>) -> Self {
-        Self(Some(landing))
+        Self {
+            landing: Some(landing),
+            late: None,
+            permit: None,
+        }
+    }
+
+    /// One that has to be done in the background.
+    pub(super) fn with_permit(mut self, permit: OwnedSemaphorePermit) -> Self {
+        self.permit = Some(permit);
+        self
     }
 
     /// Whether anybody may wait.
     pub(super) fn is_one(&self) -> bool {
-        self.0.is_some()
+        self.landing.is_some()
+    }
+
+    /// Whoever comes from now on looks again once the others have their answer. Whether there are
+    /// others.
+    pub(super) fn split(&mut self) -> bool {
+        let Some(landing) = &self.landing else {
+            return false;
+        };
+        self.late = landing.split();
+        landing.is_followed()
     }
 
     /// Tells those who wait, once.
     pub(super) fn land(&mut self, landed: Landed) {
-        if let Some(landing) = self.0.take() {
+        if let Some(landing) = self.landing.take() {
             landing.land(landed);
+        }
+        if let Some(landing) = self.late.take() {
+            landing.land(Landed::Again);
         }
     }
 }

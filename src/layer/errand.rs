@@ -16,12 +16,13 @@ use super::body::CacheBody;
 use super::collapse::{Alone, Collapse, Duty, Held, Landed};
 use super::fill::Filler;
 use super::http::{HttpRules, remove_conditions};
-use super::lookup::{Found, Miss};
+use super::lease::{Ground, Opened};
+use super::lookup::{Found, Miss, Pick};
 use super::serve::{empty, instead, serve};
 use super::service::{Question, STATUS_NAME};
-use super::stored::StoredPage;
+use super::stale::caught;
+use super::tagged::Before;
 use super::veto::{CacheVeto, Place};
-use super::write::later;
 use crate::fence::Fill;
 use crate::flight::Role;
 use crate::observe::{self, Outcome};
@@ -43,9 +44,9 @@ pub(super) struct Errand<S, RequestBody> {
 /// How a request goes on.
 enum Way {
     /// The cache has the answer.
-    Answered(Arc<StoredPage>, CacheStatus),
+    Answered(Pick, CacheStatus),
     /// The cache has an answer, and the inner service is asked for a better one meanwhile.
-    Refresh(Arc<StoredPage>, Forwarding),
+    Refresh(Pick, Forwarding),
     /// The inner service is asked.
     Forward(Forwarding),
     /// The cache has no answer, and the inner service is not to be asked.
@@ -60,6 +61,8 @@ struct Forwarding {
     duty: Duty,
     flight: Option<String>,
     marked: Option<Alone>,
+    /// The place that was taken, if one was.
+    opened: Option<Opened>,
 }
 
 /// The pages that a request is being made for, in its extensions: should it come through the same
@@ -82,12 +85,14 @@ where
         let way = choose(&self.question, &leading).await;
         let forwarding = match way {
             Way::Forward(forwarding) => forwarding,
-            Way::Answered(page, status) => return Ok(self.serve(&page, status)),
-            Way::Refresh(page, forwarding) => {
+            Way::Answered(pick, status) => return Ok(self.serve(&pick, status)),
+            Way::Refresh(pick, forwarding) => {
                 let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate");
-                let response = self.serve(&page, status);
+                let response = self.serve(&pick, status);
+                let cache = self.question.config.cache.clone();
                 let refresh = self.in_background().forward(leading, forwarding);
-                later(async move { drop(observe::in_current_span(refresh).await) });
+                let refresh = observe::in_current_span(refresh);
+                cache.spawn(async move { drop(refresh.await) });
                 return Ok(response);
             }
             Way::Timeout => {
@@ -115,9 +120,15 @@ where
         }
     }
 
-    fn serve(&self, page: &StoredPage, status: CacheStatus) -> Response<CacheBody<ResponseBody>> {
+    fn serve(&self, pick: &Pick, status: CacheStatus) -> Response<CacheBody<ResponseBody>> {
         let asked = self.question.asked();
-        serve(page.stored(), &asked, self.question.head, status)
+        serve(
+            pick.stored(),
+            pick.expired,
+            &asked,
+            self.question.head,
+            status,
+        )
     }
 
     /// The same request, for the whole of a response that no client waits for. All else stays, as
@@ -145,6 +156,7 @@ where
             duty,
             flight,
             marked,
+            opened,
         } = forwarding;
         let config = Arc::clone(&self.question.config);
         if let Some(flight) = &flight {
@@ -159,13 +171,28 @@ where
         }
         let mut request = config.inputs.show(&self.question.target, self.request);
         let headers = request.headers_mut();
-        if let Some(stale) = miss.stale.as_ref().filter(|_| !self.question.head) {
+        let validates = config.http.is_some() && !self.question.head;
+        if let Some(stale) = miss.stale.as_ref().filter(|_| validates) {
             make_conditional(headers, &stale.stored().headers);
         } else if config.http.is_none() && flight.is_some() && marked.is_none() {
             // The whole response is wanted; the conditions are for the layer to judge then.
             remove_conditions(headers);
         }
+        let opened = match opened {
+            Some(opened) => opened,
+            None => place(&self.question, &miss, marked).await,
+        };
+        let before = match opened.before {
+            Some(before) => Arc::unwrap_or_clone(before),
+            None if opened.ground.is_lost() || miss.is_unavailable() => Before::nothing(),
+            // An answer to HEAD is never stored, but may say of the stored one that it still holds.
+            None if self.question.head && config.http.is_none() => Before::nothing(),
+            None => Before::read(&config, miss.replaced()).await,
+        };
+        let ground = opened.ground.clone();
         let filler = Filler {
+            ground: opened.ground,
+            before,
             asked_at: config.cache.clock().now(),
             fill,
             key: self.question.key.clone(),
@@ -177,9 +204,15 @@ where
             flight,
             marked,
         };
-        let response = match self.inner.call(request).await {
-            Ok(response) => filler.respond(&self.question, response),
-            Err(error) => filler.unreachable(&self.question).ok_or(error)?,
+        let mut inner = self.inner;
+        let called = caught(async move { inner.call(request).await });
+        let response = match ground.hold(called).await {
+            Ok(Ok(response)) => filler.respond(&self.question, response),
+            Ok(Err(error)) => filler.unreachable(&self.question).ok_or(error)?,
+            Err(panic) => match filler.unreachable(&self.question) {
+                Some(response) => response,
+                None => resume_unwind(panic),
+            },
         };
         self.place.leave(&response);
         Ok(response)
@@ -197,61 +230,85 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
         let landings = collapse.landings();
         let asked = question.asked();
         let miss = match asked.look_up(&question.key).await {
-            Found::Hit(page) => return Way::hit(page),
-            Found::Refresh(page, miss) => return refresh(question, leading, page, miss, fill),
+            Found::Hit(pick) => return Way::hit(pick),
+            Found::Refresh(pick, miss) => {
+                return refresh(question, leading, pick, miss, fill, landings).await;
+            }
             Found::Miss(miss) => miss,
         };
         if config.http.is_some() && HttpRules::only_if_cached(asked.headers) {
             return Way::Timeout;
         }
+        let flight = asked.flight(&question.key, &miss);
+        if asked.is_throttled(&flight)
+            && miss.may_do_instead(&asked, None)
+            && let Some(stale) = miss.stale
+        {
+            observe::outcome(config.cache.name(), "page", Outcome::Hit, "stale-if-error");
+            let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-if-error");
+            return Way::Answered(stale, status);
+        }
         if !question.is_everybodys(&miss) {
             return Way::Forward(Forwarding::of(miss, fill));
         }
-        let flight = asked.flight(&question.key, &miss);
         let marked = collapse.marked(&flight, asked.now, config.hit_for_miss);
         if marked.is_some() || round == ROUNDS || leading.contains(collapse, &flight) {
             return Way::Forward(Forwarding::alone(miss, fill, flight, marked));
         }
-        let follower = match collapse.enter(&flight) {
+        let opened = config.take(&question.key, &miss, asked.now).await;
+        if miss.known.is_none() && matches!(opened.ground, Ground::Page(..)) {
+            // It was stored meanwhile.
+            round += 1;
+            continue;
+        }
+        let ticket = config.ticket(&flight, &opened.ground);
+        let follower = match collapse.enter(&ticket) {
             Role::Follower(follower) => follower,
             Role::Leader(landing) => {
                 let held = Held::new(Duty::new(landing));
+                let lead = |miss, fill, held: Held| {
+                    let forwarding = Forwarding::leading(miss, fill, flight, held.release());
+                    Way::Forward(forwarding.on(opened))
+                };
                 if collapse.landings() == landings {
-                    return Way::Forward(Forwarding::leading(miss, fill, flight, held.release()));
+                    return lead(miss, fill, held);
                 }
                 // An answer has landed since this request looked.
                 return match question.asked().look_up(&question.key).await {
-                    Found::Hit(page) | Found::Refresh(page, _) => Way::hit(page),
-                    Found::Miss(miss) => {
-                        Way::Forward(Forwarding::leading(miss, fill, flight, held.release()))
-                    }
+                    Found::Hit(pick) | Found::Refresh(pick, _) => Way::hit(pick),
+                    Found::Miss(miss) => lead(miss, fill, held),
                 };
             }
         };
         let landed = collapse
-            .follow(&flight, follower, config.lock_timeout)
+            .follow(&ticket, follower, config.lock_timeout)
             .await;
         let asked = question.asked();
         match landed {
             Landed::Page(page) if asked.may_have(&page) => {
                 observe::outcome(config.cache.name(), "page", Outcome::Hit, "collapsed");
                 let status = CacheStatus::forward(STATUS_NAME, miss.forward);
-                return Way::Answered(page, status.with_collapsed());
+                return Way::Answered(Pick::fresh(page), status.with_collapsed());
             }
-            Landed::Instead(page, status)
-                if asked.selects(&page) && asked.may_have_instead(&page, status) =>
-            {
-                return Way::Answered(page, instead(miss.forward, status).with_collapsed());
+            Landed::Instead(status) if miss.may_do_instead(&asked, status) => {
+                let status = instead(miss.forward, status).with_collapsed();
+                return match miss.stale {
+                    Some(stale) => Way::Answered(stale, status),
+                    None => Way::Forward(Forwarding::alone(miss, fill, flight, None)),
+                };
             }
             // It is this one, and is not to be had without asking.
-            Landed::Page(page) | Landed::Instead(page, _) if asked.selects(&page) => {
+            Landed::Page(page) if asked.selects(&page) => {
+                return Way::Forward(Forwarding::alone(miss, fill, flight, None));
+            }
+            Landed::Instead(_) if miss.stale.is_some() => {
                 return Way::Forward(Forwarding::alone(miss, fill, flight, None));
             }
             Landed::Alone(alone) => {
                 return Way::Forward(Forwarding::alone(miss, fill, flight, Some(alone)));
             }
             // Worth another look, unless the store is down: another variant, or purged meanwhile.
-            Landed::Page(_) | Landed::Instead(..) | Landed::Again
+            Landed::Page(_) | Landed::Instead(_) | Landed::Again
                 if miss.reason != Some(Refusal::Unavailable) => {}
             // Once, as another request may do better.
             Landed::Late if !std::mem::replace(&mut late, true) => {}
@@ -261,29 +318,62 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
     }
 }
 
-/// Serves what is stale, and leads the requests for a new one unless another request does.
-fn refresh(
+/// Serves what is stale, and leads the requests for a new one unless another request does, or that
+/// has just failed, or there is too much to do already.
+async fn refresh(
     question: &Question,
     leading: &Leading,
-    page: Arc<StoredPage>,
+    pick: Pick,
     miss: Miss,
     fill: Fill,
+    landings: u64,
 ) -> Way {
-    let collapse = &question.config.collapse;
-    let flight = question.asked().flight(&question.key, &miss);
-    if !leading.contains(collapse, &flight)
-        && let Role::Leader(landing) = collapse.enter(&flight)
-    {
-        let duty = Duty::new(landing);
-        return Way::Refresh(page, Forwarding::leading(miss, fill, flight, duty));
+    let (config, asked) = (&question.config, question.asked());
+    let collapse = &config.collapse;
+    let flight = asked.flight(&question.key, &miss);
+    let stale = || CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate");
+    if asked.is_throttled(&flight) || leading.contains(collapse, &flight) {
+        return Way::Answered(pick, stale());
     }
-    let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate");
-    Way::Answered(page, status)
+    let Some(permit) = config.cache.refresh_permit() else {
+        observe::outcome(config.cache.name(), "refresh", Outcome::Bypass, "busy");
+        return Way::Answered(pick, stale());
+    };
+    let ground = config.ground(&question.key, &miss, asked.now);
+    let ground = ground.unwrap_or(Ground::Lost);
+    let Role::Leader(landing) = collapse.enter(&config.ticket(&flight, &ground)) else {
+        return Way::Answered(pick, stale());
+    };
+    let held = Held::new(Duty::new(landing).with_permit(permit));
+    if collapse.landings() == landings {
+        let forwarding = Forwarding::leading(miss, fill, flight, held.release());
+        return Way::Refresh(pick, forwarding);
+    }
+    // An answer has landed since this request looked.
+    match asked.look_up(&question.key).await {
+        Found::Refresh(pick, miss) => {
+            let forwarding = Forwarding::leading(miss, fill, flight, held.release());
+            Way::Refresh(pick, forwarding)
+        }
+        Found::Hit(pick) => Way::hit(pick),
+        Found::Miss(_) => Way::Answered(pick, stale()),
+    }
+}
+
+/// The place of an answer that nobody waits for.
+async fn place(question: &Question, miss: &Miss, marked: Option<Alone>) -> Opened {
+    let (config, now) = (&question.config, question.asked().now);
+    // Of what is not likely to be stored, no place is taken that has to be given back.
+    if question.head || marked.is_some() {
+        let ground = config.ground(&question.key, miss, now);
+        return Opened::of(ground.unwrap_or(Ground::Lost));
+    }
+    config.take(&question.key, miss, now).await
 }
 
 impl Way {
-    fn hit(page: Arc<StoredPage>) -> Self {
-        Self::Answered(page, CacheStatus::hit(STATUS_NAME))
+    fn hit(pick: Pick) -> Self {
+        Self::Answered(pick, CacheStatus::hit(STATUS_NAME))
     }
 }
 
@@ -296,6 +386,15 @@ impl Forwarding {
             duty: Duty::default(),
             flight: None,
             marked: None,
+            opened: None,
+        }
+    }
+
+    /// In a place that was taken.
+    fn on(self, opened: Opened) -> Self {
+        Self {
+            opened: Some(opened),
+            ..self
         }
     }
 

@@ -13,26 +13,34 @@ use http_body::Body;
 use super::body::CacheBody;
 use super::collapse::{Alone, Duty, Landed};
 use super::layer::{Config, ETags};
-use super::lookup::{Asked, Miss};
+use super::lease::Ground;
+use super::lookup::{Asked, Miss, Pick};
 use super::relay::{Copied, relay};
 use super::serve::{answer, empty, instead, serve};
 use super::service::{Question, STATUS_NAME};
-use super::stored::{StoredPage, StoredResponse};
+use super::stored::StoredResponse;
+use super::tagged::Before;
 use super::veto::{CacheVeto, LastWord};
-use super::write::{alone_for, forget, later, now_or_later};
+use super::write::{alone_for, forget, now_or_later};
 use crate::fence::Fill;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::CacheStatus;
 use crate::semantics::freshness::stamp_date;
+use crate::semantics::reuse::is_error;
 use crate::semantics::storable::Refusal;
 use crate::semantics::validation::{HeadUpdate, freshen, head_update, selects};
+use crate::tag::Tags;
 
 /// A page about to be made.
 pub(super) struct Filler {
     pub(super) config: Arc<Config>,
     pub(super) key: Key,
     pub(super) miss: Miss,
+    /// What the page is made in the place of.
+    pub(super) ground: Ground,
+    /// What was read of tags before the inner service was called.
+    pub(super) before: Before,
     /// When the inner service was called.
     pub(super) asked_at: SystemTime,
     /// Begun before the inner service is called, so that a purge meanwhile bars the store.
@@ -61,11 +69,16 @@ impl Filler {
         B::Error: Send,
     {
         let (mut parts, body) = response.into_parts();
+        self.config.name_tags(&mut parts);
         if let Some(stale) = self.miss.stale.clone() {
-            if question.head && parts.status == StatusCode::OK {
+            let failed = is_error(parts.status);
+            self.config
+                .note(&question.asked(), &self.key, &self.miss, failed);
+            let by_http = self.config.http.is_some();
+            if by_http && question.head && parts.status == StatusCode::OK {
                 return self.looked_at(question, &stale, parts, body);
             }
-            if parts.status == StatusCode::NOT_MODIFIED && !question.head {
+            if by_http && parts.status == StatusCode::NOT_MODIFIED && !question.head {
                 return self.validated(question, &stale, &parts);
             }
             if let Some(response) = self.stale_instead(question, &stale, Some(parts.status)) {
@@ -88,7 +101,7 @@ impl Filler {
         if known.unwrap_or(hint.lower()) > ceiling as u64 || was_too_large {
             return self.refuse(question, Refusal::BodyTooLarge, parts, body);
         }
-        let status = self.status();
+        let (status, config) = (self.status(), Arc::clone(&self.config));
         let mut writer = self.writer(&asked, &parts, &kept, placement);
         let status = status.with_ttl(writer.response.fresh_for(asked.now));
         let (client, mut copier) = relay(body, ceiling, announced);
@@ -98,27 +111,24 @@ impl Filler {
                 if let Some(etag) = writer.tag(&body) {
                     parts.headers.entry(ETAG).or_insert(etag);
                 }
-                let unavailable = writer.unavailable;
-                now_or_later(writer.finish(Copied::Whole(body.clone())));
-                let status = if unavailable {
-                    status
-                        .with_ttl(None)
-                        .with_detail(Refusal::Unavailable.as_str())
-                } else {
-                    status.with_stored()
+                let unstored = writer.unstored;
+                now_or_later(&config.cache, writer.finish(Copied::Whole(body.clone())));
+                let status = match unstored {
+                    Some(why) => status.with_ttl(None).with_detail(why),
+                    None => status.with_stored(),
                 };
                 let response = Response::from_parts(parts, CacheBody::stored(body));
                 answer(response, &asked, status)
             }
             Some(outcome) => {
                 let status = status.with_ttl(None).with_detail(outcome.as_str());
-                now_or_later(writer.finish(outcome));
+                now_or_later(&config.cache, writer.finish(outcome));
                 let response = Response::from_parts(parts, CacheBody::relayed(client));
                 answer(response, &asked, status)
             }
             // Whether it is stored turns out when its body ends.
             None => {
-                later(writer.copy(copier));
+                config.cache.spawn(writer.copy(copier));
                 let response = Response::from_parts(parts, CacheBody::relayed(client));
                 answer(response, &asked, status.with_detail("streaming"))
             }
@@ -129,7 +139,7 @@ impl Filler {
     fn validated<B: Body<Data = Bytes>>(
         mut self,
         question: &Question,
-        stale: &Arc<StoredPage>,
+        stale: &Pick,
         not_modified: &Parts,
     ) -> Response<CacheBody<B>> {
         let asked = question.asked();
@@ -141,19 +151,25 @@ impl Filler {
             self.forget();
             return instead.unwrap_or_else(|| self.bad_gateway(status));
         }
+        let config = Arc::clone(&self.config);
         let (current, refusal) = self.freshened(&asked, stored, not_modified);
         let status = match refusal {
             None => status.with_stored(),
             Some(refusal) => status.with_detail(refusal.as_str()),
         };
-        serve(&current, &asked, question.head, status)
+        let tags = current_tags(&config, stored, not_modified);
+        let mut response = serve(&current, false, &asked, question.head, status);
+        if !tags.is_empty() {
+            response.extensions_mut().insert(tags);
+        }
+        response
     }
 
     /// A response to HEAD, which says of the stored one that it still holds, or that it does not.
     fn looked_at<B: Body<Data = Bytes>>(
         self,
         question: &Question,
-        stale: &StoredPage,
+        stale: &Pick,
         mut parts: Parts,
         body: B,
     ) -> Response<CacheBody<B>> {
@@ -191,6 +207,9 @@ impl Filler {
         parts.status = stored.status;
         parts.headers = stored.headers.clone();
         parts.extensions = update.extensions.clone();
+        parts
+            .extensions
+            .insert(current_tags(&self.config, stored, update));
         freshen(&mut parts.headers, &update_headers);
         for age in update_headers.get_all(AGE) {
             parts.headers.append(AGE, age.clone());
@@ -207,10 +226,14 @@ impl Filler {
         }
         match self.admit(asked, &mut parts) {
             Ok((kept, placement)) => {
+                let config = Arc::clone(&self.config);
                 let mut writer = self.writer(asked, &parts, &kept, placement);
                 writer.response.body = stored.body.clone();
                 let current = writer.response.clone();
-                now_or_later(writer.finish(Copied::Whole(stored.body.clone())));
+                now_or_later(
+                    &config.cache,
+                    writer.finish(Copied::Whole(stored.body.clone())),
+                );
                 (current, None)
             }
             Err(refusal) => {
@@ -224,7 +247,8 @@ impl Filler {
 
     /// Lets what is stored of the page go.
     fn forget(&self) {
-        now_or_later(forget(Arc::clone(&self.config), self.key.clone()));
+        let forgotten = forget(Arc::clone(&self.config), self.key.clone());
+        now_or_later(&self.config.cache, forgotten);
     }
 
     /// What the client gets when the inner service fails, if there is something.
@@ -233,6 +257,8 @@ impl Filler {
         question: &Question,
     ) -> Option<Response<CacheBody<B>>> {
         let stale = self.miss.stale.clone()?;
+        self.config
+            .note(&question.asked(), &self.key, &self.miss, true);
         self.stale_instead(question, &stale, None)
     }
 
@@ -241,18 +267,24 @@ impl Filler {
     fn stale_instead<B: Body<Data = Bytes>>(
         &mut self,
         question: &Question,
-        stale: &Arc<StoredPage>,
+        stale: &Pick,
         status: Option<StatusCode>,
     ) -> Option<Response<CacheBody<B>>> {
         let asked = question.asked();
         if self.fill.is_barred() || !asked.may_have_instead(stale, status) {
             return None;
         }
-        self.duty.land(Landed::Instead(Arc::clone(stale), status));
+        self.duty.land(Landed::Instead(status));
         let name = self.config.cache.name();
         observe::outcome(name, "page", Outcome::Hit, "stale-if-error");
         let said = instead(self.miss.forward, status);
-        Some(serve(stale.stored(), &asked, question.head, said))
+        Some(serve(
+            stale.stored(),
+            stale.expired,
+            &asked,
+            question.head,
+            said,
+        ))
     }
 
     /// The origin did not answer what it was asked.
@@ -264,14 +296,18 @@ impl Filler {
         )
     }
 
-    /// The store failed a moment ago.
-    pub(super) fn is_unavailable(&self) -> bool {
-        self.miss.reason == Some(Refusal::Unavailable)
-    }
-
     /// What is said of a response that was asked for.
     fn status(&self) -> CacheStatus {
         CacheStatus::forward(STATUS_NAME, self.miss.forward)
+    }
+
+    /// Why nothing can be stored, if that is known already.
+    pub(super) fn unstored(&self) -> Option<&'static str> {
+        let because_alone = self.ground.is_lost() && self.marked.is_some();
+        if self.miss.is_unavailable() || (self.ground.is_lost() && !because_alone) {
+            return Some(Refusal::Unavailable.as_str());
+        }
+        because_alone.then_some("hit-for-miss")
     }
 
     /// What tag a response is given that has none.
@@ -326,6 +362,15 @@ impl ETags {
         let weak = if self == Self::Weak { "W/" } else { "" };
         // Half of it is enough to tell versions of one page apart.
         HeaderValue::try_from(format!("{weak}\"{}\"", &digest[..32])).ok()
+    }
+}
+
+/// The tags of a stored response once an update has come: those that it names, or else the old ones.
+fn current_tags(config: &Config, stored: &StoredResponse, update: &Parts) -> Tags {
+    let named = update.extensions.get::<Tags>();
+    match named {
+        Some(named) if *named != config.tags => named.clone(),
+        _ => config.tags.and(&stored.tags.names()),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -11,6 +12,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 
 use super::body::CacheBody;
+use super::layer::Config;
 use super::veto::Place;
 use crate::semantics::cache_status::CacheStatus;
 
@@ -28,7 +30,7 @@ pin_project! {
     #[project = InnerProject]
     enum Inner<F, B: Body, E> {
         Hit { response: Option<Response<CacheBody<B>>> },
-        Pass { #[pin] future: F, status: CacheStatus, place: Place },
+        Pass { #[pin] future: F, status: CacheStatus, place: Place, config: Arc<Config> },
         Answer { future: Answer<B, E> },
     }
 }
@@ -42,12 +44,13 @@ impl<F, B: Body, E> ResponseFuture<F, B, E> {
     }
 
     /// Not for the cache: only the status is added.
-    pub(super) fn pass(future: F, status: CacheStatus, place: Place) -> Self {
+    pub(super) fn pass(future: F, status: CacheStatus, place: Place, config: Arc<Config>) -> Self {
         Self {
             inner: Inner::Pass {
                 future,
                 status,
                 place,
+                config,
             },
         }
     }
@@ -78,8 +81,10 @@ where
                 future,
                 status,
                 place,
+                config,
             } => {
-                let mut response = ready!(future.poll(cx))?.map(CacheBody::live);
+                let response = ready!(future.poll(cx))?.map(CacheBody::live);
+                let mut response = config.with_named_tags(response);
                 place.leave(&response);
                 status.append_to(response.headers_mut());
                 Poll::Ready(Ok(response))

@@ -5,17 +5,19 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::stored::StoredPage;
+use crate::backend::Dummy;
+use crate::cache::Cache;
 use crate::entry::Entry;
 use crate::key::Key;
 
 /// What a page's entry holds, as text, and its entry made anew.
 pub fn page(key: &Key, bytes: &Bytes) -> Option<(String, Entry)> {
-    let page = StoredPage::decode(key, bytes).ok()?;
+    let page = StoredPage::decode(&Cache::new(Dummy), key, bytes).ok()?;
     let entry = page.encode(key, SystemTime::UNIX_EPOCH).ok()?;
     Some((format!("{page:?}"), entry))
 }
 
 /// Whether these bytes are a page's entry.
 pub fn pages(key: &Key, bytes: &Bytes) -> bool {
-    StoredPage::decode(key, bytes).is_ok()
+    StoredPage::decode(&Cache::new(Dummy), key, bytes).is_ok()
 }

@@ -11,7 +11,9 @@ use super::http::HttpRules;
 use super::layer::TtlRule;
 use super::lookup::Asked;
 use super::slot::new_generation;
+use super::stale::Windows;
 use super::stored::{Fingerprint, StoredResponse};
+use super::tagged::PageTags;
 use super::veto::CacheVeto;
 use super::write::Writer;
 use crate::control::patch_response_headers;
@@ -21,6 +23,7 @@ use crate::semantics::freshness::{corrected_initial_age, parse_age, stamp_date};
 use crate::semantics::reuse::Terms;
 use crate::semantics::storable::{Refusal, ResponseFacts, admit, admit_http};
 use crate::semantics::vary::{Vary, union};
+use crate::tag::Tags;
 use crate::ttl::{Lifetime, Ttl};
 
 /// What is advertised of a page that lives for ever.
@@ -33,6 +36,7 @@ pub(super) struct Kept {
     lifetime: Option<Duration>,
     initial_age: u64,
     terms: Terms,
+    windows: Windows,
     /// How long the store keeps it, counted from now.
     stored_for: Lifetime,
 }
@@ -62,6 +66,10 @@ impl Filler {
         if self.veto.is_forbidden() || CacheVeto::is_in(&parts.extensions) {
             return Err(Refusal::Veto);
         }
+        let tags = parts.extensions.get::<Tags>();
+        if tags.is_some_and(|tags| tags.check().is_err()) {
+            return Err(Refusal::Tags);
+        }
         let kept = match &self.config.http {
             None => self.admit_page(asked, parts),
             Some(rules) => self.admit_by(rules, asked, parts),
@@ -84,18 +92,22 @@ impl Filler {
                 .explicit_lifetime()
                 .map_or(ttl, |explicit| Ttl::After(explicit.saturating_sub(age))),
         };
-        let Some(stored_for) = ttl.lifetime() else {
+        let Some(fresh_for) = ttl.lifetime() else {
             patch_response_headers(&mut parts.headers, Duration::ZERO, asked.now);
             return Err(Refusal::TtlZero);
         };
-        advertise(&mut parts.headers, stored_for, &facts, asked.now);
-        let fresh_for = stored_for.duration();
+        advertise(&mut parts.headers, fresh_for, &facts, asked.now);
+        let windows = facts.cache_control().map(|it| self.config.windows.of(it));
+        let windows = windows.unwrap_or_default();
+        let fresh_for = fresh_for.duration();
+        let stored_for = fresh_for.map(|fresh| fresh.saturating_add(windows.longest()));
         Ok(Kept {
             facts,
             lifetime: fresh_for.map(|fresh| fresh.saturating_add(age)),
             initial_age,
             terms: Terms::default(),
-            stored_for,
+            windows,
+            stored_for: stored_for.map_or(Lifetime::Forever, Lifetime::For),
         })
     }
 
@@ -128,6 +140,7 @@ impl Filler {
             lifetime: Some(lifetime),
             initial_age,
             terms,
+            windows: Windows::default(),
             stored_for: Lifetime::For(stored_for),
         })
     }
@@ -147,11 +160,13 @@ impl Filler {
             .miss
             .known
             .as_ref()
-            .filter(|page| page.kept_until.is_none_or(|until| asked.now < until));
+            .filter(|page| page.is_kept(asked.now));
         // The union: a response that varies on less does not put the others out of reach.
         let others = known.into_iter().flat_map(|page| &page.vary);
         let vary = union(own.iter().chain(others).cloned());
-        let generation = known.map_or_else(|| new_generation(asked.now), |page| page.generation);
+        let of_ground = self.ground.generation();
+        let generation = of_ground.or_else(|| known.map(|page| page.generation));
+        let generation = generation.unwrap_or_else(|| new_generation(asked.now));
         let selection = asked.selection();
         // Also where the primary entry is the only place of another one, which is displaced there.
         let has_variants = !vary.is_empty()
@@ -186,6 +201,7 @@ impl Filler {
     ) -> Writer {
         let mut headers = storable_fields(&parts.headers);
         stamp_date(&mut headers, asked.now);
+        let (etags, unstored) = (self.etags(), self.unstored());
         Writer {
             response: StoredResponse {
                 status: parts.status,
@@ -195,18 +211,23 @@ impl Filler {
                 lifetime: kept.lifetime,
                 initial_age: kept.initial_age,
                 terms: kept.terms,
+                windows: kept.windows,
                 sharing: kept.facts.sharing(),
                 selection: placement.selection,
                 varied: placement.varied,
+                tags: PageTags::default(),
             },
+            tags: parts.extensions.get().cloned().unwrap_or_default(),
+            before: self.before,
             variant_key: placement.variant_key,
             most: placement.most,
             known: placement.known,
             vary: placement.vary,
             generation: placement.generation,
             lifetime: kept.stored_for,
-            unavailable: self.is_unavailable(),
-            etags: self.etags(),
+            unstored,
+            ground: self.ground,
+            etags,
             verdict: self.last_word.map(|word| word.ask(kept.facts.vary())),
             config: self.config,
             key: self.key,

@@ -16,8 +16,8 @@ use http::header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_UNMODIFIED_SIN
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::layer::CacheLayer;
-use super::lookup::Asked;
-use super::stored::{StoredPage, StoredResponse};
+use super::lookup::{Asked, Pick};
+use super::stored::StoredResponse;
 use crate::cache::Cache;
 use crate::semantics::request::RequestControl;
 use crate::semantics::reuse::{
@@ -142,17 +142,18 @@ impl CacheLayer {
 
 impl Asked<'_> {
     /// What a layer that goes by HTTP does with a stored response.
-    pub(super) fn reuse(&self, rules: &HttpRules, stored: &StoredResponse) -> Reuse {
-        reuse(&stored.facts(self.now), rules.wishes(self.headers).as_ref())
+    pub(super) fn reuse(&self, rules: &HttpRules, stored: &StoredResponse, expired: bool) -> Reuse {
+        let wishes = rules.wishes(self.headers);
+        reuse(&stored.facts(self.now, expired), wishes.as_ref())
     }
 
     /// Whether a stored response is served in the place of one with this status; `None`: of one
     /// that never came.
-    pub(super) fn may_have_instead(&self, page: &StoredPage, status: Option<StatusCode>) -> bool {
-        let (Some(rules), Some(stored)) = (&self.config.http, page.response.as_ref()) else {
-            return false;
+    pub(super) fn may_have_instead(&self, stale: &Pick, status: Option<StatusCode>) -> bool {
+        let Some(rules) = &self.config.http else {
+            return self.may_have_page_instead(stale, status);
         };
-        let facts = stored.facts(self.now);
+        let facts = stale.stored().facts(self.now, stale.expired);
         let wishes = rules.wishes(self.headers);
         match status {
             Some(status) => is_error(status) && stale_if_error(&facts, wishes.as_ref()),

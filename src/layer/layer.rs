@@ -3,18 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Extensions, HeaderMap, Uri};
+use http::{Extensions, HeaderMap, HeaderName, Uri};
 use tower_layer::Layer;
 
 use super::collapse::Collapse;
 use super::http::HttpRules;
 use super::inputs::Inputs;
+use super::lease::Leases;
 use super::service::CacheService;
 use super::slot::Turns;
+use super::stale::{DEFAULT_THROTTLE, Windows};
 use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{DigestKeys, PageKeyFunction, PageKeys};
 use crate::semantics::storable::Intent;
+use crate::tag::Tags;
 use crate::ttl::Ttl;
 
 /// How long a page lives when neither the layer nor the response says: Django's
@@ -105,11 +108,19 @@ pub(super) struct Config {
     pub(super) lock_timeout: Duration,
     /// `None`: the developer's TTL decides.
     pub(super) http: Option<HttpRules>,
+    /// How long pages are served stale, in the layer's own mode.
+    pub(super) windows: Windows,
+    pub(super) throttle: Duration,
     pub(super) etags: ETags,
     pub(super) invalidates: bool,
+    /// Those of all its pages.
+    pub(super) tags: Tags,
+    /// Where responses name theirs beside their extensions.
+    pub(super) tag_field: Option<HeaderName>,
     /// Shared by the layers made from this one, as are the turns.
     pub(super) collapse: Arc<Collapse>,
     pub(super) turns: Arc<Turns>,
+    pub(super) leases: Arc<Leases>,
 }
 
 impl Config {
@@ -157,6 +168,8 @@ impl CacheLayer {
     pub fn new(cache: Cache) -> Self {
         Self {
             config: Arc::new(Config {
+                tags: cache.tags().clone(),
+                tag_field: None,
                 cache,
                 intent: Intent::Blanket,
                 ttl: TtlRule::Fallback(DEFAULT_TTL),
@@ -168,10 +181,13 @@ impl CacheLayer {
                 hit_for_miss: DEFAULT_HIT_FOR_MISS,
                 lock_timeout: DEFAULT_LOCK_TIMEOUT,
                 http: None,
+                windows: Windows::default(),
+                throttle: DEFAULT_THROTTLE,
                 etags: ETags::Strong,
                 invalidates: false,
                 collapse: Arc::default(),
                 turns: Arc::default(),
+                leases: Arc::default(),
             }),
         }
     }
@@ -279,8 +295,10 @@ impl CacheLayer {
     }
 
     /// Forgets the page at `uri`, which has to be absolute, with all its variants: by `Vary`, by
-    /// declared cookies, fields and variants, by language and time zone. Whether there was one. A
-    /// response being made meanwhile is not stored.
+    /// declared cookies, fields and variants, by language and time zone, also those that would be
+    /// served stale. Whether there was one, or, in a store that processes share, one was being made. A
+    /// response being made meanwhile is not stored, whichever process makes it, if the store can
+    /// [compare and set](crate::backend::Backend::compare_and_set).
     ///
     /// With [`DjangoKeys`](crate::key::DjangoKeys), which names variants as Django does, it is the
     /// page of a client that sends no fields.
@@ -294,8 +312,8 @@ impl CacheLayer {
     }
 
     /// Forgets all pages of this layer whose path is that of `uri` or lies below it, with all
-    /// variants, and whatever their query. How many, as far as the store knows. Responses being
-    /// made meanwhile are not stored.
+    /// variants, and whatever their query. How many, as far as the store knows; those that are being
+    /// made may count. Responses being made meanwhile are not stored.
     ///
     /// It goes by whole segments, and byte for byte: `/blog` takes `/blog`, `/blog/` and
     /// `/blog/a?x=1`, but not `/blogger` and not `/%62log`; `/blog/` spares `/blog`; `//` holds

@@ -5,13 +5,15 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderName, Uri};
+use http::{HeaderMap, HeaderName, StatusCode, Uri};
 
 use super::layer::Config;
+use super::lease::lease_of;
+use super::stale::Stale;
 use super::stored::{Fingerprint, StoredPage, StoredResponse, fingerprint};
 use super::target::{RequestTarget, field};
 use crate::backend::Peek;
-use crate::entry::Entry;
+use crate::entry::{Entry, is_lease};
 use crate::error::Result;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
@@ -19,15 +21,47 @@ use crate::semantics::cache_status::Forward;
 use crate::semantics::reuse::Reuse;
 use crate::semantics::storable::{Intent, Refusal, RequestFacts, shareable};
 use crate::semantics::vary::selecting_value;
+use crate::tag::TagState;
 
 /// What a lookup came to.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// The response of this page.
-    Hit(Arc<StoredPage>),
-    /// The response of this page, stale as it is, while another one is asked for.
-    Refresh(Arc<StoredPage>, Miss),
+    /// This response.
+    Hit(Pick),
+    /// This response, stale as it is, while another one is asked for.
+    Refresh(Pick, Miss),
     Miss(Miss),
+}
+
+/// A stored response.
+#[derive(Clone, Debug)]
+pub(super) struct Pick {
+    pub(super) page: Arc<StoredPage>,
+    /// One of its tags is expired: it is stale from now on, however fresh it would be.
+    pub(super) expired: bool,
+}
+
+impl Found {
+    /// With the primary entry as the store has it.
+    fn over(mut self, raw: Entry) -> Self {
+        if let Self::Miss(miss) | Self::Refresh(_, miss) = &mut self {
+            miss.raw = Some(raw);
+        }
+        self
+    }
+}
+
+impl Pick {
+    pub(super) fn fresh(page: Arc<StoredPage>) -> Self {
+        Self {
+            page,
+            expired: false,
+        }
+    }
+
+    pub(super) fn stored(&self) -> &StoredResponse {
+        self.page.stored()
+    }
 }
 
 /// Why the inner service has to answer, and what is known of the target.
@@ -37,8 +71,12 @@ pub(super) struct Miss {
     pub(super) reason: Option<Refusal>,
     /// The primary entry.
     pub(super) known: Option<Arc<StoredPage>>,
+    /// As the store has it, whatever it is.
+    pub(super) raw: Option<Entry>,
+    /// It is a lease of this generation.
+    pub(super) lease: Option<u64>,
     /// What may do once it is validated, or in the place of an error.
-    pub(super) stale: Option<Arc<StoredPage>>,
+    pub(super) stale: Option<Pick>,
 }
 
 impl Miss {
@@ -47,8 +85,28 @@ impl Miss {
             forward,
             reason: None,
             known: None,
+            raw: None,
+            lease: None,
             stale: None,
         }
+    }
+
+    /// The store failed a moment ago.
+    pub(super) fn is_unavailable(&self) -> bool {
+        self.reason == Some(Refusal::Unavailable)
+    }
+
+    /// What an answer will stand in the place of, as far as it is known.
+    pub(super) fn replaced(&self) -> Option<&StoredPage> {
+        let stale = self.stale.as_ref().map(|stale| &stale.page);
+        stale.or(self.known.as_ref()).map(|page| &**page)
+    }
+
+    /// Whether what was found may be served in the place of an answer with this status, or of one
+    /// that never came.
+    pub(super) fn may_do_instead(&self, asked: &Asked<'_>, status: Option<StatusCode>) -> bool {
+        let stale = self.stale.as_ref();
+        stale.is_some_and(|stale| asked.may_have_instead(stale, status))
     }
 
     /// The store failed: answer, and do not bother it again for this request.
@@ -67,12 +125,15 @@ pub(super) struct Asked<'a> {
     pub(super) target: &'a RequestTarget,
     pub(super) headers: &'a HeaderMap,
     pub(super) now: SystemTime,
+    /// Another layer is outside of this one.
+    pub(super) is_inside: bool,
 }
 
 /// The primary entry has the answer, or says where it may be.
 enum Primary {
-    Found(Found),
+    Here(Arc<StoredPage>),
     Elsewhere(Key, Arc<StoredPage>),
+    Nothing,
 }
 
 impl Asked<'_> {
@@ -112,8 +173,8 @@ impl Asked<'_> {
         fingerprint(self.selecting(name).as_deref())
     }
 
-    /// Names the requests that may wait for each other's answer: those for one page or variant, by
-    /// clients of one kind. What one with credentials gets, others can seldom have.
+    /// Names the requests that get answers of one kind: those for one page or variant, by clients of
+    /// one kind. What one with credentials gets, others can seldom have.
     pub(super) fn flight(&self, key: &Key, miss: &Miss) -> String {
         let facts = self.facts();
         let blanket = self.config.intent == Intent::Blanket;
@@ -138,7 +199,8 @@ impl Asked<'_> {
     /// Whether a page that was made for another request may be had by this one.
     pub(super) fn may_have(&self, page: &StoredPage) -> bool {
         let response = page.response.as_ref();
-        self.selects(page) && response.is_some_and(|it| matches!(self.judge(it), Verdict::Hit))
+        let hits = |response| matches!(self.judge(response, TagState::Current), Verdict::Hit);
+        self.selects(page) && response.is_some_and(hits)
     }
 
     /// Whether the request is what a page was selected for.
@@ -172,22 +234,24 @@ impl Asked<'_> {
     }
 
     /// The response of this page, if a store that answers at once has it.
-    pub(super) fn hit_now(&self, key: &Key) -> Option<Arc<StoredPage>> {
+    pub(super) fn hit_now(&self, key: &Key) -> Option<Pick> {
         let cache = &self.config.cache;
         let Peek::Hit(entry) = cache.peek(key) else {
             return None;
         };
-        let found = match self.judge_primary(key, &entry) {
-            Primary::Found(found) => found,
-            Primary::Elsewhere(key, page) => match cache.peek(&key) {
-                Peek::Hit(entry) => self.judge_variant(&key, Some(&entry), page),
+        let (page, known) = match self.primary(key, &entry) {
+            Primary::Here(page) => (Arc::clone(&page), page),
+            Primary::Elsewhere(key, known) => match cache.peek(&key) {
+                Peek::Hit(entry) => (self.variant(&key, &entry, &known)?, known),
                 _ => return None,
             },
+            Primary::Nothing => return None,
         };
-        match found {
-            Found::Hit(page) => {
+        let tags = cache.tag_state_now(&page.stored().tags.marks)?;
+        match self.found(page, known, tags, Forward::Miss) {
+            Found::Hit(pick) => {
                 observe::outcome(cache.name(), "page", Outcome::Hit, "");
-                Some(page)
+                Some(pick)
             }
             _ => None,
         }
@@ -204,57 +268,93 @@ impl Asked<'_> {
 
     async fn fetch(&self, key: &Key) -> Result<Found> {
         let cache = &self.config.cache;
-        let Some(entry) = cache.fetch(key).await? else {
-            return Ok(Found::Miss(Miss::of(Forward::UriMiss)));
+        let (entry, read) = cache.fetch_tagged(key).await?;
+        let mut miss = Miss::of(Forward::UriMiss);
+        let Some(entry) = entry else {
+            return Ok(Found::Miss(miss));
         };
-        match self.judge_primary(key, &entry) {
-            Primary::Found(found) => Ok(found),
-            Primary::Elsewhere(key, page) => {
-                let variant = cache.fetch(&key).await?;
-                Ok(self.judge_variant(&key, variant.as_ref(), page))
+        let found = match self.primary(key, &entry) {
+            Primary::Here(page) => {
+                let marks = &page.stored().tags.marks;
+                let tags = cache.tag_state(key, marks, &read).await?;
+                self.found(Arc::clone(&page), page, tags, Forward::UriMiss)
             }
-        }
+            Primary::Elsewhere(key, known) => {
+                let (entry, read) = cache.fetch_tagged(&key).await?;
+                let variant = entry.and_then(|entry| self.variant(&key, &entry, &known));
+                if let Some(page) = variant {
+                    let marks = &page.stored().tags.marks;
+                    let tags = cache.tag_state(&key, marks, &read).await?;
+                    self.found(page, known, tags, Forward::VaryMiss)
+                } else {
+                    Verdict::Miss(Forward::VaryMiss, None).into_found(None, known)
+                }
+            }
+            Primary::Nothing => {
+                miss.lease = lease_of(key, &entry);
+                Found::Miss(miss)
+            }
+        };
+        Ok(found.over(entry))
     }
 
-    fn judge_primary(&self, key: &Key, entry: &Entry) -> Primary {
+    fn primary(&self, key: &Key, entry: &Entry) -> Primary {
+        if is_lease(entry.bytes()) {
+            return Primary::Nothing;
+        }
         let Some(page) = self.decode(key, entry) else {
-            return Primary::Found(Found::Miss(Miss::of(Forward::UriMiss)));
+            return Primary::Nothing;
         };
-        if let Some(response) = page.response.as_ref()
-            && self.selected(response)
-        {
-            let verdict = self.judge(response);
-            return Primary::Found(verdict.into_found(Arc::clone(&page), page));
+        if self.selects(&page) {
+            return Primary::Here(page);
         }
         match self.variant_key(&page.vary, page.generation) {
             Ok(key) => Primary::Elsewhere(key, page),
-            Err(_) => Primary::Found(Found::Miss(Miss::of(Forward::UriMiss))),
+            Err(_) => Primary::Nothing,
         }
     }
 
-    fn judge_variant(&self, key: &Key, entry: Option<&Entry>, known: Arc<StoredPage>) -> Found {
-        let variant = entry.and_then(|entry| self.decode(key, entry));
-        let verdict = match variant.as_ref().and_then(|page| page.response.as_ref()) {
-            Some(response) if self.selected(response) => self.judge(response),
-            _ => Verdict::Miss(Forward::VaryMiss, None),
-        };
-        let variant = variant.unwrap_or_else(|| Arc::clone(&known));
-        verdict.into_found(variant, known)
+    /// The variant in an entry, if it is for this request, and of the same generation as the primary
+    /// entry, which its key may not say.
+    fn variant(&self, key: &Key, entry: &Entry, known: &StoredPage) -> Option<Arc<StoredPage>> {
+        let page = self.decode(key, entry)?;
+        (page.generation == known.generation && self.selects(&page)).then_some(page)
     }
 
-    fn judge(&self, response: &StoredResponse) -> Verdict {
+    /// What a response for this request is worth whose tags are in this state. `gone`: how the
+    /// request goes on if it is worth nothing.
+    fn found(
+        &self,
+        page: Arc<StoredPage>,
+        known: Arc<StoredPage>,
+        tags: TagState,
+        gone: Forward,
+    ) -> Found {
+        let verdict = match tags {
+            TagState::Invalid => Verdict::Miss(gone, None),
+            TagState::Current | TagState::Expired => self.judge(page.stored(), tags),
+        };
+        let expired = tags == TagState::Expired;
+        verdict.into_found(Some(Pick { page, expired }), known)
+    }
+
+    fn judge(&self, response: &StoredResponse, tags: TagState) -> Verdict {
         if let Err(refusal) = shareable(self.config.intent, self.facts(), response.sharing) {
             return Verdict::Miss(Forward::Bypass, Some(refusal));
         }
-        let fresh = response.is_fresh(self.now);
+        let expired = tags != TagState::Current;
+        let fresh = !expired && response.is_fresh(self.now);
         let Some(rules) = &self.config.http else {
-            return if fresh {
-                Verdict::Hit
-            } else {
-                Verdict::Miss(Forward::Stale, None)
+            if fresh {
+                return Verdict::Hit;
+            }
+            return match response.windows.permit(response.staleness(self.now)) {
+                Stale::Now => Verdict::Refresh,
+                Stale::Instead => Verdict::Validate(Forward::Stale),
+                Stale::Nothing => Verdict::Miss(Forward::Stale, None),
             };
         };
-        match self.reuse(rules, response) {
+        match self.reuse(rules, response, expired) {
             Reuse::Fresh | Reuse::Stale => Verdict::Hit,
             Reuse::StaleWhileRevalidate => Verdict::Refresh,
             _ if fresh => Verdict::Validate(Forward::Request),
@@ -263,11 +363,10 @@ impl Asked<'_> {
     }
 
     fn decode(&self, key: &Key, entry: &Entry) -> Option<Arc<StoredPage>> {
-        let page = entry.decoded(|bytes| StoredPage::decode(key, bytes));
-        page.inspect_err(|reason| {
-            observe::corrupt(self.config.cache.name(), "page", reason.as_str());
-        })
-        .ok()
+        let cache = &self.config.cache;
+        let page = entry.decoded(|bytes| StoredPage::decode(cache, key, bytes));
+        page.inspect_err(|reason| observe::corrupt(cache.name(), "page", reason.as_str()))
+            .ok()
     }
 
     fn observed(&self, found: Found) -> Found {
@@ -292,21 +391,24 @@ enum Verdict {
 }
 
 impl Verdict {
-    fn into_found(self, page: Arc<StoredPage>, known: Arc<StoredPage>) -> Found {
+    fn into_found(self, pick: Option<Pick>, known: Arc<StoredPage>) -> Found {
         let miss = |forward, reason, stale| Miss {
             forward,
             reason,
             known: Some(known),
+            raw: None,
+            lease: None,
             stale,
         };
-        match self {
-            Self::Hit => Found::Hit(page),
-            Self::Refresh => {
-                let miss = miss(Forward::Stale, None, Some(Arc::clone(&page)));
-                Found::Refresh(page, miss)
+        match (self, pick) {
+            (Self::Hit, Some(pick)) => Found::Hit(pick),
+            (Self::Refresh, Some(pick)) => {
+                let miss = miss(Forward::Stale, None, Some(pick.clone()));
+                Found::Refresh(pick, miss)
             }
-            Self::Validate(forward) => Found::Miss(miss(forward, None, Some(page))),
-            Self::Miss(forward, reason) => Found::Miss(miss(forward, reason, None)),
+            (Self::Validate(forward), pick) => Found::Miss(miss(forward, None, pick)),
+            (Self::Miss(forward, reason), _) => Found::Miss(miss(forward, reason, None)),
+            (Self::Hit | Self::Refresh, None) => Found::Miss(miss(Forward::Miss, None, None)),
         }
     }
 }

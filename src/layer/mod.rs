@@ -14,6 +14,7 @@
 //! - A cache that fails changes nothing but the `Cache-Status`: the inner service answers.
 
 mod body;
+mod both;
 mod change;
 mod collapse;
 mod errand;
@@ -28,13 +29,16 @@ mod http;
 mod inputs;
 #[allow(clippy::module_inception, reason = "the layer of the module `layer`")]
 mod layer;
+mod lease;
 mod lookup;
 mod relay;
 mod serve;
 mod service;
 mod settings;
 mod slot;
+mod stale;
 mod stored;
+mod tagged;
 mod target;
 mod veto;
 mod write;

@@ -1,7 +1,12 @@
 //! From a stored response, or one that has just been made, to what one client gets of it.
 
+use std::time::{Duration, SystemTime};
+
 use bytes::Bytes;
-use http::header::{ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, ETAG, LAST_MODIFIED, RANGE};
+use http::header::{
+    ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, ETAG, EXPIRES, HeaderMap, LAST_MODIFIED,
+    RANGE,
+};
 use http::{HeaderValue, Method, Response, StatusCode};
 use http_body::Body;
 
@@ -10,15 +15,19 @@ use super::http::is_conditional;
 use super::lookup::Asked;
 use super::service::STATUS_NAME;
 use super::stored::StoredResponse;
+use crate::control::{CacheControl, patch_cache_control};
 use crate::semantics::cache_status::{CacheStatus, Forward};
 use crate::semantics::conditional::{
     Precondition, Validators, evaluate, if_range, is_not_modified, not_modified_fields,
 };
+use crate::semantics::freshness::format_date;
 use crate::semantics::range::{Selection, select};
 
-/// The response to a request that may have this stored one.
+/// The response to a request that may have this stored one. `expired`: it is stale since now, though
+/// it may say otherwise.
 pub(super) fn serve<B: Body<Data = Bytes>>(
     stored: &StoredResponse,
+    expired: bool,
     asked: &Asked<'_>,
     head: bool,
     status: CacheStatus,
@@ -37,13 +46,36 @@ pub(super) fn serve<B: Body<Data = Bytes>>(
     }
     let age = stored.age(asked.now).as_secs();
     headers.insert(AGE, HeaderValue::from(age));
+    let mut fresh_for = stored.fresh_for(asked.now);
+    if expired {
+        fresh_for = Some(Duration::ZERO);
+        promise_nothing(headers, asked.now);
+    }
+    if asked.is_inside && !stored.tags.stamps.is_empty() {
+        response.extensions_mut().insert(stored.tags.names());
+    }
     response = judged(response, asked);
     if !head && asked.headers.contains_key(RANGE) {
         response = part(response, &stored.body, asked);
     }
-    let status = status.with_ttl(stored.fresh_for(asked.now));
+    let status = status.with_ttl(fresh_for);
     say(&mut response, stored.status, status);
     response
+}
+
+/// Takes back what a response says of its freshness.
+fn promise_nothing(headers: &mut HeaderMap, now: SystemTime) {
+    let mut nothing = CacheControl::new().with_max_age(Duration::ZERO);
+    let said = CacheControl::parse(headers);
+    if said.is_ok_and(|said| said.s_maxage.is_some()) {
+        nothing.s_maxage = Some(0);
+    }
+    patch_cache_control(headers, &nothing);
+    if headers.contains_key(EXPIRES)
+        && let Some(now) = format_date(now)
+    {
+        headers.insert(EXPIRES, now);
+    }
 }
 
 /// The response of the inner service, or what the preconditions of the request make of it.

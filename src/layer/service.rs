@@ -81,7 +81,9 @@ where
             let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
             return self.pass(request, status.with_detail(refusal.as_str()));
         }
+        let is_inside = Place::is_inside(request.extensions());
         let asked = Asked {
+            is_inside,
             config: &self.config,
             uri,
             target: &target,
@@ -92,16 +94,15 @@ where
             let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
             return self.pass(request, status);
         };
-        if let Some(page) = asked.hit_now(&key)
-            && let Some(stored) = page.response.as_ref()
-        {
+        if let Some(pick) = asked.hit_now(&key) {
             let status = CacheStatus::hit(STATUS_NAME);
-            return ResponseFuture::hit(serve(stored, &asked, head, status));
+            let response = serve(pick.stored(), pick.expired, &asked, head, status);
+            return ResponseFuture::hit(response);
         }
         let errand = Errand {
             inner: self.take_inner(),
             place: Place::of(request.extensions_mut()),
-            question: Question::new(&self.config, &request, target, key),
+            question: Question::new(&self.config, &request, target, key, is_inside),
             request,
         };
         ResponseFuture::answer(Box::pin(errand.run()))
@@ -127,7 +128,8 @@ impl<S: Clone> CacheService<S> {
         B: Body,
     {
         let place = Place::of(request.extensions_mut());
-        ResponseFuture::pass(self.inner.call(request), status, place)
+        let config = Arc::clone(&self.config);
+        ResponseFuture::pass(self.inner.call(request), status, place, config)
     }
 }
 
@@ -139,11 +141,19 @@ pub(super) struct Question {
     uri: Uri,
     headers: HeaderMap,
     pub(super) head: bool,
+    is_inside: bool,
 }
 
 impl Question {
-    fn new<B>(config: &Arc<Config>, request: &Request<B>, target: RequestTarget, key: Key) -> Self {
+    fn new<B>(
+        config: &Arc<Config>,
+        request: &Request<B>,
+        target: RequestTarget,
+        key: Key,
+        is_inside: bool,
+    ) -> Self {
         Self {
+            is_inside,
             config: Arc::clone(config),
             key,
             target,
@@ -156,6 +166,7 @@ impl Question {
     /// The request at this moment.
     pub(super) fn asked(&self) -> Asked<'_> {
         Asked {
+            is_inside: self.is_inside,
             config: &self.config,
             uri: &self.uri,
             target: &self.target,

@@ -17,11 +17,16 @@ use std::time::SystemTime;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::layer::Config;
+use super::lease::{Ground, Standing};
 use super::stored::{StoredPage, VariantMark};
+use crate::entry::Entry;
 use crate::error::Result;
 use crate::key::Key;
 use crate::semantics::vary::union;
 use crate::ttl::Lifetime;
+
+/// How often a primary entry is joined with what others have made of it meanwhile.
+const TRIES: usize = 8;
 
 /// Locks for the writers of variants, by page.
 const STRIPES: usize = 64;
@@ -68,71 +73,140 @@ pub(super) struct Slot<'a> {
     pub(super) variant_key: Option<&'a Key>,
     /// There was a primary entry, whose generation the page has.
     pub(super) known: bool,
+    pub(super) ground: &'a Ground,
     /// The most variants that there may be, this one included.
     pub(super) most: usize,
 }
 
 impl Slot<'_> {
-    /// Stores a page that has been made.
-    pub(super) async fn put(&self, page: &StoredPage) -> Result<()> {
+    /// Stores a page that has been made, unless its place was taken from it. Whether it did.
+    pub(super) async fn put(&self, page: &StoredPage) -> Result<bool> {
+        match self.ground.generation() {
+            None => self.put_here(page).await.map(|()| true),
+            Some(generation) => self.put_fenced(page, generation).await,
+        }
+    }
+
+    async fn put_here(&self, page: &StoredPage) -> Result<()> {
         let now = page.stored().stored_at;
         let mut primary = page.clone();
         let mut batch = Vec::with_capacity(2);
         let mut turn = None;
         if let Some(key) = self.variant_key {
             turn = Some(self.config.turns.of(self.key).await);
-            if self.joins(&mut primary, key, now).await {
+            let current = self.current().await;
+            let is_same = current
+                .as_ref()
+                .map_or(!self.known, |it| it.generation == page.generation);
+            if current.is_none() && self.known {
+                primary.generation = new_generation(now);
+            }
+            join(&mut primary, current);
+            if self.admits(&mut primary, (key, page.kept_until), now, is_same) {
                 let entry = page.encode(key, now)?;
                 batch.push((key.clone(), entry, lifetime(page, now)));
             }
         }
-        let primary_lifetime = lifetime(&primary, now);
-        if !self.config.page_keys.inlines() {
-            primary.response = None;
-        }
-        let entry = primary.encode(self.key, now)?;
-        batch.push((self.key.clone(), entry, primary_lifetime));
+        batch.push(self.entry(primary, now)?);
         let outcomes = self.config.cache.backend().set_many(batch).await?;
         drop(turn);
         outcomes.into_iter().collect()
     }
 
-    /// Joins a page with the primary entry that there is. Whether it may have an entry of its own
-    /// beside that, under `key`.
-    async fn joins(&self, page: &mut StoredPage, key: &Key, now: SystemTime) -> bool {
-        let own = VariantMark::new(key, page.kept_until);
-        let current = self.current().await;
-        let is_same = current
-            .as_ref()
-            .map_or(!self.known, |it| it.generation == page.generation);
-        match current {
-            Some(current) => {
-                page.generation = current.generation;
-                page.variants = current.variants;
-                let own = std::mem::take(&mut page.vary);
-                page.vary = union(own.into_iter().chain(current.vary));
-                let both = page.kept_until.zip(current.kept_until);
-                page.kept_until = both.map(|(one, other)| one.max(other));
-            }
-            None if self.known => page.generation = new_generation(now),
-            None => {}
+    /// Replaces what is of this generation, and nothing else.
+    async fn put_fenced(&self, page: &StoredPage, generation: u64) -> Result<bool> {
+        let now = page.stored().stored_at;
+        let cache = &self.config.cache;
+        let backend = cache.backend();
+        let mut _turn = None;
+        if self.variant_key.is_some() {
+            _turn = Some(self.config.turns.of(self.key).await);
         }
-        page.variants
+        // What was there is likely to be there still.
+        let mut expected = self.ground.entry().cloned();
+        for _ in 0..TRIES {
+            let entry = match expected.take() {
+                Some(entry) => entry,
+                None => match backend.get(self.key).await? {
+                    Some(entry) => entry,
+                    None => return Ok(false),
+                },
+            };
+            let current = match Standing::of(cache, self.key, &entry) {
+                Standing::Page(current) if current.generation == generation => Some(*current),
+                Standing::Lease(lease) if lease == generation => None,
+                _ => return Ok(false),
+            };
+            let mut primary = page.clone();
+            join(&mut primary, current);
+            let variant_key = self
+                .variant_key
+                .filter(|key| self.admits(&mut primary, (key, page.kept_until), now, true));
+            let (key, primary, lasts) = self.entry(primary, now)?;
+            if backend
+                .compare_and_set(&key, &entry, primary, lasts)
+                .await?
+            {
+                self.ground.is_filled();
+                if let Some(key) = variant_key {
+                    let entry = page.encode(key, now)?;
+                    backend.set(key, entry, lifetime(page, now)).await?;
+                }
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// The primary entry to store.
+    fn entry(&self, mut primary: StoredPage, now: SystemTime) -> Result<(Key, Entry, Lifetime)> {
+        let lifetime = lifetime(&primary, now);
+        if !self.config.page_keys.inlines() {
+            primary.response = None;
+        }
+        let entry = primary.encode(self.key, now)?;
+        Ok((self.key.clone(), entry, lifetime))
+    }
+
+    /// Whether a page may have an entry of its own under `key` beside the primary entry, which then
+    /// remembers it.
+    fn admits(
+        &self,
+        primary: &mut StoredPage,
+        (key, until): (&Key, Option<SystemTime>),
+        now: SystemTime,
+        is_same: bool,
+    ) -> bool {
+        let own = VariantMark::new(key, until);
+        primary
+            .variants
             .retain(|other| !other.is_over(now) && !other.is_of(own));
         // Its key is of the generation that it was made for: under another one nobody finds it.
         let inlines = self.config.page_keys.inlines();
-        let has_room = !inlines || (is_same && page.variants.len() < self.most);
+        let has_room = !inlines || (is_same && primary.variants.len() < self.most);
         if has_room {
-            page.variants.push(own);
+            primary.variants.push(own);
         }
         has_room
     }
 
     /// The primary entry that there is now.
     async fn current(&self) -> Option<StoredPage> {
-        let entry = self.config.cache.fetch(self.key).await.ok()??;
-        StoredPage::decode(self.key, entry.bytes()).ok()
+        let cache = &self.config.cache;
+        let entry = cache.fetch(self.key).await.ok()??;
+        StoredPage::decode(cache, self.key, entry.bytes()).ok()
     }
+}
+
+/// Joins a page with the primary entry that there is.
+fn join(page: &mut StoredPage, current: Option<StoredPage>) {
+    let Some(current) = current else { return };
+    page.generation = current.generation;
+    page.variants = current.variants;
+    let own = std::mem::take(&mut page.vary);
+    page.vary = union(own.into_iter().chain(current.vary));
+    let both = page.kept_until.zip(current.kept_until);
+    page.kept_until = both.map(|(one, other)| one.max(other));
 }
 
 /// For how long the store keeps a page.

@@ -12,6 +12,9 @@ use http::header::{ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
+use super::stale::Windows;
+use super::tagged::PageTags;
+use crate::cache::Cache;
 use crate::entry::{Entry, Kind, Stamp, Undecodable, open, seal};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -48,11 +51,14 @@ pub(super) struct StoredResponse {
     /// The age that the response arrived with, in seconds.
     pub(super) initial_age: u64,
     pub(super) terms: Terms,
+    /// How long it may be served stale, in a layer that does not go by HTTP.
+    pub(super) windows: Windows,
     pub(super) sharing: Sharing,
     /// What the layer selected it by beside the URI.
     pub(super) selection: Fingerprint,
     /// The request's values of the fields that this response varies on.
     pub(super) varied: Vec<(HeaderName, Fingerprint)>,
+    pub(super) tags: PageTags,
 }
 
 /// A variant, as its primary entry remembers it.
@@ -117,18 +123,38 @@ impl StoredResponse {
         current_age(self.stored_at, self.initial_age, now)
     }
 
-    /// What its use depends on.
-    pub(super) fn facts(&self, now: SystemTime) -> StoredFacts {
-        StoredFacts {
+    /// How long it has been stale; not at all if it is fresh.
+    pub(super) fn staleness(&self, now: SystemTime) -> Duration {
+        let lifetime = self.lifetime.unwrap_or(Duration::MAX);
+        self.age(now).saturating_sub(lifetime)
+    }
+
+    /// What its use depends on. One that is `expired` is stale from now on.
+    pub(super) fn facts(&self, now: SystemTime, expired: bool) -> StoredFacts {
+        let mut facts = StoredFacts {
             terms: self.terms,
             lifetime: self.lifetime.unwrap_or(Duration::MAX),
             age: self.age(now),
             validator: self.headers.contains_key(ETAG) || self.headers.contains_key(LAST_MODIFIED),
+        };
+        if expired {
+            facts.lifetime = facts.lifetime.min(facts.age);
+            // The first instant of a window of no time would last.
+            let some = |window: &u64| *window > 0;
+            let terms = &mut facts.terms;
+            terms.stale_while_revalidate = terms.stale_while_revalidate.filter(some);
+            terms.stale_if_error = terms.stale_if_error.filter(some);
         }
+        facts
     }
 }
 
 impl StoredPage {
+    /// Whether it is, or one of its variants.
+    pub(super) fn is_kept(&self, now: SystemTime) -> bool {
+        self.kept_until.is_none_or(|until| now < until)
+    }
+
     /// Whether there are several responses, or one that not every request may have.
     pub(super) fn is_selected(&self) -> bool {
         let response = self.response.as_ref();
@@ -143,14 +169,19 @@ impl StoredPage {
     }
 
     /// The page in `entry`, which was read under `key`.
-    pub(super) fn decode(key: &Key, bytes: &Bytes) -> Result<Self, Undecodable> {
+    pub(super) fn decode(cache: &Cache, key: &Key, bytes: &Bytes) -> Result<Self, Undecodable> {
         let page = open::<PageMeta>(Kind::Page, key.as_str(), bytes)?;
         let body = page.body;
         let (stored_at, kept_until) = (page.stamp.stored_at, page.stamp.fresh_until);
+        let windows = Windows {
+            while_revalidate: page.stamp.stale_while_revalidate,
+            if_error: page.stamp.stale_if_error,
+        };
+        let tags = PageTags::new(cache, page.stamp.tags).map_err(|_| Undecodable::Meta)?;
         let response = page
             .meta
             .response
-            .map(|response| response.into_stored(stored_at, body))
+            .map(|response| response.into_stored(stored_at, windows, tags, body))
             .transpose()?;
         Ok(Self {
             generation: page.meta.generation,
@@ -174,10 +205,16 @@ impl StoredPage {
         let stored_at = response.map_or(now, |response| response.stored_at);
         let mut stamp = Stamp::new(stored_at, None);
         stamp.fresh_until = self.kept_until;
+        let windows = response.map_or_else(Windows::default, |response| response.windows);
+        stamp.stale_while_revalidate = windows.while_revalidate;
+        stamp.stale_if_error = windows.if_error;
+        stamp.tags = response.map_or_else(Vec::new, |response| response.tags.stamps.clone());
         let sealed = seal(Kind::Page, key.as_str(), stamp, meta, body)
             .map_err(|source| Error::new(ErrorKind::Encode).with_source(source.to_string()))?;
         let fields = response.map_or(0, |response| response.headers.len());
-        Ok(Entry::new(sealed).with_decoded_bytes(DECODED_BYTES + fields * DECODED_FIELD_BYTES))
+        let tags = response.map_or(0, |response| response.tags.weight());
+        let decoded = DECODED_BYTES + fields * DECODED_FIELD_BYTES + tags;
+        Ok(Entry::new(sealed).with_decoded_bytes(decoded))
     }
 }
 
@@ -236,6 +273,8 @@ impl ResponseMeta {
     fn into_stored(
         self,
         stored_at: SystemTime,
+        windows: Windows,
+        tags: PageTags,
         body: Bytes,
     ) -> Result<StoredResponse, Undecodable> {
         // There may be fewer names than lines, and too many of them for a map.
@@ -257,9 +296,11 @@ impl ResponseMeta {
             lifetime: self.lifetime_ms.map(Duration::from_millis),
             initial_age: self.initial_age,
             terms: self.terms,
+            windows,
             sharing: self.sharing,
             selection: self.selection,
             varied: names(varied)?.into_iter().zip(values).collect(),
+            tags,
         })
     }
 }
@@ -269,6 +310,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
     use super::*;
+    use crate::backend::Dummy;
     use crate::key::KeySpace;
 
     fn page(headers: impl IntoIterator<Item = String>) -> PageMeta {
@@ -298,7 +340,7 @@ mod tests {
         let key = KeySpace::default().key(1, "page").unwrap();
         let at = SystemTime::UNIX_EPOCH;
         let sealed = seal(Kind::Page, key.as_str(), Stamp::new(at, None), meta, b"").unwrap();
-        StoredPage::decode(&key, &sealed)
+        StoredPage::decode(&Cache::new(Dummy), &key, &sealed)
     }
 
     #[test]

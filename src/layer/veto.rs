@@ -129,6 +129,11 @@ impl Place {
         Self::Outermost(own)
     }
 
+    /// Whether a layer that gets a request with these extensions stands inside of another one.
+    pub(super) fn is_inside(extensions: &Extensions) -> bool {
+        extensions.get::<LastWord>().is_some()
+    }
+
     /// That of a request that no client waits for.
     pub(super) fn nowhere(extensions: &mut Extensions) -> Self {
         extensions.remove::<LastWord>();

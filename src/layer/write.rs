@@ -13,21 +13,32 @@ use tokio::task::JoinHandle;
 
 use super::collapse::{Alone, Duty, Landed};
 use super::layer::{Config, ETags};
+use super::lease::Ground;
 use super::relay::{Copied, Copier};
 use super::slot::Slot;
 use super::stored::{StoredPage, StoredResponse};
+use super::tagged::Before;
 use super::veto::{CacheVeto, Verdict};
+use crate::cache::Cache;
 use crate::error::Result;
 use crate::fence::Fill;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
+use crate::semantics::storable::Refusal;
+use crate::tag::Tags;
 use crate::ttl::Lifetime;
+
+/// Why something is not stored that was purged while it was made.
+const INVALIDATED: &str = "invalidated";
 
 /// A storable response, its body still to come.
 pub(super) struct Writer {
     pub(super) config: Arc<Config>,
     pub(super) key: Key,
     pub(super) response: StoredResponse,
+    pub(super) tags: Tags,
+    /// What was read of tags before the inner service was called.
+    pub(super) before: Before,
     /// Where the response goes beside the primary entry, if the target has variants.
     pub(super) variant_key: Option<Key>,
     pub(super) vary: Vec<HeaderName>,
@@ -47,21 +58,25 @@ pub(super) struct Writer {
     pub(super) verdict: Option<Verdict>,
     /// What tag the response is given once its body is whole.
     pub(super) etags: ETags,
-    /// The store has just failed, and is not bothered again.
-    pub(super) unavailable: bool,
+    /// What the page is made in the place of.
+    pub(super) ground: Ground,
+    /// Why it is not stored, such as a store that has just failed, and is not bothered again.
+    pub(super) unstored: Option<&'static str>,
 }
 
 impl Writer {
     /// Waits for the rest of the body, and stores it.
     pub(super) async fn copy<B: Body<Data = Bytes>>(mut self, mut copier: Copier<B>) {
         let patience = self.config.lock_timeout;
-        let outcome = if let Ok(outcome) = tokio::time::timeout(patience, copier.run()).await {
+        let ground = self.ground.clone();
+        let copying = ground.hold(copier.run());
+        let outcome = if let Ok(outcome) = tokio::time::timeout(patience, copying).await {
             outcome
         } else {
             // It may still be stored, but nobody is kept waiting for it, and without a client it
             // might never end.
             self.alone(Alone::Refused);
-            copier.run_for_client().await
+            ground.hold(copier.run_for_client()).await
         };
         self.finish(outcome).await;
     }
@@ -105,11 +120,9 @@ impl Writer {
         } else {
             self.mark(Alone::Refused);
         }
-        let unavailable = self.unavailable;
         match self.write().await {
-            Ok(true) if !unavailable => observe::outcome(name, "page", Outcome::Stored, ""),
-            Ok(true) => observe::outcome(name, "page", Outcome::Bypass, "unavailable"),
-            Ok(false) => observe::outcome(name, "page", Outcome::Bypass, "invalidated"),
+            Ok(None) => observe::outcome(name, "page", Outcome::Stored, ""),
+            Ok(Some(why)) => observe::outcome(name, "page", Outcome::Bypass, why),
             Err(error) => observe::failed(name, "page", &error),
         }
     }
@@ -122,8 +135,32 @@ impl Writer {
         !terms.validate_always && (fresh || terms.stale_while_revalidate.is_some())
     }
 
-    /// Whether it was stored: not if the page was purged meanwhile.
-    async fn write(mut self) -> Result<bool> {
+    /// Why it was not stored, if it was not: the page was purged meanwhile, or one of its tags
+    /// invalidated, or the store has failed before.
+    async fn write(mut self) -> Result<Option<&'static str>> {
+        let shared = self.config.cache.capabilities().shared;
+        let mut outdated = false;
+        if self.unstored.is_none() && !self.tags.is_empty() {
+            // Another process may have invalidated them, and then they are not for who comes later.
+            let followed = shared && self.duty.split();
+            let key = self.variant_key.as_ref().unwrap_or(&self.key);
+            let before = std::mem::replace(&mut self.before, Before::nothing());
+            match before
+                .tags_of(&self.config, key, &self.tags, followed)
+                .await
+            {
+                Ok(Some(tags)) => self.response.tags = tags,
+                Ok(None) => outdated = true,
+                Err(error) => {
+                    self.unstored = Some(Refusal::Unavailable.as_str());
+                    observe::failed(self.config.cache.name(), "page", &error);
+                }
+            }
+        }
+        if outdated && shared {
+            self.duty.land(Landed::Again);
+            return Ok(Some(INVALIDATED));
+        }
         let page = StoredPage {
             generation: self.generation,
             vary: std::mem::take(&mut self.vary),
@@ -132,27 +169,30 @@ impl Writer {
             kept_until: expiry(self.response.stored_at, self.lifetime),
             response: Some(self.response),
         };
-        let shared = Arc::new(page);
+        let page = Arc::new(page);
         let Some(landing) = self.fill.landing().await else {
             self.duty.land(Landed::Again);
-            return Ok(false);
+            return Ok(Some(INVALIDATED));
         };
-        let stored = if self.unavailable {
-            Ok(())
+        let unstored = self.unstored;
+        let stored = if unstored.is_some() || outdated {
+            Ok(true)
         } else {
             let slot = Slot {
                 config: &self.config,
                 key: &self.key,
                 variant_key: self.variant_key.as_ref(),
                 known: self.known,
+                ground: &self.ground,
                 most: self.most,
             };
-            slot.put(&shared).await
+            slot.put(&page).await
         };
         // While a purge still waits: who comes after it does not get this page.
-        self.duty.land(Landed::Page(shared));
+        self.duty.land(Landed::Page(page));
         drop(landing);
-        stored.map(|()| true)
+        let lost = outdated.then_some(INVALIDATED);
+        stored.map(|stored| unstored.or(lost).or((!stored).then_some(INVALIDATED)))
     }
 
     fn mark(&self, alone: Alone) {
@@ -194,11 +234,11 @@ pub(super) async fn forget(config: Arc<Config>, key: Key) {
 }
 
 /// Runs at once what is ready at once, so that the next request finds it; the rest later.
-pub(super) fn now_or_later(work: impl Future<Output = ()> + Send + 'static) {
+pub(super) fn now_or_later(cache: &Cache, work: impl Future<Output = ()> + Send + 'static) {
     let mut work = Box::pin(work);
     let mut once = Context::from_waker(Waker::noop());
     if work.as_mut().poll(&mut once).is_pending() {
-        later(work);
+        cache.spawn(work);
     }
 }
 

@@ -115,6 +115,8 @@ pub enum Refusal {
     Unavailable,
     /// What made it marked it as personal.
     Veto,
+    /// It has too many tags, or such as no page can have.
+    Tags,
 }
 
 impl Refusal {
@@ -142,6 +144,7 @@ impl Refusal {
             Self::BodyTooLarge => "body-too-large",
             Self::Unavailable => "unavailable",
             Self::Veto => "veto",
+            Self::Tags => "tags",
         }
     }
 }

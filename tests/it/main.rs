@@ -18,6 +18,12 @@ mod keys;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod origin;
 #[cfg(all(feature = "axum", feature = "memory"))]
+mod page_lease;
+#[cfg(all(feature = "axum", feature = "memory"))]
+mod page_stale;
+#[cfg(all(feature = "axum", feature = "memory"))]
+mod page_tags;
+#[cfg(all(feature = "axum", feature = "memory"))]
 mod pages;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod purge;

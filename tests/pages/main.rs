@@ -8,6 +8,7 @@
 //! |---|---|
 //! | identities in bodies and fields, concurrently, over every preset | `identity` |
 //! | bodies that break off, streams, upgrades, bodies without end | `bodies` |
+//! | purges, tags and errors, with several nodes on one store | `nodes` |
 //! | reads of the store for one answer | `reads` |
 //! | what other caches got wrong | `rivals` |
 //! | methods, statuses, cookies, wishes of clients, in tables | `tables` |
@@ -19,6 +20,7 @@
 mod bodies;
 mod http_mode;
 mod identity;
+mod nodes;
 mod reads;
 mod rivals;
 mod site;
@@ -60,6 +62,12 @@ const TESTS: &[Test] = tests! {
         e7_no_odd_request_spoils_the_next, e7_only_whole_answers_are_stored,
         e9_cookies_are_never_stored_nor_replayed, e9_a_cookie_outlives_a_304,
         e15_clients_cannot_force_work, e16_the_parser_is_strict;
+    nodes needs &["redis-server"] =>
+        d2_over_redis, d11_what_is_expired_is_served_and_what_is_purged_is_not;
+    nodes needs &["memcached"] => d2_over_memcached;
+    nodes needs &["postgres"] => d2_over_postgres;
+    nodes needs &[] =>
+        d2_over_files, b6_errors_are_hidden_where_that_is_allowed, nothing_stale_is_made_up;
     http_mode needs &[] =>
         validation_by_tag_and_by_date, changed_content_replaces_what_was,
         a_304_updates_the_fields, a_304_about_another_one_changes_nothing,

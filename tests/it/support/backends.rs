@@ -1,8 +1,9 @@
 //! Backends round a real memory store: one counts what is asked of it, one can be broken.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum_cache::backend::{Backend, Capabilities, Memory, Peek};
 use axum_cache::entry::Entry;
@@ -17,6 +18,12 @@ pub(crate) struct Remote {
     inner: Memory,
     calls: Arc<Mutex<BTreeMap<&'static str, usize>>>,
     broken: Arc<AtomicBool>,
+    /// After how many calls it breaks; none at zero.
+    breaks_after: Arc<AtomicUsize>,
+    /// What it says of itself.
+    is_shared: bool,
+    /// How long a call takes.
+    delay: Arc<Mutex<Duration>>,
     next: Arc<Mutex<Option<Entry>>>,
 }
 
@@ -27,6 +34,21 @@ impl Remote {
             inner,
             ..Self::default()
         }
+    }
+
+    /// One that says that other processes use it, too.
+    pub(crate) fn shared() -> Self {
+        Self::default().into_shared()
+    }
+
+    pub(crate) fn into_shared(mut self) -> Self {
+        self.is_shared = true;
+        self
+    }
+
+    /// Lets every call take so long from now on.
+    pub(crate) fn delay(&self, delay: Duration) {
+        *self.delay.lock().unwrap_or_else(PoisonError::into_inner) = delay;
     }
 
     /// The calls since the last time this was asked, by name.
@@ -44,6 +66,11 @@ impl Remote {
         self.broken.store(broken, Ordering::SeqCst);
     }
 
+    /// So many calls succeed yet.
+    pub(crate) fn break_after(&self, calls: usize) {
+        self.breaks_after.store(calls + 1, Ordering::SeqCst);
+    }
+
     fn calls(&self) -> MutexGuard<'_, BTreeMap<&'static str, usize>> {
         self.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -53,8 +80,20 @@ impl Remote {
     }
 
     async fn call(&self, name: &'static str) -> Result<()> {
-        tokio::task::yield_now().await;
+        let delay = *self.delay.lock().unwrap_or_else(PoisonError::into_inner);
+        if delay.is_zero() {
+            tokio::task::yield_now().await;
+        } else {
+            tokio::time::sleep(delay).await;
+        }
         *self.calls().entry(name).or_default() += 1;
+        let left = self.breaks_after.load(Ordering::SeqCst);
+        if left > 0 {
+            self.breaks_after.store(left - 1, Ordering::SeqCst);
+            if left == 1 {
+                self.set_broken(true);
+            }
+        }
         if self.broken.load(Ordering::SeqCst) {
             return Err(ErrorKind::Unavailable.into());
         }
@@ -73,7 +112,9 @@ impl Backend for Remote {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
+        let mut capabilities = self.inner.capabilities();
+        capabilities.shared |= self.is_shared;
+        capabilities
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {

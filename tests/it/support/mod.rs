@@ -4,3 +4,6 @@
 pub(crate) mod backends;
 #[cfg(feature = "axum")]
 pub(crate) mod http;
+#[cfg(feature = "axum")]
+#[allow(dead_code, reason = "other tests have their own")]
+pub(crate) mod site;
