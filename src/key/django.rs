@@ -15,7 +15,7 @@ use super::{KeyFunction, KeyPart, KeyWriter, PageKeyFunction, PageTarget, VaryVa
 ///
 /// Django's weaknesses come with its keys: a prefix that holds a `:` can meet another
 /// prefix's keys, MD5 does not withstand an attacker, `/` and `/?` are one page, and a purge of a
-/// page by its header-list key alone leaves its variants behind.
+/// page by its header-list key alone leaves its variants behind, though no layer serves them again.
 ///
 /// # Django
 ///

@@ -11,6 +11,8 @@
 //! - A handler whose response may be stored is shown no other query, host or normalised field than
 //!   the key holds; in a [narrow](CacheLayer::narrow) layer, no other field at all.
 //! - Only a body that ended cleanly, at the length it announced, is stored.
+//! - What is purged or invalidated, on whatever node, is served to nobody who asks after that has
+//!   returned, neither from the store nor from an answer that was being made: `lease` and `tagged`.
 //! - A cache that fails changes nothing but the `Cache-Status`: the inner service answers.
 
 mod body;
