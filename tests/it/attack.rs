@@ -792,6 +792,62 @@ async fn a_strict_key_policy_does_not_keep_leased_values_out() {
     assert_eq!((ask().await.unwrap(), count.get()), (2, 2));
 }
 
+#[tokio::test(start_paused = true)]
+#[ignore = "finding 8"]
+async fn what_one_node_fails_to_compute_does_not_cost_the_value_of_another() {
+    let far = Far::new();
+    let (one, other) = (far.node(), far.node());
+    spawn(async move {
+        let failed = one.get_or_set::<usize, _, _, _>("k", HOUR, || async {
+            sleep(100 * MILLI).await;
+            Err(io::Error::other("on purpose"))
+        });
+        failed.await.map_err(drop)
+    });
+    sleep(50 * MILLI).await;
+    let count = Count::default();
+    let value = other.get_or_set("k", HOUR, || numbered(count.clone(), SECOND));
+    value.await.unwrap();
+    assert_eq!(other.get::<usize>("k").await.unwrap(), Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "finding 3"]
+async fn what_another_release_stores_meanwhile_is_no_answer() {
+    let far = Far::new();
+    let (one, other) = (far.node(), far.node());
+    far.slow("add", 10 * MILLI);
+    let ours = spawn(async move {
+        one.get_or_set("k", HOUR, || numbered(Count::default(), MILLI))
+            .await
+    });
+    sleep(5 * MILLI).await;
+    other.set("k", "of another release", HOUR).await.unwrap();
+    let value = ours.await.unwrap();
+    assert!(value.is_ok(), "{value:?}");
+}
+
+#[tokio::test(start_paused = true)]
+#[ignore = "finding 24"]
+async fn what_is_cleared_is_tried_again() {
+    let (cache, _) = near();
+    let policy = Policy::new(HOUR).backoff(HOUR);
+    let tagged = cache.with_tags(["t"]);
+    let ask = |fails: bool| {
+        tagged.get_or_set("k", policy, move || async move {
+            if fails {
+                Err(io::Error::other("on purpose"))
+            } else {
+                Ok(1_u8)
+            }
+        })
+    };
+    ask(true).await.unwrap_err();
+    cache.invalidate(["t"]).await.unwrap();
+    cache.clear().await.unwrap();
+    assert!(ask(false).await.is_ok(), "the error is from before both");
+}
+
 // --- values
 
 #[tokio::test]
