@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 #![allow(missing_docs, reason = "tests are named, not documented")]
 
+#[cfg(all(feature = "askama", feature = "memory"))]
+mod attack;
 #[cfg(feature = "memory")]
 mod caches;
 #[cfg(all(feature = "axum", feature = "memory"))]
