@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
+use crate::tag::Tags;
 
 /// The computations in progress, by key.
 #[derive(Debug)]
@@ -22,7 +23,15 @@ pub(crate) struct Flights<V> {
     landings: AtomicU64,
 }
 
-type Running<V> = watch::Receiver<Option<V>>;
+/// A computation in progress.
+#[derive(Debug)]
+struct Running<V> {
+    result: Awaited<V>,
+    /// The tags that its result has, if they are known.
+    tags: Option<Tags>,
+}
+
+type Awaited<V> = watch::Receiver<Option<V>>;
 
 /// The computation ended without a result: it panicked, or its runtime shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,10 +64,16 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
         let mut running = self.running();
         if running
             .get(key)
-            .is_some_and(|result| result.same_channel(&follower.0))
+            .is_some_and(|running| running.result.same_channel(&follower.0))
         {
             running.remove(key);
         }
+    }
+
+    /// As [`forget`](Self::forget), of all whose results may have one of these tags.
+    pub(crate) fn forget_tagged(&self, tags: &Tags) {
+        self.running()
+            .retain(|_, running| running.tags.as_ref().is_some_and(|own| !own.meets(tags)));
     }
 
     /// As [`forget`](Self::forget), of all keys that begin with `prefix`.
@@ -66,19 +81,20 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
         self.running().retain(|key, _| !key.starts_with(prefix));
     }
 
-    /// As [`forget`](Self::forget), of all keys.
-    pub(crate) fn forget_all(&self) {
-        self.running().clear();
-    }
-
     /// Begins a computation of `key`, or joins the one that is running.
     pub(crate) fn enter(self: &Arc<Self>, key: &str) -> Role<V> {
+        self.enter_tagged(key, None)
+    }
+
+    /// As [`enter`](Self::enter), for a computation whose result has these tags and no others.
+    pub(crate) fn enter_tagged(self: &Arc<Self>, key: &str, tags: Option<&Tags>) -> Role<V> {
         let mut running = self.running();
-        if let Some(result) = running.get(key) {
-            return Role::Follower(Follower(result.clone()));
+        if let Some(running) = running.get(key) {
+            return Role::Follower(Follower(running.result.clone()));
         }
         let (waiting, result) = watch::channel(None);
-        running.insert(key.to_owned(), result);
+        let tags = tags.cloned();
+        running.insert(key.to_owned(), Running { result, tags });
         drop(running);
         Role::Leader(Landing {
             flights: Arc::clone(self),
@@ -103,7 +119,7 @@ pub(crate) enum Role<V: Clone + Send + Sync + 'static> {
 
 /// Waits for a computation that another caller runs.
 #[derive(Debug)]
-pub(crate) struct Follower<V>(Running<V>);
+pub(crate) struct Follower<V>(Awaited<V>);
 
 impl<V: Clone + Send + Sync> Follower<V> {
     /// The result.
@@ -145,9 +161,9 @@ impl<V: Clone + Send + Sync + 'static> Landing<V> {
     pub(crate) fn split(&self) -> Option<Self> {
         let mut running = self.flights.running();
         let own = running.get_mut(&self.key);
-        let own = own.filter(|result| result.same_channel(&self.waiting.subscribe()))?;
+        let own = own.filter(|own| own.result.same_channel(&self.waiting.subscribe()))?;
         let (waiting, result) = watch::channel(None);
-        *own = result;
+        own.result = result;
         Some(Self {
             flights: Arc::clone(&self.flights),
             key: self.key.clone(),
@@ -166,7 +182,7 @@ impl<V: Clone + Send + Sync + 'static> Landing<V> {
         self.flights.landings.fetch_add(1, Ordering::SeqCst);
         if running
             .get(&self.key)
-            .is_some_and(|result| result.same_channel(&self.waiting.subscribe()))
+            .is_some_and(|running| running.result.same_channel(&self.waiting.subscribe()))
         {
             running.remove(&self.key);
         }

@@ -1,8 +1,8 @@
 //! Tags: names by which entries are invalidated together.
 //!
 //! An entry says the generation that each of its tags had when its computation began. The store
-//! holds the present ones, and to invalidate a tag is to write a new one: one write, however many
-//! entries there are, and nothing that grows with them.
+//! holds the present ones, and to invalidate a tag is to remove its: one write, however many entries
+//! there are, and nothing that grows with them.
 //!
 //! # Invariants
 //!
@@ -67,6 +67,12 @@ impl Tags {
             return others.clone();
         }
         Self::new(self.iter().chain(others.iter()))
+    }
+
+    /// Whether any of them is one of these, too.
+    pub(crate) fn meets(&self, others: &Self) -> bool {
+        self.iter()
+            .any(|name| others.iter().any(|other| other == name))
     }
 
     /// The names, sorted.

@@ -11,12 +11,13 @@ use super::Cache;
 use super::computed::Computed;
 use super::making::{Computation, Made, Making, Product};
 use super::record::{Found, Look, Value};
-use crate::entry::{Entry, is_lease};
+use crate::entry::{Entry, Worth, is_lease};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::flight::{Flights, Follower, Landing, Role};
 use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::policy::{Policy, chance};
+use crate::tag::TagState;
 
 const OPERATION: &str = "get_or_set";
 
@@ -214,25 +215,37 @@ impl Cache {
             decodes: |cache, entry| cache.decode::<T>(entry).is_ok(),
             tags_late,
         };
-        let entry = ask.answer(&mut Some(compute)).await?;
+        let landings = ask.flights().landings();
+        let look = ask.look_up().await;
+        if let Found::Fresh(value) = &look.found
+            && !ask.is_due(value)
+            && let Ok(decoded) = self.decode(&value.entry)
+        {
+            observe::outcome(self.name(), OPERATION, Outcome::Hit, "");
+            return Ok(decoded);
+        }
+        // Boxed, so that the future of a hit is small.
+        let compute = &mut Some(compute);
+        let entry = Box::pin(ask.answer(compute, (look, landings))).await?;
         self.decode(&entry)
     }
 }
 
 impl Ask<'_> {
-    async fn answer<F>(&self, compute: &mut Compute<F>) -> Result<Entry>
+    async fn answer<F>(&self, compute: &mut Compute<F>, first: (Look, u64)) -> Result<Entry>
     where
         F: FnOnce(Option<Entry>) -> Computation + Send,
     {
+        let mut looked = first;
         for _ in 0..ROUNDS {
-            let before = match self.look(compute).await {
+            let before = match self.use_or_refresh(compute, looked) {
                 Ok(value) => return Ok(value.entry),
                 Err(before) => before,
             };
             if let Some(ended) = self.failed_before(&before) {
                 return ended;
             }
-            let (follower, leads) = match self.flights().enter(self.key.as_str()) {
+            let (follower, leads) = match self.enter() {
                 Role::Follower(follower) if self.would_wait_for_itself() => {
                     drop(follower);
                     return self.alone(compute, before).await;
@@ -247,8 +260,10 @@ impl Ask<'_> {
             if let Some(outcome) = self.wait(follower, leads, before).await {
                 return outcome;
             }
+            let landings = self.flights().landings();
+            looked = (self.look_up().await, landings);
         }
-        let before = match self.look(compute).await {
+        let before = match self.use_or_refresh(compute, looked) {
             Ok(value) => return Ok(value.entry),
             Err(before) => before,
         };
@@ -259,25 +274,38 @@ impl Ask<'_> {
         &self.cache.shared.flights
     }
 
+    /// Leads the computation of this key, or follows who does.
+    fn enter(&self) -> Role<Outcomes> {
+        let tags = (!self.tags_late).then_some(&self.cache.tags);
+        self.flights().enter_tagged(self.key.as_str(), tags)
+    }
+
+    /// What is there and what it is worth.
+    async fn look_up(&self) -> Look {
+        match self.cache.look(self.key).await {
+            Ok(look) => look.having(&self.cache.tags),
+            Err(error) => {
+                observe::failed(self.cache.name(), OPERATION, &error);
+                Look::nothing(UNAVAILABLE)
+            }
+        }
+    }
+
     /// What is there, if it may be served; a refresh is begun where it is due.
-    async fn look<F>(&self, compute: &mut Compute<F>) -> Result<Value, Before>
+    fn use_or_refresh<F>(
+        &self,
+        compute: &mut Compute<F>,
+        (look, landings): (Look, u64),
+    ) -> Result<Value, Before>
     where
         F: FnOnce(Option<Entry>) -> Computation + Send,
     {
         let name = self.cache.name();
-        let landings = self.flights().landings();
         let before = |raw, fallback, is_unavailable| Before {
             raw,
             fallback,
             landings,
             is_unavailable,
-        };
-        let look = match self.cache.look(self.key).await {
-            Ok(look) => look.having(&self.cache.tags),
-            Err(error) => {
-                observe::failed(name, OPERATION, &error);
-                Look::nothing(UNAVAILABLE)
-            }
         };
         let (outcome, reason, answer) = match look.found {
             Found::Fresh(value) if self.is_usable(&value) => {
@@ -347,7 +375,7 @@ impl Ask<'_> {
             observe::outcome(self.cache.name(), "refresh", Outcome::Bypass, "busy");
             return;
         };
-        if let Role::Leader(landing) = self.flights().enter(self.key.as_str()) {
+        if let Role::Leader(landing) = self.enter() {
             let before = Before {
                 raw,
                 fallback: Some(value.clone()),
@@ -363,7 +391,7 @@ impl Ask<'_> {
         let now = self.cache.clock().monotonic();
         let failure = self.cache.shared.failures.of(self.key.as_str(), now)?;
         match &before.fallback {
-            Some(value) if failure.throttles(now) => Some(Ok(self.instead(value))),
+            Some(value) if failure.throttles(now) => Some(Ok(self.instead(value)?)),
             Some(_) => None,
             None => failure.error(now).map(Err),
         }
@@ -437,9 +465,9 @@ impl Ask<'_> {
                 .with_message("computation panicked or its runtime shut down")),
             None => {
                 if soft == patience
-                    && let Some(value) = &before.fallback
+                    && let Some(value) = before.fallback.as_ref().and_then(|it| self.instead(it))
                 {
-                    return Some(Ok(self.instead(value)));
+                    return Some(Ok(value));
                 }
                 // Whoever comes next computes anew.
                 self.flights().abandon(self.key.as_str(), &follower);
@@ -452,16 +480,25 @@ impl Ask<'_> {
         match (outcome, before.fallback) {
             (Ok(made), _) if made.is_invalidated && !leads => None,
             (Ok(made), _) => made.entry.map(Ok),
-            (Err(_), Some(value)) => Some(Ok(self.instead(&value))),
-            (Err(error), None) => Some(Err(error)),
+            (Err(error), fallback) => {
+                let fallback = fallback.and_then(|value| self.instead(&value));
+                Some(fallback.ok_or(error))
+            }
         }
     }
 
-    /// A stale value in the place of one that could not be had.
-    fn instead(&self, value: &Value) -> Entry {
+    /// A stale value in the place of one that could not be had, if it may still be served.
+    fn instead(&self, value: &Value) -> Option<Entry> {
+        let record = value.record.as_ref()?;
+        let now = self.cache.clock().now();
+        // Whatever has become of its tags, it was stale already.
+        let worth = record.stamp.worth(now, TagState::Expired);
+        if !matches!(worth, Worth::Stale { if_error: true, .. }) {
+            return None;
+        }
         let name = self.cache.name();
         observe::outcome(name, OPERATION, Outcome::Hit, "stale-if-error");
-        value.entry.clone()
+        Some(value.entry.clone())
     }
 
     /// Computes for this caller alone: whoever it could wait for waits for it.
@@ -489,8 +526,10 @@ impl Ask<'_> {
         };
         match (made, before.fallback) {
             (Ok(made), _) => made.entry.ok_or_else(|| ErrorKind::Compute.into()),
-            (Err(_), Some(value)) => Ok(self.instead(&value)),
-            (Err(error), None) => Err(error),
+            (Err(error), fallback) => {
+                let fallback = fallback.and_then(|value| self.instead(&value));
+                fallback.ok_or(error)
+            }
         }
     }
 

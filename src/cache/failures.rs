@@ -102,6 +102,16 @@ impl Failures {
         self.count.store(failed.len(), Ordering::Release);
     }
 
+    /// As [`forget`](Self::forget), of all keys that begin with `prefix`.
+    pub(super) fn forget_prefix(&self, prefix: &str) {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut failed = self.failed();
+        failed.retain(|key, _| !key.starts_with(prefix));
+        self.count.store(failed.len(), Ordering::Release);
+    }
+
     pub(super) fn of(&self, key: &str, now: Duration) -> Option<Failure> {
         if self.is_empty() {
             return None;

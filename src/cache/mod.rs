@@ -358,6 +358,7 @@ impl Cache {
                 }
             }
             Reach::Prefix(prefix) => {
+                self.shared.failures.forget_prefix(prefix);
                 flights.forget_prefix(prefix);
                 fences.invalidate_prefix(prefix).await;
             }

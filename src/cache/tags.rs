@@ -26,6 +26,9 @@ use crate::ttl::Lifetime;
 /// names are told apart by how they begin.
 const OWN_VERSION: u64 = 0;
 
+/// How often a tag is tried to expire that others expire at the same time.
+const ROUNDS: usize = 64;
+
 /// How many entries' tags are remembered.
 const SEEN: usize = 4096;
 
@@ -178,13 +181,12 @@ impl Cache {
             return Ok(());
         }
         self.next_turn().await?;
-        let fresh = |key| (key, Generation::draw().to_entry(), Lifetime::Forever);
-        let items = keys.into_iter().map(fresh).collect();
-        let outcomes = self.backend().set_many(items).await;
+        // A tag without a generation has no entries, and the next one gets a new one.
+        let outcome = self.backend().delete_many(&keys).await;
         // Also if it failed: some may be invalidated.
-        self.shared.flights.forget_all();
+        self.shared.flights.forget_tagged(tags);
         self.shared.turns.fetch_add(1, Ordering::SeqCst);
-        outcomes?.into_iter().collect()
+        outcome.map(drop)
     }
 
     async fn expire_tags(&self, tags: &Tags) -> Result<()> {
@@ -194,11 +196,18 @@ impl Cache {
         }
         self.next_turn().await?;
         for key in &keys {
-            // A tag without a generation has no entries.
-            while let Some(entry) = self.backend().get(key).await? {
+            for round in 0.. {
+                // A tag without a generation has no entries.
+                let Some(entry) = self.backend().get(key).await? else {
+                    break;
+                };
                 let Some(generation) = Generation::of_entry(&entry) else {
                     break;
                 };
+                if round == ROUNDS {
+                    return Err(Error::new(ErrorKind::Unavailable)
+                        .with_message("another one expires the same tag again and again"));
+                }
                 let expired = generation.expired().to_entry();
                 let (backend, forever) = (self.backend(), Lifetime::Forever);
                 if backend
@@ -209,7 +218,7 @@ impl Cache {
                 }
             }
         }
-        self.shared.flights.forget_all();
+        self.shared.flights.forget_tagged(tags);
         self.shared.turns.fetch_add(1, Ordering::SeqCst);
         Ok(())
     }
@@ -361,18 +370,20 @@ impl Cache {
     pub(crate) async fn fetch_with_tags(
         &self,
         keys: &[Key],
-        tags: &[Tags],
+        tags: impl Iterator<Item = &Tags>,
     ) -> Result<(Vec<Option<Entry>>, TagsRead)> {
-        let mut all = keys.to_vec();
-        for (key, tags) in keys.iter().zip(tags) {
-            let seen = self.shared.tags_seen.of(key);
-            let seen = seen.iter().flat_map(|seen| seen.iter().cloned());
-            for key in self.tag_keys(tags)?.into_iter().chain(seen) {
-                if !all[keys.len()..].contains(&key) {
-                    all.push(key);
-                }
-            }
+        let mut wanted = Vec::new();
+        for tags in tags {
+            wanted.extend(self.tag_keys(tags)?);
         }
+        for key in keys {
+            let seen = self.shared.tags_seen.of(key);
+            wanted.extend(seen.iter().flat_map(|seen| seen.iter().cloned()));
+        }
+        wanted.sort_unstable_by(|one, other| one.as_str().cmp(other.as_str()));
+        wanted.dedup();
+        let mut all = keys.to_vec();
+        all.extend(wanted);
         let mut entries = self.fetch_many(&all).await?;
         let read = entries.split_off(keys.len());
         let read = read

@@ -32,6 +32,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::{KeyPart, KeyWriter};
 use crate::tag::Tags;
 
+/// How often a page is run at most to find its fragments: one more than they may be nested.
+const MAX_PASSES: usize = 64;
+
 /// The alias whose cache holds fragments that name none, where it is configured.
 ///
 /// # Django
@@ -194,7 +197,7 @@ impl Cache {
         };
         let stores = Stores::new(self, digest);
         let mut pass = Pass::default();
-        loop {
+        for _ in 0..MAX_PASSES {
             let pages = templates.iter().map(|it| render_once(it, &pass, NO_VALUES));
             let pages = pages.collect::<Result<Vec<_>>>()?;
             let wanted = pass.take_wanted();
@@ -205,6 +208,12 @@ impl Cache {
             }
             pass.learn(stores.fetch(wanted).await?);
         }
+        // The fragments are others each time.
+        let live = templates.iter().map(|template| {
+            let page = template.render();
+            page.map_err(|error| Error::new(ErrorKind::Render).with_source(error))
+        });
+        Ok((live.collect::<Result<_>>()?, pass.take_tags()))
     }
 }
 

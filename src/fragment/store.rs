@@ -81,19 +81,29 @@ impl<'a> Stores<'a> {
 
 /// What a cache holds of fragments: one read for them and their tags.
 async fn read(cache: &Cache, fragments: &[Fragment], templates: u64) -> Result<Vec<Known>> {
-    let tags = fragments
-        .iter()
-        .map(|fragment| fragment.tags.and(cache.tags()));
-    let tags: Vec<Tags> = tags.collect();
+    let tags = fragments.iter().map(|fragment| {
+        let tags = fragment.tags.and(cache.tags());
+        let checked = tags.check();
+        // One that cannot have its tags is not stored, and takes no other with it.
+        if let Err(error) = &checked {
+            observe::failed(cache.name(), "fragment", error);
+        }
+        checked.is_ok().then_some(tags)
+    });
+    let tags: Vec<Option<Tags>> = tags.collect();
     let mut keys = Vec::with_capacity(fragments.len());
     for fragment in fragments {
         keys.push(cache.final_key(&fragment.key)?);
     }
     // Before anything is read, so that what is invalidated from now on is not stored.
     let fills: Vec<_> = keys.iter().map(|key| cache.begin_fill(key)).collect();
-    let (entries, read) = cache.fetch_with_tags(&keys, &tags).await?;
+    let (entries, read) = cache.fetch_with_tags(&keys, tags.iter().flatten()).await?;
     let mut known = Vec::with_capacity(fragments.len());
     for (((key, fill), entry), tags) in keys.into_iter().zip(fills).zip(entries).zip(tags) {
+        let Some(tags) = tags else {
+            known.push(Known::Missing(None));
+            continue;
+        };
         let found = entry.and_then(|entry| opened(cache, &key, &entry, &tags, templates));
         if let Some((markup, stamps)) = found {
             let marks = cache.marks(&stamps)?;

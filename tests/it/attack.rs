@@ -310,7 +310,6 @@ async fn get_or_set_ends_over_a_store_that_lies() {
 // --- one computation
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 4"]
 async fn invalidating_a_tag_leaves_other_flights_alone() {
     let (cache, _) = near();
     let count = Count::default();
@@ -604,7 +603,6 @@ async fn an_error_from_before_a_delete_is_not_remembered_after_it() {
 // --- stale
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 21"]
 async fn nothing_is_served_after_its_window() {
     let (cache, _) = near();
     let policy = Policy::new(SECOND).stale_if_error(10 * SECOND);
@@ -828,7 +826,6 @@ async fn what_another_release_stores_meanwhile_is_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 24"]
 async fn what_is_cleared_is_tried_again() {
     let (cache, _) = near();
     let policy = Policy::new(HOUR).backoff(HOUR);
@@ -1422,7 +1419,6 @@ struct Unsteady<'a> {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 18"]
 async fn a_key_that_changes_by_itself_ends_all_the_same() {
     let far = Far::new();
     far.slow("get_many", MILLI);
@@ -1433,7 +1429,6 @@ async fn a_key_that_changes_by_itself_ends_all_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 19"]
 async fn one_bad_tag_does_not_keep_the_other_fragments_out() {
     let far = Far::new();
     let node = far.node();
