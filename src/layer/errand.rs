@@ -87,8 +87,7 @@ where
             Way::Forward(forwarding) => forwarding,
             Way::Answered(pick, status) => return Ok(self.serve(&pick, status)),
             Way::Refresh(pick, forwarding) => {
-                let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate");
-                let response = self.serve(&pick, status);
+                let response = self.serve(&pick, stale());
                 let cache = self.question.config.cache.clone();
                 let refresh = self.in_background().forward(leading, forwarding);
                 let refresh = observe::in_current_span(refresh);
@@ -275,7 +274,8 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
                 }
                 // An answer has landed since this request looked.
                 return match question.asked().look_up(&question.key).await {
-                    Found::Hit(pick) | Found::Refresh(pick, _) => Way::hit(pick),
+                    Found::Hit(pick) => Way::hit(pick),
+                    Found::Refresh(pick, _) => Way::Answered(pick, stale()),
                     Found::Miss(miss) => lead(miss, fill, held),
                 };
             }
@@ -331,7 +331,6 @@ async fn refresh(
     let (config, asked) = (&question.config, question.asked());
     let collapse = &config.collapse;
     let flight = asked.flight(&question.key, &miss);
-    let stale = || CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate");
     if asked.is_throttled(&flight) || leading.contains(collapse, &flight) {
         return Way::Answered(pick, stale());
     }
@@ -369,6 +368,11 @@ async fn place(question: &Question, miss: &Miss, marked: Option<Alone>) -> Opene
         return Opened::of(ground.unwrap_or(Ground::Lost));
     }
     config.take(&question.key, miss, now).await
+}
+
+/// What is said of what is served while another one is made.
+fn stale() -> CacheStatus {
+    CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate")
 }
 
 impl Way {

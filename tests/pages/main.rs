@@ -67,7 +67,7 @@ const TESTS: &[Test] = tests! {
     nodes needs &["memcached"] => d2_over_memcached;
     nodes needs &["postgres"] => d2_over_postgres;
     nodes needs &[] =>
-        d2_over_files, b6_errors_are_hidden_where_that_is_allowed, nothing_stale_is_made_up;
+        d1_in_memory, d2_over_files, b6_errors_are_hidden_where_that_is_allowed, nothing_stale_is_made_up;
     http_mode needs &[] =>
         validation_by_tag_and_by_date, changed_content_replaces_what_was,
         a_304_updates_the_fields, a_304_about_another_one_changes_nothing,
