@@ -10,6 +10,8 @@
 //!   process, is not stored.
 //! - A lease is a miss to every reader, ends by itself, and is renewed while its holder computes. It
 //!   says who computes, but several may: it keeps stale values out, not computations.
+//! - What another one has stored is an answer only if it is of the type that is asked for, and has the
+//!   tags that it is to have; otherwise it is replaced.
 //! - Where the store cannot be asked, the value is returned and not stored.
 
 use std::future::Future;
@@ -35,12 +37,16 @@ const OVER: Duration = Duration::from_millis(1);
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 const LAST_LOOK: Duration = Duration::from_millis(40);
 
+/// Whether an entry is of the type that is asked for.
+pub(super) type Decodes = fn(&Cache, &Entry) -> bool;
+
 /// A place to fill.
 #[derive(Debug)]
 pub(super) struct Place {
     cache: Cache,
     pub(super) key: Key,
     fill: Fill,
+    decodes: Decodes,
     holds: Holds,
     lease: Duration,
     /// The lease on computing anew what is there already, and its key.
@@ -89,13 +95,14 @@ impl Cache {
         &self,
         key: &Key,
         fill: Fill,
+        decodes: Decodes,
         found: Option<Entry>,
         lease: Option<Duration>,
         patience: Duration,
     ) -> Taken {
         let mut place = Place {
             lease: lease.unwrap_or(LEASE).max(OVER),
-            ..Place::lost(self, key, fill)
+            ..Place::lost(self, key, fill, decodes)
         };
         let capabilities = self.capabilities();
         if !capabilities.compares || !capabilities.shared {
@@ -122,6 +129,17 @@ impl Cache {
         }
         Taken::Place(Box::new(place))
     }
+
+    /// What was found, as an answer to who asks this handle for a value that `decodes`.
+    pub(super) fn answer(&self, look: Look, decodes: Decodes) -> Look {
+        let mut look = look.having(&self.tags);
+        if let Found::Fresh(value) = &look.found
+            && !decodes(self, &value.entry)
+        {
+            look.found = Found::Nothing("corrupt");
+        }
+        look
+    }
 }
 
 impl Holds {
@@ -135,11 +153,12 @@ impl Holds {
 
 impl Place {
     /// One that could not be taken: nothing is stored there.
-    pub(super) fn lost(cache: &Cache, key: &Key, fill: Fill) -> Self {
+    pub(super) fn lost(cache: &Cache, key: &Key, fill: Fill, decodes: Decodes) -> Self {
         Self {
             cache: cache.clone(),
             key: key.clone(),
             fill,
+            decodes,
             holds: Holds::Lost,
             lease: LEASE,
             turn: None,
@@ -333,8 +352,10 @@ impl Place {
         backend.add(key, lease.clone(), lifetime).await
     }
 
+    /// What is there, as an answer to who asked: what is none is only an entry to replace.
     async fn look(&self) -> Result<Look> {
         let entry = self.cache.backend().get(&self.key).await?;
-        self.cache.judge(&self.key, entry, &Vec::new()).await
+        let look = self.cache.judge(&self.key, entry, &Vec::new()).await?;
+        Ok(self.cache.answer(look, self.decodes))
     }
 }

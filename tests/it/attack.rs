@@ -691,7 +691,6 @@ async fn windows_that_a_computation_names_are_throttled_too() {
 // --- leases
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 3"]
 async fn with_a_lease_what_does_not_decode_is_no_answer() {
     let far = Far::new();
     let policy = Policy::new(HOUR).lease(10 * SECOND);
@@ -715,7 +714,6 @@ async fn with_a_lease_what_does_not_decode_is_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 3"]
 async fn with_a_lease_what_has_not_the_tags_is_no_answer() {
     let far = Far::new();
     let policy = Policy::new(HOUR).lease(10 * SECOND);
@@ -812,7 +810,6 @@ async fn what_one_node_fails_to_compute_does_not_cost_the_value_of_another() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 3"]
 async fn what_another_release_stores_meanwhile_is_no_answer() {
     let far = Far::new();
     let (one, other) = (far.node(), far.node());
