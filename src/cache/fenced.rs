@@ -14,7 +14,7 @@
 //!   tags that it is to have; otherwise it is replaced.
 //! - Where the store cannot be asked, the value is returned and not stored.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::time::Duration;
 
 use super::Cache;
@@ -251,19 +251,32 @@ impl Place {
 
     /// Runs `computing`, and holds the place meanwhile.
     pub(super) async fn hold<T>(&self, computing: impl Future<Output = T>) -> T {
+        let leases = self.leases();
+        if leases.is_empty() {
+            return computing.await;
+        }
         let mut computing = std::pin::pin!(computing);
+        let mut renewing = Box::pin(self.renew_all(leases));
+        poll_fn(|cx| {
+            let outcome = computing.as_mut().poll(cx);
+            if outcome.is_pending() {
+                // However long the store takes, the computation goes on.
+                let _ = renewing.as_mut().poll(cx);
+            }
+            outcome
+        })
+        .await
+    }
+
+    /// Never ends.
+    async fn renew_all(&self, leases: Vec<(&Key, &Entry)>) {
+        let third = self.lease / 3;
         loop {
-            let leases = self.leases();
-            if leases.is_empty() {
-                return computing.await;
-            }
-            let third = self.lease / 3;
-            if let Ok(outcome) = tokio::time::timeout(third, computing.as_mut()).await {
-                return outcome;
-            }
-            for (key, lease) in leases {
+            tokio::time::sleep(third).await;
+            for (key, lease) in &leases {
                 // One that cannot be renewed, or is gone, shows when the value lands.
-                let _ = self.renew(key, lease, self.lease).await;
+                let renewing = self.renew(key, lease, self.lease);
+                let _ = tokio::time::timeout(third, renewing).await;
             }
         }
     }

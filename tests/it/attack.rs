@@ -259,7 +259,6 @@ fn batch_of_many_keys_does_not_overflow_the_stack() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 10"]
 async fn renewing_a_lease_does_not_hold_up_the_computation() {
     let far = Far::new();
     let node = far.node();
