@@ -33,6 +33,9 @@ const LEASE: Duration = Duration::from_secs(10);
 /// How long a lease lasts that has been given back.
 const OVER: Duration = Duration::from_millis(1);
 
+/// How often a place is tried that is neither free nor taken.
+pub(super) const TRIES: usize = 16;
+
 /// The time between two looks at another one's lease, at first and at most.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 const LAST_LOOK: Duration = Duration::from_millis(40);
@@ -178,7 +181,7 @@ impl Place {
             self.holds = Holds::Entry(entry);
             return Ok(None);
         }
-        loop {
+        for _ in 0..TRIES {
             let lease = Entry::new(lease(draw()));
             if self.add(&self.key, &lease).await? {
                 self.holds = Holds::ours(lease);
@@ -197,6 +200,8 @@ impl Place {
             };
             return Ok(None);
         }
+        self.holds = Holds::Lost;
+        Ok(None)
     }
 
     /// As [`take`](Self::take), once no other process computes.

@@ -10,6 +10,7 @@
 use std::sync::Arc;
 
 use super::Cache;
+use super::fenced::TRIES;
 use super::tags::{Marks, TagsRead};
 use crate::entry::{
     Entry, Kind, Stamp, Undecodable, Worth, is_lease, is_sealed, open, open_stamp, seal,
@@ -262,7 +263,7 @@ impl Cache {
         lifetime: Lifetime,
     ) -> Result<bool> {
         let backend = self.backend();
-        loop {
+        for _ in 0..TRIES {
             if backend.add(key, entry.clone(), lifetime).await? {
                 return Ok(true);
             }
@@ -277,6 +278,7 @@ impl Cache {
                 return Ok(true);
             }
         }
+        Ok(false)
     }
 
     /// Gives the value under `key`, if it is fresh, a new TTL.

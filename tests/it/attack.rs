@@ -282,7 +282,6 @@ async fn renewing_a_lease_does_not_hold_up_the_computation() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 17"]
 async fn add_ends_over_a_store_that_lies() {
     let far = Far::new();
     let node = far.node();
@@ -294,7 +293,6 @@ async fn add_ends_over_a_store_that_lies() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 17"]
 async fn get_or_set_ends_over_a_store_that_lies() {
     let far = Far::new();
     let node = far.node();
