@@ -7,8 +7,10 @@
 //!   given back.
 //! - A failure is remembered as long as the policy says.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use super::Cache;
@@ -174,11 +176,13 @@ impl Begun {
         self.place.hold(computing).await
     }
 
-    /// A computation that is dropped when nobody waits for it any more and its time is over.
+    /// A computation that is dropped when nobody waits for it any more and its time is over. That it
+    /// panics is a failure like any other.
     pub(super) async fn within_its_time<T>(
         &self,
         computation: impl Future<Output = Result<T>>,
     ) -> Result<T> {
+        let computation = caught(computation);
         let Some(hard) = self.policy.hard_timeout else {
             return computation.await;
         };
@@ -287,6 +291,19 @@ impl Begun {
         };
         Ok(self.place.land(entry, lifetime).await)
     }
+}
+
+/// Runs `computation`; a panic is its error. It has been reported by then, as any panic.
+async fn caught<T>(computation: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut computation = pin!(computation);
+    poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| computation.as_mut().poll(cx)));
+        polled.unwrap_or_else(|_| {
+            let panicked = Error::new(ErrorKind::Compute);
+            Poll::Ready(Err(panicked.with_message("computation panicked")))
+        })
+    })
+    .await
 }
 
 impl Cache {

@@ -735,7 +735,6 @@ async fn with_a_lease_what_has_not_the_tags_is_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 9"]
 async fn a_panic_gives_its_lease_back() {
     let far = Far::new();
     let node = far.node();
@@ -751,7 +750,6 @@ async fn a_panic_gives_its_lease_back() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 9"]
 async fn a_panic_is_a_failure_to_back_off_from() {
     let (cache, _) = near();
     let policy = Policy::new(HOUR).backoff(10 * SECOND);
