@@ -8,6 +8,7 @@
 //! - What is sealed is used only if it says that it is of this key, and its tags are current.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Cache;
 use super::fenced::TRIES;
@@ -191,6 +192,14 @@ impl Cache {
             },
             Worth::Nothing if state == TagState::Current => Found::Nothing("expired"),
             Worth::Nothing => Found::Nothing("tag"),
+        }
+    }
+
+    /// How long the store has to keep an entry that says so itself, if not for ever.
+    pub(super) fn kept_for(&self, key: &Key, entry: &Entry) -> Option<Duration> {
+        match self.open_value(key, entry) {
+            Opened::Sealed(record) => record.stamp.kept_for(self.clock().now()).duration(),
+            _ => None,
         }
     }
 

@@ -343,7 +343,6 @@ async fn who_comes_while_a_value_lands_does_not_compute() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 8"]
 async fn what_expires_while_it_is_refreshed_is_still_stored() {
     for shared in [false, true] {
         let far = Far::new();
@@ -786,7 +785,6 @@ async fn a_strict_key_policy_does_not_keep_leased_values_out() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 8"]
 async fn what_one_node_fails_to_compute_does_not_cost_the_value_of_another() {
     let far = Far::new();
     let (one, other) = (far.node(), far.node());
