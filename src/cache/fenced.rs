@@ -24,7 +24,7 @@ use super::record::{Found, Look, Value};
 use crate::entry::{Entry, is_lease, lease};
 use crate::error::{Error, Result};
 use crate::fence::Fill;
-use crate::key::Key;
+use crate::key::{Key, digest};
 use crate::observe;
 use crate::tag::draw;
 use crate::ttl::Lifetime;
@@ -231,7 +231,8 @@ impl Place {
         loop {
             if let Some(entry) = found {
                 // What is there stays there while it is computed anew, so the lease is beside it.
-                let beside = format!("lease:{}", self.key.as_str());
+                // A digest, as that fits whatever the policy for keys.
+                let beside = format!("lease:{}", digest(self.key.as_str()));
                 let beside = self.cache.own_key(&beside)?;
                 let lease = Entry::new(lease(draw()));
                 if self.add(&beside, &lease).await? {

@@ -765,7 +765,6 @@ async fn a_panic_is_a_failure_to_back_off_from() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 25"]
 async fn a_strict_key_policy_does_not_keep_leased_values_out() {
     let far = Far::new();
     let node = far.builder().key_policy(KeyPolicy::Error).build().unwrap();
