@@ -292,20 +292,26 @@ impl Cache {
 
     /// Gives the value under `key`, if it is fresh, a new TTL.
     pub(super) async fn touch_entry(&self, key: &Key, lifetime: Lifetime) -> Result<bool> {
-        let look = self.look(key).await?;
-        let (Some(raw), Some(value)) = (look.raw.clone(), look.fresh()) else {
-            return Ok(false);
-        };
         let backend = self.backend();
-        let Some(record) = value.record else {
-            return backend.touch(key, lifetime).await;
-        };
-        let now = self.clock().now();
-        let mut stamp = record.stamp.clone();
-        stamp.fresh_until = lifetime.duration().and_then(|it| now.checked_add(it));
-        let kept_for = stamp.kept_for(now);
-        let entry = seal_value(key, &value.entry, stamp)?;
-        backend.compare_and_set(key, &raw, entry, kept_for).await
+        for _ in 0..TRIES {
+            let look = self.look(key).await?;
+            let (Some(raw), Some(value)) = (look.raw.clone(), look.fresh()) else {
+                return Ok(false);
+            };
+            let Some(record) = value.record else {
+                return backend.touch(key, lifetime).await;
+            };
+            let now = self.clock().now();
+            let mut stamp = record.stamp.clone();
+            stamp.fresh_until = lifetime.duration().and_then(|it| now.checked_add(it));
+            let kept_for = stamp.kept_for(now);
+            let entry = seal_value(key, &value.entry, stamp)?;
+            if backend.compare_and_set(key, &raw, entry, kept_for).await? {
+                return Ok(true);
+            }
+            // Somebody has touched or replaced it at the same time.
+        }
+        Ok(false)
     }
 
     /// Moves the value at `from`, if it is fresh, to `to`. One that is sealed says which key it is of,
@@ -315,6 +321,9 @@ impl Cache {
         let Some(value) = self.look(from).await?.fresh() else {
             return Ok(false);
         };
+        if from == to {
+            return Ok(true);
+        }
         let Some(record) = &value.record else {
             return backend.rename(from, to).await;
         };
@@ -323,7 +332,12 @@ impl Cache {
         };
         let entry = seal_value(to, &value.entry, record.stamp.clone())?;
         backend.set(to, entry, lifetime).await?;
-        backend.delete(from).await
+        let is_moved = backend.delete(from).await?;
+        if !is_moved {
+            // It was deleted meanwhile, and is not to be anywhere.
+            backend.delete(to).await?;
+        }
+        Ok(is_moved)
     }
 
     /// The entry to store for a value without tags that is never served stale.

@@ -840,7 +840,6 @@ async fn what_is_cleared_is_tried_again() {
 // --- values
 
 #[tokio::test]
-#[ignore = "finding 23"]
 async fn a_version_move_by_nothing_keeps_the_entry() {
     let cache = Cache::new(Memory::new());
     cache.set("plain", &1, HOUR).await.unwrap();
@@ -856,7 +855,6 @@ async fn a_version_move_by_nothing_keeps_the_entry() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 23"]
 async fn touches_at_the_same_time_all_find_the_entry() {
     let far = Far::new();
     let node = far.node();
@@ -904,7 +902,6 @@ async fn a_closure_that_panics_does_not_take_a_stale_reader_down() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 23"]
 async fn a_version_move_of_what_is_deleted_meanwhile_moves_nothing() {
     let far = Far::new();
     let node = far.node();
