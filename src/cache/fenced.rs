@@ -10,9 +10,13 @@
 //!   process, is not stored.
 //! - A lease is a miss to every reader, ends by itself, and is renewed while its holder computes. It
 //!   says who computes, but several may: it keeps stale values out, not computations.
+//! - What is there is kept there while it is computed anew, if it says itself until when it is of use:
+//!   that it has gone then means that it was invalidated.
+//! - What another one has stored is an answer only if it is of the type that is asked for, and has the
+//!   tags that it is to have; otherwise it is replaced.
 //! - Where the store cannot be asked, the value is returned and not stored.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::time::Duration;
 
 use super::Cache;
@@ -20,7 +24,7 @@ use super::record::{Found, Look, Value};
 use crate::entry::{Entry, is_lease, lease};
 use crate::error::{Error, Result};
 use crate::fence::Fill;
-use crate::key::Key;
+use crate::key::{Key, digest};
 use crate::observe;
 use crate::tag::draw;
 use crate::ttl::Lifetime;
@@ -31,9 +35,18 @@ const LEASE: Duration = Duration::from_secs(10);
 /// How long a lease lasts that has been given back.
 const OVER: Duration = Duration::from_millis(1);
 
+/// How often it is tried to write where what is held is, or was until it expired.
+const WRITES: usize = 3;
+
+/// How often a place is tried that is neither free nor taken.
+pub(super) const TRIES: usize = 16;
+
 /// The time between two looks at another one's lease, at first and at most.
 const FIRST_LOOK: Duration = Duration::from_millis(5);
 const LAST_LOOK: Duration = Duration::from_millis(40);
+
+/// Whether an entry is of the type that is asked for.
+pub(super) type Decodes = fn(&Cache, &Entry) -> bool;
 
 /// A place to fill.
 #[derive(Debug)]
@@ -41,8 +54,11 @@ pub(super) struct Place {
     cache: Cache,
     pub(super) key: Key,
     fill: Fill,
+    decodes: Decodes,
     holds: Holds,
     lease: Duration,
+    /// Others wait for this one, rather than to compute the same.
+    is_awaited: bool,
     /// The lease on computing anew what is there already, and its key.
     turn: Option<(Key, Entry)>,
 }
@@ -89,13 +105,15 @@ impl Cache {
         &self,
         key: &Key,
         fill: Fill,
+        decodes: Decodes,
         found: Option<Entry>,
         lease: Option<Duration>,
         patience: Duration,
     ) -> Taken {
         let mut place = Place {
             lease: lease.unwrap_or(LEASE).max(OVER),
-            ..Place::lost(self, key, fill)
+            is_awaited: lease.is_some(),
+            ..Place::lost(self, key, fill, decodes)
         };
         let capabilities = self.capabilities();
         if !capabilities.compares || !capabilities.shared {
@@ -122,6 +140,17 @@ impl Cache {
         }
         Taken::Place(Box::new(place))
     }
+
+    /// What was found, as an answer to who asks this handle for a value that `decodes`.
+    pub(super) fn answer(&self, look: Look, decodes: Decodes) -> Look {
+        let mut look = look.having(&self.tags);
+        if let Found::Fresh(value) = &look.found
+            && !decodes(self, &value.entry)
+        {
+            look.found = Found::Nothing("corrupt");
+        }
+        look
+    }
 }
 
 impl Holds {
@@ -135,13 +164,15 @@ impl Holds {
 
 impl Place {
     /// One that could not be taken: nothing is stored there.
-    pub(super) fn lost(cache: &Cache, key: &Key, fill: Fill) -> Self {
+    pub(super) fn lost(cache: &Cache, key: &Key, fill: Fill, decodes: Decodes) -> Self {
         Self {
             cache: cache.clone(),
             key: key.clone(),
             fill,
+            decodes,
             holds: Holds::Lost,
             lease: LEASE,
+            is_awaited: false,
             turn: None,
         }
     }
@@ -159,7 +190,7 @@ impl Place {
             self.holds = Holds::Entry(entry);
             return Ok(None);
         }
-        loop {
+        for _ in 0..TRIES {
             let lease = Entry::new(lease(draw()));
             if self.add(&self.key, &lease).await? {
                 self.holds = Holds::ours(lease);
@@ -178,6 +209,8 @@ impl Place {
             };
             return Ok(None);
         }
+        self.holds = Holds::Lost;
+        Ok(None)
     }
 
     /// As [`take`](Self::take), once no other process computes.
@@ -198,7 +231,8 @@ impl Place {
         loop {
             if let Some(entry) = found {
                 // What is there stays there while it is computed anew, so the lease is beside it.
-                let beside = format!("lease:{}", self.key.as_str());
+                // A digest, as that fits whatever the policy for keys.
+                let beside = format!("lease:{}", digest(self.key.as_str()));
                 let beside = self.cache.own_key(&beside)?;
                 let lease = Entry::new(lease(draw()));
                 if self.add(&beside, &lease).await? {
@@ -232,21 +266,51 @@ impl Place {
 
     /// Runs `computing`, and holds the place meanwhile.
     pub(super) async fn hold<T>(&self, computing: impl Future<Output = T>) -> T {
+        let (leases, entry) = (self.leases(), self.mortal_entry());
+        if leases.is_empty() && entry.is_none() {
+            return computing.await;
+        }
         let mut computing = std::pin::pin!(computing);
+        let mut renewing = Box::pin(self.renew_all(leases, entry));
+        poll_fn(|cx| {
+            let outcome = computing.as_mut().poll(cx);
+            if outcome.is_pending() {
+                // However long the store takes, the computation goes on.
+                let _ = renewing.as_mut().poll(cx);
+            }
+            outcome
+        })
+        .await
+    }
+
+    /// Never ends.
+    async fn renew_all(&self, leases: Vec<(&Key, &Entry)>, entry: Option<&Entry>) {
+        let third = self.lease / 3;
+        let left = |entry| self.cache.kept_for(&self.key, entry);
+        let mut pause = entry.and_then(left).map_or(third, |left| third.min(left / 2));
         loop {
-            let leases = self.leases();
-            if leases.is_empty() {
-                return computing.await;
-            }
-            let third = self.lease / 3;
-            if let Ok(outcome) = tokio::time::timeout(third, computing.as_mut()).await {
-                return outcome;
-            }
-            for (key, lease) in leases {
+            tokio::time::sleep(pause).await;
+            pause = third;
+            // What says itself until when it is of use may be there for longer.
+            let entry = entry.filter(|entry| left(entry).is_some_and(|left| left < self.lease));
+            let entry = entry.map(|entry| (&self.key, entry));
+            for (key, lease) in leases.iter().copied().chain(entry) {
                 // One that cannot be renewed, or is gone, shows when the value lands.
-                let _ = self.renew(key, lease, self.lease).await;
+                let renewing = self.renew(key, lease, self.lease);
+                let _ = tokio::time::timeout(third, renewing).await;
             }
         }
+    }
+
+    /// The entry that is to be replaced, if it may expire before that: it would be taken for
+    /// invalidated.
+    fn mortal_entry(&self) -> Option<&Entry> {
+        let Holds::Entry(entry) = &self.holds else {
+            return None;
+        };
+        let is_shared = self.cache.capabilities().shared;
+        let is_mortal = || self.cache.kept_for(&self.key, entry).is_some();
+        (is_shared && is_mortal()).then_some(entry)
     }
 
     /// Stores `entry`, unless the place was taken away.
@@ -266,30 +330,34 @@ impl Place {
 
     async fn write(&self, entry: Entry, lifetime: Lifetime) -> Result<Landed> {
         let backend = self.cache.backend();
-        let stored = match &self.holds {
-            Holds::Nothing => backend.add(&self.key, entry, lifetime).await?,
-            Holds::Anything => {
-                backend.set(&self.key, entry, lifetime).await?;
-                true
+        let mut held = self.held();
+        for _ in 0..WRITES {
+            let entry = entry.clone();
+            let stored = match (&self.holds, held) {
+                (Holds::Lost, _) => return Ok(Landed::Lost),
+                (Holds::Anything, _) => {
+                    backend.set(&self.key, entry, lifetime).await?;
+                    true
+                }
+                (_, None) => backend.add(&self.key, entry, lifetime).await?,
+                (_, Some(held)) => {
+                    let replacing = backend.compare_and_set(&self.key, held, entry, lifetime);
+                    replacing.await?
+                }
+            };
+            if stored {
+                return Ok(Landed::Stored);
             }
-            Holds::Entry(expected)
-            | Holds::Lease {
-                entry: expected, ..
-            } => {
-                backend
-                    .compare_and_set(&self.key, expected, entry, lifetime)
-                    .await?
+            let look = self.look().await?;
+            if look.raw.is_none() && !self.cache.capabilities().shared {
+                // It has expired: the table says that it was not invalidated.
+                held = None;
+            } else if look.raw.as_ref() != held {
+                return Ok(look.fresh().map_or(Landed::Invalidated, Landed::Other));
             }
-            Holds::Lost => return Ok(Landed::Lost),
-        };
-        if stored {
-            return Ok(Landed::Stored);
+            // Or it was renewed at the same time.
         }
-        let look = self.look().await?;
-        Ok(match look.fresh() {
-            Some(value) => Landed::Other(value),
-            None => Landed::Invalidated,
-        })
+        Ok(Landed::Invalidated)
     }
 
     /// Lets others take the place: there is nothing to store.
@@ -299,8 +367,11 @@ impl Place {
     }
 
     async fn give_back_lease(&self) {
+        // Another process may compute in the place of a lease that nobody waits for, and would lose
+        // its own value: such a one runs out by itself.
         if let Holds::Lease { entry, is_ours } = &self.holds
             && *is_ours
+            && self.is_awaited
         {
             let _ = self.renew(&self.key, entry, OVER).await;
         }
@@ -333,8 +404,10 @@ impl Place {
         backend.add(key, lease.clone(), lifetime).await
     }
 
+    /// What is there, as an answer to who asked: what is none is only an entry to replace.
     async fn look(&self) -> Result<Look> {
         let entry = self.cache.backend().get(&self.key).await?;
-        self.cache.judge(&self.key, entry, &Vec::new()).await
+        let look = self.cache.judge(&self.key, entry, &Vec::new()).await?;
+        Ok(self.cache.answer(look, self.decodes))
     }
 }

@@ -7,13 +7,15 @@
 //!   given back.
 //! - A failure is remembered as long as the policy says.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::task::Poll;
 use std::time::Duration;
 
 use super::Cache;
 use super::computed::{Computed, Terms};
-use super::fenced::{Landed, Place, Taken};
+use super::fenced::{Decodes, Landed, Place, Taken};
 use super::record::{Value, seal_value};
 use crate::entry::{Entry, Stamp};
 use crate::error::{BoxError, Error, ErrorKind, Result};
@@ -55,8 +57,7 @@ pub(super) struct Making {
     pub(super) is_unavailable: bool,
     /// Something may have been stored since it was looked at.
     pub(super) look_again: bool,
-    /// Whether an entry is of the type that is asked for.
-    pub(super) decodes: fn(&Cache, &Entry) -> bool,
+    pub(super) decodes: Decodes,
     /// The computation may name tags only once it is over.
     pub(super) tags_late: bool,
 }
@@ -68,7 +69,6 @@ pub(super) struct Begun {
     policy: Policy,
     tags: Result<Vec<TagStamp>>,
     turn: Option<Entry>,
-    decodes: fn(&Cache, &Entry) -> bool,
     started: Duration,
 }
 
@@ -127,25 +127,24 @@ impl Making {
         let started = cache.clock().monotonic();
         if self.is_unavailable {
             return Ok(Begun {
-                place: Place::lost(&cache, &self.key, self.fill),
+                place: Place::lost(&cache, &self.key, self.fill, self.decodes),
                 policy: self.policy,
                 tags: Ok(Vec::new()),
                 turn: None,
-                decodes: self.decodes,
                 started,
                 cache,
             });
         }
-        let usable = |value: &Value| (self.decodes)(&cache, &value.entry);
+        let decodes = self.decodes;
         if self.look_again
             && let Ok(look) = cache.look(&self.key).await
-            && let Some(value) = look.fresh()
-            && usable(&value)
+            && let Some(value) = cache.answer(look, decodes).fresh()
         {
             return Err(value);
         }
         let (lease, patience) = (self.policy.lease, self.policy.lock_timeout);
-        let taking = cache.take_place(&self.key, self.fill, self.found, lease, patience);
+        let (key, fill, found) = (&self.key, self.fill, self.found);
+        let taking = cache.take_place(key, fill, decodes, found, lease, patience);
         let place = match taking.await {
             Taken::Found(value) => return Err(value),
             Taken::Place(place) => *place,
@@ -162,7 +161,6 @@ impl Making {
             policy: self.policy,
             tags,
             turn,
-            decodes: self.decodes,
             cache,
         })
     }
@@ -178,11 +176,13 @@ impl Begun {
         self.place.hold(computing).await
     }
 
-    /// A computation that is dropped when nobody waits for it any more and its time is over.
+    /// A computation that is dropped when nobody waits for it any more and its time is over. That it
+    /// panics is a failure like any other.
     pub(super) async fn within_its_time<T>(
         &self,
         computation: impl Future<Output = Result<T>>,
     ) -> Result<T> {
+        let computation = caught(computation);
         let Some(hard) = self.policy.hard_timeout else {
             return computation.await;
         };
@@ -213,7 +213,7 @@ impl Begun {
 
     /// Stores what was made; what callers are to get.
     pub(super) async fn keep(self, product: Product) -> Made {
-        let (cache, decodes) = (self.cache.clone(), self.decodes);
+        let cache = self.cache.clone();
         cache.shared.failures.forget(self.place.key.as_str());
         let mut made = Made {
             entry: Some(product.entry.clone()),
@@ -222,11 +222,7 @@ impl Begun {
         let name = cache.name();
         match self.store(product).await {
             Ok(Landed::Stored) => observe::outcome(name, "get_or_set", Outcome::Stored, ""),
-            Ok(Landed::Other(value)) => {
-                if decodes(&cache, &value.entry) {
-                    return Made::of(value);
-                }
-            }
+            Ok(Landed::Other(value)) => return Made::of(value),
             Ok(Landed::Invalidated) => {
                 made.is_invalidated = true;
                 observe::outcome(name, "get_or_set", Outcome::Bypass, "invalidated");
@@ -295,6 +291,19 @@ impl Begun {
         };
         Ok(self.place.land(entry, lifetime).await)
     }
+}
+
+/// Runs `computation`; a panic is its error. It has been reported by then, as any panic.
+async fn caught<T>(computation: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut computation = pin!(computation);
+    poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| computation.as_mut().poll(cx)));
+        polled.unwrap_or_else(|_| {
+            let panicked = Error::new(ErrorKind::Compute);
+            Poll::Ready(Err(panicked.with_message("computation panicked")))
+        })
+    })
+    .await
 }
 
 impl Cache {

@@ -8,8 +8,10 @@
 //! - What is sealed is used only if it says that it is of this key, and its tags are current.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Cache;
+use super::fenced::TRIES;
 use super::tags::{Marks, TagsRead};
 use crate::entry::{
     Entry, Kind, Stamp, Undecodable, Worth, is_lease, is_sealed, open, open_stamp, seal,
@@ -193,6 +195,14 @@ impl Cache {
         }
     }
 
+    /// How long the store has to keep an entry that says so itself, if not for ever.
+    pub(super) fn kept_for(&self, key: &Key, entry: &Entry) -> Option<Duration> {
+        match self.open_value(key, entry) {
+            Opened::Sealed(record) => record.stamp.kept_for(self.clock().now()).duration(),
+            _ => None,
+        }
+    }
+
     fn open_value(&self, key: &Key, entry: &Entry) -> Opened {
         if !is_sealed(entry.bytes()) {
             return Opened::Plain;
@@ -262,7 +272,7 @@ impl Cache {
         lifetime: Lifetime,
     ) -> Result<bool> {
         let backend = self.backend();
-        loop {
+        for _ in 0..TRIES {
             if backend.add(key, entry.clone(), lifetime).await? {
                 return Ok(true);
             }
@@ -277,24 +287,31 @@ impl Cache {
                 return Ok(true);
             }
         }
+        Ok(false)
     }
 
     /// Gives the value under `key`, if it is fresh, a new TTL.
     pub(super) async fn touch_entry(&self, key: &Key, lifetime: Lifetime) -> Result<bool> {
-        let look = self.look(key).await?;
-        let (Some(raw), Some(value)) = (look.raw.clone(), look.fresh()) else {
-            return Ok(false);
-        };
         let backend = self.backend();
-        let Some(record) = value.record else {
-            return backend.touch(key, lifetime).await;
-        };
-        let now = self.clock().now();
-        let mut stamp = record.stamp.clone();
-        stamp.fresh_until = lifetime.duration().and_then(|it| now.checked_add(it));
-        let kept_for = stamp.kept_for(now);
-        let entry = seal_value(key, &value.entry, stamp)?;
-        backend.compare_and_set(key, &raw, entry, kept_for).await
+        for _ in 0..TRIES {
+            let look = self.look(key).await?;
+            let (Some(raw), Some(value)) = (look.raw.clone(), look.fresh()) else {
+                return Ok(false);
+            };
+            let Some(record) = value.record else {
+                return backend.touch(key, lifetime).await;
+            };
+            let now = self.clock().now();
+            let mut stamp = record.stamp.clone();
+            stamp.fresh_until = lifetime.duration().and_then(|it| now.checked_add(it));
+            let kept_for = stamp.kept_for(now);
+            let entry = seal_value(key, &value.entry, stamp)?;
+            if backend.compare_and_set(key, &raw, entry, kept_for).await? {
+                return Ok(true);
+            }
+            // Somebody has touched or replaced it at the same time.
+        }
+        Ok(false)
     }
 
     /// Moves the value at `from`, if it is fresh, to `to`. One that is sealed says which key it is of,
@@ -304,6 +321,9 @@ impl Cache {
         let Some(value) = self.look(from).await?.fresh() else {
             return Ok(false);
         };
+        if from == to {
+            return Ok(true);
+        }
         let Some(record) = &value.record else {
             return backend.rename(from, to).await;
         };
@@ -312,7 +332,12 @@ impl Cache {
         };
         let entry = seal_value(to, &value.entry, record.stamp.clone())?;
         backend.set(to, entry, lifetime).await?;
-        backend.delete(from).await
+        let is_moved = backend.delete(from).await?;
+        if !is_moved {
+            // It was deleted meanwhile, and is not to be anywhere.
+            backend.delete(to).await?;
+        }
+        Ok(is_moved)
     }
 
     /// The entry to store for a value without tags that is never served stale.

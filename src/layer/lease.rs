@@ -16,7 +16,7 @@
 //! - Requests that wait for each other's answers have found the same generation, or were there before
 //!   the handler was called: none of them is served what was purged before it began.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -242,13 +242,16 @@ impl Ground {
             return making.await;
         };
         let mut making = std::pin::pin!(making);
-        loop {
-            if let Ok(outcome) = tokio::time::timeout(LEASE / 3, making.as_mut()).await {
-                return outcome;
+        let mut renewing = Box::pin(lease.renew_all());
+        poll_fn(|cx| {
+            let outcome = making.as_mut().poll(cx);
+            if outcome.is_pending() {
+                // However long the store takes, the page is made.
+                let _ = renewing.as_mut().poll(cx);
             }
-            // One that is gone shows when the page lands.
-            let _ = lease.renew(LEASE).await;
-        }
+            outcome
+        })
+        .await
     }
 
     /// There is a page in the place of the lease.
@@ -268,6 +271,15 @@ impl Lease {
             generation,
             is_ours,
             is_over: AtomicBool::new(false),
+        }
+    }
+
+    /// Never ends.
+    async fn renew_all(&self) {
+        loop {
+            tokio::time::sleep(LEASE / 3).await;
+            // One that is gone shows when the page lands.
+            let _ = tokio::time::timeout(LEASE / 3, self.renew(LEASE)).await;
         }
     }
 

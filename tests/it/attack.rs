@@ -259,7 +259,6 @@ fn batch_of_many_keys_does_not_overflow_the_stack() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 10"]
 async fn renewing_a_lease_does_not_hold_up_the_computation() {
     let far = Far::new();
     let node = far.node();
@@ -283,7 +282,6 @@ async fn renewing_a_lease_does_not_hold_up_the_computation() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 17"]
 async fn add_ends_over_a_store_that_lies() {
     let far = Far::new();
     let node = far.node();
@@ -295,7 +293,6 @@ async fn add_ends_over_a_store_that_lies() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 17"]
 async fn get_or_set_ends_over_a_store_that_lies() {
     let far = Far::new();
     let node = far.node();
@@ -345,7 +342,6 @@ async fn who_comes_while_a_value_lands_does_not_compute() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 8"]
 async fn what_expires_while_it_is_refreshed_is_still_stored() {
     for shared in [false, true] {
         let far = Far::new();
@@ -689,7 +685,6 @@ async fn windows_that_a_computation_names_are_throttled_too() {
 // --- leases
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 3"]
 async fn with_a_lease_what_does_not_decode_is_no_answer() {
     let far = Far::new();
     let policy = Policy::new(HOUR).lease(10 * SECOND);
@@ -713,7 +708,6 @@ async fn with_a_lease_what_does_not_decode_is_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 3"]
 async fn with_a_lease_what_has_not_the_tags_is_no_answer() {
     let far = Far::new();
     let policy = Policy::new(HOUR).lease(10 * SECOND);
@@ -738,7 +732,6 @@ async fn with_a_lease_what_has_not_the_tags_is_no_answer() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 9"]
 async fn a_panic_gives_its_lease_back() {
     let far = Far::new();
     let node = far.node();
@@ -754,7 +747,6 @@ async fn a_panic_gives_its_lease_back() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 9"]
 async fn a_panic_is_a_failure_to_back_off_from() {
     let (cache, _) = near();
     let policy = Policy::new(HOUR).backoff(10 * SECOND);
@@ -771,7 +763,6 @@ async fn a_panic_is_a_failure_to_back_off_from() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 25"]
 async fn a_strict_key_policy_does_not_keep_leased_values_out() {
     let far = Far::new();
     let node = far.builder().key_policy(KeyPolicy::Error).build().unwrap();
@@ -791,7 +782,6 @@ async fn a_strict_key_policy_does_not_keep_leased_values_out() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 8"]
 async fn what_one_node_fails_to_compute_does_not_cost_the_value_of_another() {
     let far = Far::new();
     let (one, other) = (far.node(), far.node());
@@ -810,7 +800,6 @@ async fn what_one_node_fails_to_compute_does_not_cost_the_value_of_another() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 3"]
 async fn what_another_release_stores_meanwhile_is_no_answer() {
     let far = Far::new();
     let (one, other) = (far.node(), far.node());
@@ -848,7 +837,6 @@ async fn what_is_cleared_is_tried_again() {
 // --- values
 
 #[tokio::test]
-#[ignore = "finding 23"]
 async fn a_version_move_by_nothing_keeps_the_entry() {
     let cache = Cache::new(Memory::new());
     cache.set("plain", &1, HOUR).await.unwrap();
@@ -864,7 +852,6 @@ async fn a_version_move_by_nothing_keeps_the_entry() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 23"]
 async fn touches_at_the_same_time_all_find_the_entry() {
     let far = Far::new();
     let node = far.node();
@@ -912,7 +899,6 @@ async fn a_closure_that_panics_does_not_take_a_stale_reader_down() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 23"]
 async fn a_version_move_of_what_is_deleted_meanwhile_moves_nothing() {
     let far = Far::new();
     let node = far.node();
