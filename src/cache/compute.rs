@@ -10,6 +10,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::Cache;
 use super::computed::Computed;
 use super::making::{Computation, Made, Making, Product};
+use super::nested::{Nested, computes};
 use super::record::{Found, Look, Value};
 use crate::entry::{Entry, Worth, is_lease};
 use crate::error::{BoxError, Error, ErrorKind, Result};
@@ -26,11 +27,6 @@ pub(super) const UNAVAILABLE: &str = "unavailable";
 
 /// How often a caller waits for another one's computation before it computes for itself.
 const ROUNDS: usize = 4;
-
-tokio::task_local! {
-    /// The keys that the running task computes, so that none waits for itself.
-    static COMPUTING: Vec<(usize, Key)>;
-}
 
 /// A flight of [`get_or_set`](Cache::get_or_set).
 pub(super) type Outcomes = Result<Made>;
@@ -246,7 +242,7 @@ impl Ask<'_> {
                 return ended;
             }
             let (follower, leads) = match self.enter() {
-                Role::Follower(follower) if self.would_wait_for_itself() => {
+                Role::Follower(follower) if computes(self.cache, self.key) => {
                     drop(follower);
                     return self.alone(compute, before).await;
                 }
@@ -414,10 +410,9 @@ impl Ask<'_> {
         let look_again = self.flights().landings() != before.landings;
         let making = self.making(before, look_again);
         let previous = before.fallback.as_ref().map(|value| value.entry.clone());
-        let mut computing = computing();
-        computing.push(self.itself());
-        let computation = COMPUTING.sync_scope(computing.clone(), || compute(previous));
-        let task = COMPUTING.scope(computing, async move {
+        let nested = Nested::new(self.cache, [self.key.clone()]);
+        let computation = nested.begin(|| compute(previous));
+        let task = nested.run(async move {
             let made = making.run(computation).await;
             drop(permit);
             landing.land(made);
@@ -514,10 +509,9 @@ impl Ask<'_> {
         // The lease may be that of the computation this one is part of.
         making.policy.lease = None;
         let previous = before.fallback.as_ref().map(|value| value.entry.clone());
-        let mut computing = computing();
-        computing.push(self.itself());
-        let computation = COMPUTING.sync_scope(computing.clone(), || compute(previous));
-        let running = COMPUTING.scope(computing, making.run(computation));
+        let nested = Nested::new(self.cache, [self.key.clone()]);
+        let computation = nested.begin(|| compute(previous));
+        let running = nested.run(making.run(computation));
         let made = match self.policy.hard_timeout {
             None => running.await,
             Some(hard) => tokio::time::timeout(hard, running)
@@ -532,22 +526,4 @@ impl Ask<'_> {
             }
         }
     }
-
-    /// Whether this task computes the key already.
-    fn would_wait_for_itself(&self) -> bool {
-        COMPUTING
-            .try_with(|computing| computing.contains(&self.itself()))
-            .unwrap_or(false)
-    }
-
-    /// This key of this cache.
-    fn itself(&self) -> (usize, Key) {
-        let flights = Arc::as_ptr(self.flights());
-        (flights.addr(), self.key.clone())
-    }
-}
-
-/// The keys that the present task computes.
-fn computing() -> Vec<(usize, Key)> {
-    COMPUTING.try_with(Clone::clone).unwrap_or_default()
 }

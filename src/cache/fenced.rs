@@ -287,7 +287,9 @@ impl Place {
     async fn renew_all(&self, leases: Vec<(&Key, &Entry)>, entry: Option<&Entry>) {
         let third = self.lease / 3;
         let left = |entry| self.cache.kept_for(&self.key, entry);
-        let mut pause = entry.and_then(left).map_or(third, |left| third.min(left / 2));
+        let mut pause = entry
+            .and_then(left)
+            .map_or(third, |left| third.min(left / 2));
         loop {
             tokio::time::sleep(pause).await;
             pause = third;

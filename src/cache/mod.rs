@@ -19,6 +19,7 @@ mod fenced;
 mod landing;
 mod making;
 mod many;
+mod nested;
 mod record;
 mod tags;
 mod together;
