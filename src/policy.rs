@@ -183,13 +183,6 @@ impl Policy {
         self
     }
 
-    /// Whether entries have to say more than a value.
-    pub(crate) fn needs_stamp(&self) -> bool {
-        self.refresh_ahead.is_some()
-            || !self.stale_while_revalidate.is_zero()
-            || !self.stale_if_error.is_zero()
-    }
-
     /// How long a value is fresh, shortened by chance; `None` when nothing is to be stored.
     pub(crate) fn fresh_for(&self, ttl: Ttl, chance: f64) -> Option<Lifetime> {
         let lifetime = ttl.lifetime()?;

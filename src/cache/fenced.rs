@@ -177,6 +177,11 @@ impl Place {
         }
     }
 
+    /// Whether the key was invalidated in this process since the fill began.
+    pub(super) fn is_barred(&self) -> bool {
+        self.fill.is_barred()
+    }
+
     fn held(&self) -> Option<&Entry> {
         match &self.holds {
             Holds::Entry(entry) | Holds::Lease { entry, .. } => Some(entry),

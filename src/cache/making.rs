@@ -196,13 +196,11 @@ impl Begun {
     pub(super) async fn fail(self, error: &Error) {
         let now = self.cache.clock().monotonic();
         let (throttle, backoff) = (self.policy.throttle, self.policy.backoff);
-        let throttle = if self.policy.needs_stamp() {
-            throttle
-        } else {
-            Duration::ZERO
-        };
-        let failures = &self.cache.shared.failures;
-        failures.remember(self.place.key.as_str(), error, now, throttle, backoff);
+        // It says nothing of what has been changed since.
+        if !self.place.is_barred() {
+            let failures = &self.cache.shared.failures;
+            failures.remember(self.place.key.as_str(), error, now, throttle, backoff);
+        }
         self.place.give_back().await;
     }
 

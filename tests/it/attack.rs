@@ -577,7 +577,6 @@ async fn what_was_set_meanwhile_wins_also_once_it_has_expired() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 24"]
 async fn an_error_from_before_a_delete_is_not_remembered_after_it() {
     let (cache, _) = near();
     let policy = Policy::new(HOUR).backoff(60 * SECOND);
@@ -656,7 +655,6 @@ async fn a_clock_that_steps_back_makes_nothing_fresh() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 24"]
 async fn windows_that_a_computation_names_are_throttled_too() {
     let (cache, _) = near();
     let count = Count::default();
