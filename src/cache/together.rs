@@ -18,7 +18,8 @@ use tokio::task::JoinSet;
 use super::Cache;
 use super::compute::{Outcomes, UNAVAILABLE};
 use super::computed::Computed;
-use super::making::{Begun, Made, Making, Product};
+use super::leading::{Led, begin, end, hold_all};
+use super::making::{Making, Product};
 use super::record::{Found, Look, Value};
 use crate::entry::{Entry, is_lease};
 use crate::error::{BoxError, Error, ErrorKind, Result};
@@ -41,12 +42,6 @@ struct Missing {
     found: Option<Entry>,
     /// What may be served if computing fails.
     fallback: Option<Value>,
-}
-
-/// A key that this batch computes.
-struct Led {
-    making: Making,
-    landing: Landing<Outcomes>,
 }
 
 /// What is known of a batch.
@@ -422,53 +417,4 @@ where
         }
         Ok(true)
     }
-}
-
-/// Takes the places of all that are to be computed. Those that were there by now are landed.
-async fn begin(led: Vec<Led>) -> Vec<(Begun, Landing<Outcomes>)> {
-    let mut beginning = JoinSet::new();
-    for led in led {
-        beginning.spawn(async move { (led.making.begin().await, led.landing) });
-    }
-    let mut begun = Vec::with_capacity(beginning.len());
-    while let Some(one) = beginning.join_next().await {
-        match one {
-            Ok((Ok(one), landing)) => begun.push((one, landing)),
-            Ok((Err(value), landing)) => landing.land(Ok(Made::of(value))),
-            // Its landing has told those who wait.
-            Err(_) => {}
-        }
-    }
-    begun
-}
-
-/// Holds the places of all while they are computed.
-async fn hold_all<T>(
-    begun: &[(Begun, Landing<Outcomes>)],
-    computing: impl Future<Output = T> + Send,
-) -> T
-where
-    T: Send,
-{
-    let mut computing: std::pin::Pin<Box<dyn Future<Output = T> + Send + '_>> = Box::pin(computing);
-    for (begun, _) in begun {
-        computing = Box::pin(begun.hold(computing));
-    }
-    computing.await
-}
-
-/// Stores what was made of one key, and tells those who wait for it.
-async fn end(begun: Begun, product: Result<Option<Product>>, landing: Landing<Outcomes>) {
-    let made = match product {
-        Ok(Some(product)) => Ok(begun.keep(product).await),
-        Ok(None) => {
-            begun.give_back().await;
-            Ok(Made::nothing())
-        }
-        Err(error) => {
-            begun.fail(&error).await;
-            Err(error)
-        }
-    };
-    landing.land(made);
 }

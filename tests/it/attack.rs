@@ -246,7 +246,6 @@ async fn child_batch_of_many_keys() {
 }
 
 #[test]
-#[ignore = "finding 1"]
 fn batch_of_many_keys_does_not_overflow_the_stack() {
     for keys in [1000, 3000, 10_000, 30_000, 100_000] {
         let child = std::process::Command::new(std::env::current_exe().unwrap())
