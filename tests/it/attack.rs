@@ -1344,7 +1344,6 @@ async fn no_node_stores_a_fragment_that_another_one_has_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 2"]
 async fn pages_and_deletes_of_their_fragments_do_not_lock_each_other_out() {
     let far = Far::new();
     let node = far.node();
