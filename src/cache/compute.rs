@@ -28,7 +28,7 @@ const ROUNDS: usize = 4;
 
 tokio::task_local! {
     /// The keys that the running task computes, so that none waits for itself.
-    static COMPUTING: Vec<(usize, Key)>;
+    pub(super) static COMPUTING: Vec<(usize, Key)>;
 }
 
 /// A flight of [`get_or_set`](Cache::get_or_set).
@@ -509,6 +509,6 @@ impl Ask<'_> {
 }
 
 /// The keys that the present task computes.
-fn computing() -> Vec<(usize, Key)> {
+pub(super) fn computing() -> Vec<(usize, Key)> {
     COMPUTING.try_with(Clone::clone).unwrap_or_default()
 }

@@ -2,20 +2,45 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::task::JoinSet;
 
+use super::Cache;
 use super::compute::Outcomes;
 use super::fenced::Place;
 use super::making::{Begun, Made, Making, Product};
 use crate::error::Result;
 use crate::flight::Landing;
+use crate::tag::TagStamp;
 
 /// A key that a batch computes.
 pub(super) struct Led {
     pub(super) making: Making,
     pub(super) landing: Landing<Outcomes>,
+}
+
+/// What is done once for several keys: they wait for no lease, as two batches that take places in
+/// any order could wait for each other; and their tags, which are the same, are read once.
+pub(super) async fn as_one(cache: &Cache, mut led: Vec<Led>) -> Vec<Led> {
+    if led.len() < 2 {
+        return led;
+    }
+    for led in &mut led {
+        led.making.policy.lease = None;
+    }
+    let is_available = led.iter().any(|led| !led.making.is_unavailable);
+    if is_available
+        && !cache.tags.is_empty()
+        && let Ok(stamps) = cache.stamps(&cache.tags).await
+    {
+        let stamps: Arc<[TagStamp]> = stamps.into();
+        for led in &mut led {
+            led.making.cache.pinned = Some(Arc::clone(&stamps));
+        }
+    }
+    led
 }
 
 /// Takes the places of all that are to be computed. Those that were there by now are landed.
