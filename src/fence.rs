@@ -108,7 +108,7 @@ impl Fill {
     ///
     /// Dropping the future drops `write`, which then has happened or not.
     pub(crate) async fn land<T>(&self, write: impl Future<Output = T>) -> Option<T> {
-        let _landing = self.landing().await?;
+        let _landing = self.landing()?;
         Some(write.await)
     }
 
@@ -119,9 +119,9 @@ impl Fill {
     }
 
     /// The right to write until it is dropped, unless the key was invalidated since the fill
-    /// began.
-    pub(crate) async fn landing(&self) -> Option<RwLockReadGuard<'_, ()>> {
-        let landing = self.gate.landing.read().await;
+    /// began. Nobody waits for it: who holds or awaits the other side of the gate has barred it.
+    pub(crate) fn landing(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        let landing = self.gate.landing.try_read().ok()?;
         (!self.gate.invalidated.load(Ordering::Acquire)).then_some(landing)
     }
 }
@@ -188,6 +188,19 @@ mod tests {
         let _ = finish.send(());
         assert!(writing.await.is_ok_and(|landed| landed.is_some()));
         assert!((&mut invalidation).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn who_lands_does_not_wait_for_an_invalidation() {
+        let fences = Arc::new(Fences::default());
+        let (one, other) = (fences.begin("k"), fences.begin("k"));
+        let landing = one.landing();
+        let shared = Arc::clone(&fences);
+        let invalidation = tokio::spawn(async move { shared.invalidate("k").await });
+        tokio::task::yield_now().await;
+        assert!(landing.is_some() && one.landing().is_none() && other.landing().is_none());
+        drop(landing);
+        assert!(invalidation.await.is_ok());
     }
 
     #[tokio::test]

@@ -103,6 +103,15 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
         })
     }
 
+    /// Begins a computation of `key` that nobody else joins.
+    pub(crate) fn apart(self: &Arc<Self>, key: &str) -> Landing<V> {
+        Landing {
+            flights: Arc::clone(self),
+            key: key.to_owned(),
+            waiting: watch::Sender::new(None),
+        }
+    }
+
     fn running(&self) -> MutexGuard<'_, HashMap<String, Running<V>>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -178,6 +178,8 @@ impl Policy {
     /// takes over once the lease has ended. Each process computes for itself by default.
     ///
     /// It spares work and promises nothing: when the store is away or loses the lease, two compute.
+    /// So do two batches: one that computes several keys waits for no lease, as two of them could
+    /// wait for each other.
     pub const fn lease(mut self, lease: Duration) -> Self {
         self.lease = Some(lease);
         self

@@ -390,6 +390,27 @@ impl Place {
         }
     }
 
+    /// How often it has to be [renewed](Self::renewals); `None` if it holds by itself.
+    pub(super) fn pulse(&self) -> Option<Duration> {
+        (!self.leases().is_empty()).then_some(self.lease / 3)
+    }
+
+    /// What renews it, for whoever holds many.
+    pub(super) fn renewals(&self) -> Vec<impl Future<Output = ()> + Send + use<>> {
+        let renewal = |(key, lease): (&Key, &Entry)| {
+            let (cache, key, lease) = (self.cache.clone(), key.clone(), lease.clone());
+            let lifetime = Lifetime::For(self.lease);
+            async move {
+                let backend = cache.backend();
+                // One that cannot be renewed, or is gone, shows when the value lands.
+                let _ = backend
+                    .compare_and_set(&key, &lease, lease.clone(), lifetime)
+                    .await;
+            }
+        };
+        self.leases().into_iter().map(renewal).collect()
+    }
+
     fn leases(&self) -> Vec<(&Key, &Entry)> {
         let own = match &self.holds {
             Holds::Lease { entry, .. } => Some((&self.key, entry)),

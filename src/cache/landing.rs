@@ -22,7 +22,7 @@ impl Cache {
         let mut landings = Vec::with_capacity(items.len());
         for item in &items {
             if let Some(lifetime) = self.lifetime(item.ttl)
-                && let Some(landing) = item.fill.landing().await
+                && let Some(landing) = item.fill.landing()
             {
                 batch.push((item.key.clone(), item.entry.clone(), lifetime));
                 landings.push(landing);

@@ -110,7 +110,7 @@ impl Making {
             Ok(begun) => begun,
             Err(value) => return Ok(Made::of(value)),
         };
-        let computing = begun.hold(begun.within_its_time(computation));
+        let computing = begun.place.hold(begun.within_its_time(computation));
         match computing.await {
             Ok(product) => Ok(begun.keep(product).await),
             Err(error) => {
@@ -171,9 +171,8 @@ impl Begun {
         &self.place.key
     }
 
-    /// Runs `computing`, and holds the place meanwhile.
-    pub(super) async fn hold<T>(&self, computing: impl Future<Output = T>) -> T {
-        self.place.hold(computing).await
+    pub(super) fn place(&self) -> &Place {
+        &self.place
     }
 
     /// A computation that is dropped when nobody waits for it any more and its time is over. That it

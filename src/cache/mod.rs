@@ -17,6 +17,7 @@ mod failures;
 mod fenced;
 #[cfg(feature = "askama")]
 mod landing;
+mod leading;
 mod making;
 mod many;
 mod nested;

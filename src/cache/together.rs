@@ -3,7 +3,9 @@
 //! # Invariants
 //!
 //! - A batch computes the keys that it leads before it waits for those that others compute, and so no
-//!   two batches wait for each other.
+//!   two batches wait for each other. For the same reason it waits for no lease of another process,
+//!   unless it leads one key only.
+//! - Between entering a flight and beginning its computation, nothing can fail.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -14,11 +16,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::Cache;
 use super::compute::{Outcomes, UNAVAILABLE};
 use super::computed::Computed;
-use super::making::{Begun, Made, Making, Product};
+use super::leading::{Led, as_one, begin, end, hold_all};
+use super::making::{Making, Product};
+use super::nested::{Nested, computes};
 use super::record::{Found, Look, Value};
 use crate::entry::{Entry, is_lease};
 use crate::error::{BoxError, Error, ErrorKind, Result};
@@ -29,7 +34,7 @@ use crate::policy::Policy;
 
 const OPERATION: &str = "get_or_set_many";
 
-/// How often a batch waits for the computations of others before it gives up.
+/// How often a batch waits for the computations of others before it computes for itself.
 const ROUNDS: usize = 4;
 
 /// A key without a fresh value.
@@ -43,10 +48,13 @@ struct Missing {
     fallback: Option<Value>,
 }
 
-/// A key that this batch computes.
-struct Led {
-    making: Making,
-    landing: Landing<Outcomes>,
+/// What comes of entering a flight.
+struct Entered {
+    follower: Follower<Outcomes>,
+    /// This batch has to compute it.
+    landing: Option<Landing<Outcomes>>,
+    /// For itself alone.
+    is_apart: bool,
 }
 
 /// What is known of a batch.
@@ -58,6 +66,8 @@ struct Batch<'a, K> {
     /// Whether an entry is of the type that is asked for.
     decodes: fn(&Cache, &Entry) -> bool,
     values: HashMap<Key, Entry>,
+    /// It does not wait for others any more.
+    is_alone: bool,
 }
 
 impl Cache {
@@ -69,7 +79,9 @@ impl Cache {
     /// by whichever batch or single call came first. Keys that may be served
     /// [stale](Policy::stale_while_revalidate) are computed along with the missing ones, or in the
     /// background if none is missing. `compute` may be called more than once if what others computed
-    /// meanwhile was invalidated.
+    /// meanwhile was invalidated, or took longer than the policy's lock timeout. All the timeouts
+    /// are for the batch, not for each key. A batch that computes several keys does not wait for the
+    /// [leases](Policy::lease) of other processes.
     ///
     /// # Errors
     ///
@@ -128,6 +140,7 @@ impl Cache {
             decodes: |cache, entry| cache.decode::<T>(entry).is_ok(),
             values: HashMap::with_capacity(callers.len()),
             callers,
+            is_alone: false,
         };
         let compute = Arc::new(compute);
         for _ in 0..ROUNDS {
@@ -136,7 +149,9 @@ impl Cache {
                 return batch.decoded();
             }
         }
-        Err(ErrorKind::ComputeTimeout.into())
+        batch.is_alone = true;
+        batch.round(left, &compute).await?;
+        batch.decoded()
     }
 }
 
@@ -171,30 +186,37 @@ where
                 missing.push(item);
             }
         }
-        let mut led = Vec::new();
-        let mut waiting = Vec::new();
+        // Before any flight is entered: this batch may end here.
+        let mut asked = Vec::with_capacity(missing.len());
         for item in missing {
-            if let Some(ended) = self.failed_before(&item) {
-                self.values.insert(item.key, ended?);
-                continue;
+            match self.failed_before(&item) {
+                Some(ended) => drop(self.values.insert(item.key, ended?)),
+                None => asked.push(item),
             }
-            let follower = match self.cache.shared.flights.enter(item.key.as_str()) {
-                Role::Follower(follower) => (follower, false),
-                Role::Leader(landing) => {
-                    let follower = landing.follower();
-                    led.push(self.lead(&item, landing, landings));
-                    (follower, true)
+        }
+        let mut led = Vec::new();
+        let mut waiting = Vec::with_capacity(asked.len());
+        for item in asked {
+            let entered = self.enter(&item.key);
+            let leads = entered.landing.is_some();
+            if let Some(landing) = entered.landing {
+                let mut one = self.lead(&item, landing, landings);
+                if entered.is_apart {
+                    // The lease may be that of the computation this one is part of.
+                    one.making.policy.lease = None;
                 }
-            };
-            waiting.push((item, follower));
+                led.push(one);
+            }
+            waiting.push((item, entered.follower, leads));
         }
         let permit = self.refresh(stale, landings, &mut led);
         if !led.is_empty() {
             self.make(led, Arc::clone(compute), permit);
         }
+        let start = Instant::now();
         let mut left = Vec::new();
-        for (item, (follower, leads)) in waiting {
-            if !self.wait(&item, follower, leads).await? {
+        for (item, follower, leads) in waiting {
+            if !self.wait(&item, follower, leads, start).await? {
                 left.push(item.key);
             }
         }
@@ -275,6 +297,33 @@ where
         }
     }
 
+    fn enter(&self, key: &Key) -> Entered {
+        let flights = &self.cache.shared.flights;
+        let (landing, is_apart) = if self.is_alone {
+            (flights.apart(key.as_str()), true)
+        } else {
+            match flights.enter(key.as_str()) {
+                Role::Leader(landing) => (landing, false),
+                // It would wait for itself.
+                Role::Follower(_) if computes(self.cache, key) => {
+                    (flights.apart(key.as_str()), true)
+                }
+                Role::Follower(follower) => {
+                    return Entered {
+                        follower,
+                        landing: None,
+                        is_apart: false,
+                    };
+                }
+            }
+        };
+        Entered {
+            follower: landing.follower(),
+            landing: Some(landing),
+            is_apart,
+        }
+    }
+
     fn lead(&self, item: &Missing, landing: Landing<Outcomes>, landings: u64) -> Led {
         let making = Making {
             cache: self.cache.clone(),
@@ -338,8 +387,9 @@ where
             .map(|led| led.making.key.clone())
             .map(|key| (key.clone(), self.callers[&key].clone()))
             .collect();
+        let nested = Nested::new(&cache, led.iter().map(|led| led.making.key.clone()));
         let task = async move {
-            let begun = begin(led).await;
+            let begun = begin(as_one(&cache, led).await).await;
             if begun.is_empty() {
                 return;
             }
@@ -347,9 +397,9 @@ where
                 .iter()
                 .map(|(begun, _)| callers[begun.key()][0].clone());
             let wanted: Vec<K> = wanted.collect();
-            let computing = compute(wanted);
+            let computation = compute(wanted);
             let made = begun[0].0.within_its_time(async {
-                let made = computing.await;
+                let made = computation.await;
                 made.map_err(|error| Error::new(ErrorKind::Compute).with_source(error))
             });
             let mut made = hold_all(&begun, made).await;
@@ -368,19 +418,20 @@ where
             while landing.join_next().await.is_some() {}
             drop(permit);
         };
-        let task = observe::in_current_span(task);
+        let task = observe::in_current_span(nested.run(task));
         assert!(
             self.cache.shared.background.spawn(task),
             "a computation needs a Tokio runtime"
         );
     }
 
-    /// Waits for a computation. Whether it is done with.
+    /// Waits for a computation, as long as may be waited since `start`. Whether it is done with.
     async fn wait(
         &mut self,
         item: &Missing,
         mut follower: Follower<Outcomes>,
         leads: bool,
+        start: Instant,
     ) -> Result<bool> {
         let policy = &self.policy;
         let soft = policy.soft_timeout.filter(|_| item.fallback.is_some());
@@ -391,7 +442,12 @@ where
             .min();
         let landed = match patience {
             None => Some(follower.result().await),
-            Some(patience) => tokio::time::timeout(patience, follower.result()).await.ok(),
+            Some(patience) => {
+                let left = patience.saturating_sub(start.elapsed());
+                // One that has landed counts, however late it is looked at.
+                let landed = tokio::task::unconstrained(follower.result());
+                tokio::time::timeout(left, landed).await.ok()
+            }
         };
         let outcome = match landed {
             Some(Ok(outcome)) => outcome,
@@ -422,53 +478,4 @@ where
         }
         Ok(true)
     }
-}
-
-/// Takes the places of all that are to be computed. Those that were there by now are landed.
-async fn begin(led: Vec<Led>) -> Vec<(Begun, Landing<Outcomes>)> {
-    let mut beginning = JoinSet::new();
-    for led in led {
-        beginning.spawn(async move { (led.making.begin().await, led.landing) });
-    }
-    let mut begun = Vec::with_capacity(beginning.len());
-    while let Some(one) = beginning.join_next().await {
-        match one {
-            Ok((Ok(one), landing)) => begun.push((one, landing)),
-            Ok((Err(value), landing)) => landing.land(Ok(Made::of(value))),
-            // Its landing has told those who wait.
-            Err(_) => {}
-        }
-    }
-    begun
-}
-
-/// Holds the places of all while they are computed.
-async fn hold_all<T>(
-    begun: &[(Begun, Landing<Outcomes>)],
-    computing: impl Future<Output = T> + Send,
-) -> T
-where
-    T: Send,
-{
-    let mut computing: std::pin::Pin<Box<dyn Future<Output = T> + Send + '_>> = Box::pin(computing);
-    for (begun, _) in begun {
-        computing = Box::pin(begun.hold(computing));
-    }
-    computing.await
-}
-
-/// Stores what was made of one key, and tells those who wait for it.
-async fn end(begun: Begun, product: Result<Option<Product>>, landing: Landing<Outcomes>) {
-    let made = match product {
-        Ok(Some(product)) => Ok(begun.keep(product).await),
-        Ok(None) => {
-            begun.give_back().await;
-            Ok(Made::nothing())
-        }
-        Err(error) => {
-            begun.fail(&error).await;
-            Err(error)
-        }
-    };
-    landing.land(made);
 }

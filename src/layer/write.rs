@@ -170,7 +170,7 @@ impl Writer {
             response: Some(self.response),
         };
         let page = Arc::new(page);
-        let Some(landing) = self.fill.landing().await else {
+        let Some(landing) = self.fill.landing() else {
             self.duty.land(Landed::Again);
             return Ok(Some(INVALIDATED));
         };

@@ -246,7 +246,6 @@ async fn child_batch_of_many_keys() {
 }
 
 #[test]
-#[ignore = "finding 1"]
 fn batch_of_many_keys_does_not_overflow_the_stack() {
     for keys in [1000, 3000, 10_000, 30_000, 100_000] {
         let child = std::process::Command::new(std::env::current_exe().unwrap())
@@ -371,7 +370,6 @@ async fn what_expires_while_it_is_refreshed_is_still_stored() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 13"]
 async fn nested_in_a_batch_does_not_wait() {
     let (cache, _) = near();
     let inner = cache.clone();
@@ -390,7 +388,6 @@ async fn nested_in_a_batch_does_not_wait() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 13"]
 async fn batch_nested_in_a_computation_does_not_wait() {
     let (cache, _) = near();
     let inner = cache.clone();
@@ -409,7 +406,6 @@ async fn batch_nested_in_a_computation_does_not_wait() {
 // --- batches
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 7"]
 async fn a_batch_computes_for_itself_after_its_lock_timeout() {
     let (cache, _) = near();
     let policy = Policy::new(HOUR).lock_timeout(100 * MILLI);
@@ -433,7 +429,6 @@ async fn a_batch_computes_for_itself_after_its_lock_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 12"]
 async fn the_soft_timeout_of_a_batch_is_one_for_all_its_keys() {
     let (cache, _) = near();
     let policy = Policy::new(SECOND)
@@ -955,7 +950,6 @@ async fn a_flight_that_began_while_the_store_was_away_is_not_joined_after_a_dele
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "finding 15"]
 async fn a_batch_that_fails_by_one_key_does_not_fail_who_asks_for_another() {
     let cache = Cache::new(Memory::new());
     let policy = Policy::new(HOUR).backoff(HOUR);
@@ -1021,7 +1015,6 @@ async fn a_turn_that_is_given_back_is_free_on_memcached_too() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 11"]
 async fn batches_of_two_nodes_do_not_wait_for_each_other() {
     let far = Far::new();
     let near_b = Far {
@@ -1326,7 +1319,6 @@ async fn no_node_stores_a_fragment_that_another_one_has_deleted() {
 }
 
 #[tokio::test(start_paused = true)]
-#[ignore = "finding 2"]
 async fn pages_and_deletes_of_their_fragments_do_not_lock_each_other_out() {
     let far = Far::new();
     let node = far.node();
