@@ -130,14 +130,15 @@ pub(crate) fn c3_a_killed_node_is_replaced(store: &'static Store) {
         let answers: Vec<String> = others.iter_mut().map(Client::answer).collect();
         let took = killed.elapsed();
         let (runs, _) = sum(&answers, 100);
-        // Stores with a coarse clock keep a lease up to two of its units longer.
+        // Stores with a coarse clock keep a lease up to two of its units longer; and the machine may
+        // be busy.
         let unit = if store.name.starts_with("memcached") {
             2000
         } else {
             0
         };
         assert!(
-            took <= Duration::from_millis(LEASE + TAKES + 250 + unit),
+            took <= Duration::from_millis(LEASE + TAKES + 700 + unit),
             "{took:?}"
         );
         assert!(runs <= 1, "{runs}");
