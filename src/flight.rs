@@ -81,6 +81,19 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
         self.running().retain(|key, _| !key.starts_with(prefix));
     }
 
+    /// Lets those who come for `key` from now on wait for another result, if it is being computed.
+    pub(crate) fn split(self: &Arc<Self>, key: &str) -> Option<Landing<V>> {
+        let mut running = self.running();
+        let own = running.get_mut(key)?;
+        let (waiting, result) = watch::channel(None);
+        own.result = result;
+        Some(Landing {
+            flights: Arc::clone(self),
+            key: key.to_owned(),
+            waiting,
+        })
+    }
+
     /// Begins a computation of `key`, or joins the one that is running.
     pub(crate) fn enter(self: &Arc<Self>, key: &str) -> Role<V> {
         self.enter_tagged(key, None)

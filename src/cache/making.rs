@@ -31,7 +31,8 @@ use crate::ttl::Lifetime;
 pub(super) struct Made {
     /// The bytes of the codec; `None` if a batch made nothing for this key.
     pub(super) entry: Option<Entry>,
-    /// Another process invalidated it while it was computed: it is for those who asked before.
+    /// It is for those who asked before, as another process may have invalidated it: the others look
+    /// again.
     pub(super) is_invalidated: bool,
 }
 
@@ -92,6 +93,14 @@ impl Made {
         Self {
             entry: Some(value.entry),
             is_invalidated: false,
+        }
+    }
+
+    /// What is there has to be looked at again.
+    fn again() -> Self {
+        Self {
+            entry: None,
+            is_invalidated: true,
         }
     }
 
@@ -217,7 +226,18 @@ impl Begun {
             is_invalidated: false,
         };
         let name = cache.name();
-        match self.store(product).await {
+        // Other processes may invalidate it as soon as it is stored, and who comes after that must
+        // not be given it: who comes from now on looks again.
+        let flights = &cache.shared.flights;
+        let shared = cache.capabilities().shared;
+        let later = shared
+            .then(|| flights.split(self.place.key.as_str()))
+            .flatten();
+        let stored = self.store(product).await;
+        if let Some(later) = later {
+            later.land(Ok(Made::again()));
+        }
+        match stored {
             Ok(Landed::Stored) => observe::outcome(name, "get_or_set", Outcome::Stored, ""),
             Ok(Landed::Other(value)) => return Made::of(value),
             Ok(Landed::Invalidated) => {
@@ -242,11 +262,6 @@ impl Begun {
             self.place.give_back().await;
             return Ok(Landed::Stored);
         };
-        if self.cache.capabilities().shared {
-            // Other processes may invalidate it from now on, and who comes after that must not be
-            // given it.
-            self.cache.shared.flights.forget(self.place.key.as_str());
-        }
         let tags = match self.tags {
             Ok(tags) => {
                 self.cache

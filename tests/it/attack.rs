@@ -1047,3 +1047,19 @@ async fn one_bad_tag_does_not_keep_the_other_fragments_out() {
 struct Mixed<'a> {
     tag: &'a str,
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_while_a_value_lands_does_not_compute() {
+    let far = Far::new();
+    let node = far.node();
+    far.slow("compare_and_set", 5 * MILLI);
+    let count = Count::default();
+    let (one, runs) = (node.clone(), count.clone());
+    spawn(async move { one.get_or_set("k", HOUR, || numbered(runs, SECOND)).await });
+    sleep(SECOND + 2 * MILLI).await;
+    let start = Instant::now();
+    node.get_or_set("k", HOUR, || numbered(count.clone(), SECOND))
+        .await
+        .unwrap();
+    assert_eq!(count.get(), 1, "the late one waited {:?}", start.elapsed());
+}
