@@ -94,7 +94,7 @@ const STORES: &[Store] = &[
         needs: &["redis-server"],
         fixture: || {
             static SERVER: LazyLock<Redis> = LazyLock::new(|| Redis::start(&[]).expect(FOUND));
-            let redis = backend::Redis::builder([SERVER.url()]).max_value_bytes(1 << 20);
+            let redis = redis([SERVER.url()]).max_value_bytes(1 << 20);
             let backplane = backend::RedisBackplane::new(&SERVER.url(), "conformance");
             let far = redis.build().expect(GOOD);
             let tiered = backend::Tiered::builder(Memory::new(), far);
@@ -137,7 +137,7 @@ const STORES: &[Store] = &[
         needs: &["redis-server"],
         fixture: || {
             static SERVER: LazyLock<Redis> = LazyLock::new(|| Redis::start(&[]).expect(FOUND));
-            let redis = backend::Redis::builder([SERVER.url()]).max_value_bytes(1 << 20);
+            let redis = redis([SERVER.url()]).max_value_bytes(1 << 20);
             with_server(redis.build())
         },
     },
@@ -159,7 +159,7 @@ const STORES: &[Store] = &[
         fixture: || {
             static SERVERS: LazyLock<Replicated> =
                 LazyLock::new(|| Replicated::start().expect(FOUND));
-            with_server(backend::Redis::builder(SERVERS.urls()).build())
+            with_server(redis(SERVERS.urls()).build())
         },
     },
     Store {
@@ -170,7 +170,7 @@ const STORES: &[Store] = &[
             static SERVERS: LazyLock<Cluster> = LazyLock::new(|| Cluster::start().expect(FOUND));
             let nodes = SERVERS.urls().into_iter();
             let nodes = nodes.map(|url| url.replace("redis://", "redis+cluster://"));
-            with_server(backend::Redis::builder(nodes).build())
+            with_server(redis(nodes).build())
         },
     },
     Store {
@@ -180,7 +180,7 @@ const STORES: &[Store] = &[
         fixture: || {
             static SERVERS: LazyLock<Sentinel> =
                 LazyLock::new(|| Sentinel::start(Duration::from_secs(30)).expect(FOUND));
-            let redis = backend::Redis::builder([SERVERS.url()]).read_from_replicas(true);
+            let redis = redis([SERVERS.url()]).read_from_replicas(true);
             with_server(redis.build())
         },
     },
@@ -244,6 +244,11 @@ const STORES: &[Store] = &[
 const GOOD: &str = "the options are good";
 
 const FOUND: &str = "the program was found, or the case would be ignored";
+
+/// A client that waits: a busy machine must not look like a server that is away.
+fn redis<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> backend::RedisBuilder {
+    backend::Redis::builder(servers).operation_timeout(Duration::from_secs(10))
+}
 
 /// A store on a server, whose clock nobody moves: cases wait.
 fn with_server(store: axum_cache::Result<impl Backend>) -> Fixture {
