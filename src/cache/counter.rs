@@ -23,7 +23,7 @@ impl Cache {
         let counted = self.backend().incr(&key, delta).await;
         if let Err(error) = &counted
             && error.kind() == ErrorKind::NotAnInteger
-            && self.look(&key).await?.fresh().is_none()
+            && self.look(&key).await?.is_dead()
         {
             return Err(ErrorKind::KeyMissing.into());
         }

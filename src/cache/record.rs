@@ -79,6 +79,11 @@ impl Look {
         self
     }
 
+    /// Whether there is something that does not count, such as a lease.
+    pub(super) fn is_dead(&self) -> bool {
+        self.raw.is_some() && !self.is_fresh()
+    }
+
     /// Whether there is something, of whatever kind.
     pub(super) fn is_fresh(&self) -> bool {
         matches!(self.found, Found::Fresh(_) | Found::Foreign)
@@ -295,7 +300,11 @@ impl Cache {
         let backend = self.backend();
         for _ in 0..TRIES {
             let look = self.look(key).await?;
-            let (Some(raw), Some(value)) = (look.raw.clone(), look.fresh()) else {
+            let Some(raw) = look.raw.clone() else {
+                // What was read may be behind what is written to.
+                return backend.touch(key, lifetime).await;
+            };
+            let Some(value) = look.fresh() else {
                 return Ok(false);
             };
             let Some(record) = value.record else {
@@ -318,7 +327,12 @@ impl Cache {
     /// and so is moved in two steps.
     pub(super) async fn move_entry(&self, from: &Key, to: &Key) -> Result<bool> {
         let backend = self.backend();
-        let Some(value) = self.look(from).await?.fresh() else {
+        let look = self.look(from).await?;
+        if look.raw.is_none() && from != to {
+            // What was read may be behind what is written to.
+            return backend.rename(from, to).await;
+        }
+        let Some(value) = look.fresh() else {
             return Ok(false);
         };
         if from == to {
