@@ -363,8 +363,7 @@ impl Ask<'_> {
         F: FnOnce(Option<Entry>) -> Computation + Send,
     {
         let now = self.cache.clock().monotonic();
-        let failed = self.cache.shared.failures.of(self.key.as_str(), now);
-        if failed.is_some_and(|failure| failure.throttles(now)) {
+        if self.cache.shared.failures.throttle(self.key.as_str(), now) {
             return;
         }
         let Some(permit) = self.cache.shared.background.refresh() else {
@@ -456,8 +455,7 @@ impl Ask<'_> {
         };
         let outcome = match landed {
             Some(Ok(outcome)) => outcome,
-            Some(Err(_)) => Err(Error::new(ErrorKind::Compute)
-                .with_message("computation panicked or its runtime shut down")),
+            Some(Err(_)) => Err(lost()),
             None => {
                 if soft == patience
                     && let Some(value) = before.fallback.as_ref().and_then(|it| self.instead(it))
@@ -526,4 +524,9 @@ impl Ask<'_> {
             }
         }
     }
+}
+
+/// The error of a computation that ended without a result.
+pub(super) fn lost() -> Error {
+    Error::new(ErrorKind::Compute).with_message("computation panicked or its runtime shut down")
 }

@@ -126,6 +126,12 @@ impl Failures {
         Some(failure.clone())
     }
 
+    /// Whether a stale value of `key` is to be served without another attempt.
+    pub(super) fn throttle(&self, key: &str, now: Duration) -> bool {
+        self.of(key, now)
+            .is_some_and(|failure| failure.throttles(now))
+    }
+
     fn failed(&self) -> MutexGuard<'_, HashMap<String, Failure>> {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }

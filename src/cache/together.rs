@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Cache;
-use super::compute::{Outcomes, UNAVAILABLE};
+use super::compute::{Outcomes, UNAVAILABLE, lost};
 use super::computed::Computed;
 use super::leading::{Led, as_one, begin, end, hold_all};
 use super::making::{Making, Product};
@@ -348,10 +348,7 @@ where
     ) -> Option<OwnedSemaphorePermit> {
         let now = self.cache.clock().monotonic();
         let failures = &self.cache.shared.failures;
-        let is_due = |item: &Missing| {
-            let failed = failures.of(item.key.as_str(), now);
-            !failed.is_some_and(|failure| failure.throttles(now))
-        };
+        let is_due = |item: &Missing| !failures.throttle(item.key.as_str(), now);
         let due: Vec<_> = stale.into_iter().filter(is_due).collect();
         if due.is_empty() {
             return None;
@@ -451,8 +448,7 @@ where
         };
         let outcome = match landed {
             Some(Ok(outcome)) => outcome,
-            Some(Err(_)) => Err(Error::new(ErrorKind::Compute)
-                .with_message("computation panicked or its runtime shut down")),
+            Some(Err(_)) => Err(lost()),
             None => {
                 if soft != patience {
                     let flights = &self.cache.shared.flights;
