@@ -5,7 +5,7 @@
 //!
 //! - A [`Fill`] is begun before the computation and asked to land after it. Once
 //!   [`Fences::invalidate`] has returned, no fill begun before it will write any more, and none
-//!   is still writing.
+//!   is still writing. That holds for each of several invalidations at a time.
 //! - The table holds only keys with a fill in progress.
 
 use std::collections::HashMap;
@@ -14,27 +14,28 @@ use std::sync::{Arc, PoisonError};
 
 use tokio::sync::{RwLock, RwLockReadGuard};
 
-use crate::sync::atomic::{AtomicBool, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
 /// The fills in progress on one store, by key.
 #[derive(Debug, Default)]
 pub(crate) struct Fences {
-    running: Mutex<HashMap<String, Running>>,
+    running: Mutex<HashMap<String, Gates>>,
 }
 
-/// The fills of one key that share a gate.
-#[derive(Debug, Default)]
-struct Running {
-    gate: Arc<Gate>,
-    fills: usize,
-}
+/// The gates of one key that fills in progress have before them: at most the last one is open. The
+/// barred ones stay until their fills are gone, since whoever comes to invalidate has to wait for
+/// those that still write.
+type Gates = Vec<Arc<Gate>>;
 
 #[derive(Debug, Default)]
 struct Gate {
+    /// Set while the table is locked: no fill begins behind a barred gate.
     invalidated: AtomicBool,
     /// Read while a fill writes; written to wait for those that do.
     landing: RwLock<()>,
+    /// The fills that share it. Changed while the table is locked.
+    fills: AtomicUsize,
 }
 
 /// A fill in progress.
@@ -50,9 +51,17 @@ impl Fences {
     pub(crate) fn begin(self: &Arc<Self>, key: &str) -> Fill {
         let gate = {
             let mut running = self.running();
-            let running = running.entry(key.to_owned()).or_default();
-            running.fills += 1;
-            Arc::clone(&running.gate)
+            let gates = running.entry(key.to_owned()).or_default();
+            let gate = match gates.last() {
+                Some(gate) if !gate.is_barred() => Arc::clone(gate),
+                _ => {
+                    let gate = Arc::new(Gate::default());
+                    gates.push(Arc::clone(&gate));
+                    gate
+                }
+            };
+            gate.fills.fetch_add(1, Ordering::Relaxed);
+            gate
         };
         Fill {
             fences: Arc::clone(self),
@@ -63,25 +72,21 @@ impl Fences {
 
     /// Bars the fills of `key` that have begun, and waits for those that are writing.
     pub(crate) async fn invalidate(&self, key: &str) {
-        let running = self.running().remove(key);
-        if let Some(running) = running {
-            running.gate.bar().await;
-        }
+        let barred = match self.running().get(key) {
+            None => return,
+            Some(gates) => gates.iter().map(Gate::bar).collect(),
+        };
+        wait_for(barred).await;
     }
 
     /// As [`invalidate`](Self::invalidate), of all keys that begin with `prefix`.
     pub(crate) async fn invalidate_prefix(&self, prefix: &str) {
-        let gates: Vec<_> = self
-            .running()
-            .extract_if(|key, _| key.starts_with(prefix))
-            .map(|(_, running)| running.gate)
-            .collect();
-        for gate in &gates {
-            gate.invalidated.store(true, Ordering::Release);
-        }
-        for gate in gates {
-            gate.bar().await;
-        }
+        let barred = {
+            let running = self.running();
+            let gates = running.iter().filter(|(key, _)| key.starts_with(prefix));
+            gates.flat_map(|(_, gates)| gates).map(Gate::bar).collect()
+        };
+        wait_for(barred).await;
     }
 
     #[cfg(all(test, shuttle))]
@@ -89,15 +94,26 @@ impl Fences {
         self.running().is_empty()
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<String, Running>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Gates>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Gate {
-    async fn bar(&self) {
+    fn bar(self: &Arc<Self>) -> Arc<Self> {
         self.invalidated.store(true, Ordering::Release);
-        drop(self.landing.write().await);
+        Arc::clone(self)
+    }
+
+    fn is_barred(&self) -> bool {
+        self.invalidated.load(Ordering::Acquire)
+    }
+}
+
+/// Waits until no fill writes behind these gates, which are barred.
+async fn wait_for(barred: Gates) {
+    for gate in barred {
+        drop(gate.landing.write().await);
     }
 }
 
@@ -115,26 +131,26 @@ impl Fill {
     /// Whether the key was invalidated since the fill began: what was read since is not to be
     /// relied on.
     pub(crate) fn is_barred(&self) -> bool {
-        self.gate.invalidated.load(Ordering::Acquire)
+        self.gate.is_barred()
     }
 
     /// The right to write until it is dropped, unless the key was invalidated since the fill
     /// began. Nobody waits for it: who holds or awaits the other side of the gate has barred it.
     pub(crate) fn landing(&self) -> Option<RwLockReadGuard<'_, ()>> {
         let landing = self.gate.landing.try_read().ok()?;
-        (!self.gate.invalidated.load(Ordering::Acquire)).then_some(landing)
+        (!self.is_barred()).then_some(landing)
     }
 }
 
 impl Drop for Fill {
     fn drop(&mut self) {
         let mut running = self.fences.running();
-        // After an invalidation, the fills under this key are others, behind another gate.
-        if let Some(shared) = running.get_mut(&self.key)
-            && Arc::ptr_eq(&shared.gate, &self.gate)
-        {
-            shared.fills -= 1;
-            if shared.fills == 0 {
+        if self.gate.fills.fetch_sub(1, Ordering::Relaxed) > 1 {
+            return;
+        }
+        if let Some(gates) = running.get_mut(&self.key) {
+            gates.retain(|gate| !Arc::ptr_eq(gate, &self.gate));
+            if gates.is_empty() {
                 running.remove(&self.key);
             }
         }
@@ -169,25 +185,34 @@ mod tests {
         assert_eq!(under.land(ready(())).await, None);
         assert_eq!(exact.land(ready(())).await, None);
         assert_eq!(beside.land(ready(())).await, Some(()));
-        assert_eq!(fences.running().len(), 1);
         assert_eq!(fences.begin("k/a").land(ready(())).await, Some(()));
+        drop((under, exact, beside));
+        assert!(fences.running().is_empty());
     }
 
     #[tokio::test]
-    async fn an_invalidation_waits_for_a_write_in_progress() {
+    async fn each_invalidation_waits_for_a_write_in_progress() {
         let fences = Arc::new(Fences::default());
         let fill = fences.begin("k");
         let (finish, finished) = tokio::sync::oneshot::channel::<()>();
         let writing = tokio::spawn(async move { fill.land(finished).await });
         tokio::task::yield_now().await;
-        let shared = Arc::clone(&fences);
-        let mut invalidation = tokio::spawn(async move { shared.invalidate("k").await });
+        // By the key, by the key again, and by a prefix.
+        let [one, other, wide] = [(); 3].map(|()| Arc::clone(&fences));
+        let invalidations = [
+            tokio::spawn(async move { one.invalidate("k").await }),
+            tokio::spawn(async move { other.invalidate("k").await }),
+            tokio::spawn(async move { wide.invalidate_prefix("").await }),
+        ];
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
-        assert!(!invalidation.is_finished());
+        assert!(invalidations.iter().all(|one| !one.is_finished()));
         let _ = finish.send(());
         assert!(writing.await.is_ok_and(|landed| landed.is_some()));
-        assert!((&mut invalidation).await.is_ok());
+        for invalidation in invalidations {
+            assert!(invalidation.await.is_ok());
+        }
+        assert!(fences.running().is_empty());
     }
 
     #[tokio::test]
