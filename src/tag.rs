@@ -9,15 +9,19 @@
 //! - A generation is drawn at random and never returns: an entry of an earlier one is dead for good.
 //! - A tag whose generation is missing, evicted or damaged invalidates its entries: what is lost
 //!   invalidates too much, never too little.
+//! - A generation says itself until when the store keeps it, so that who stores an entry that is to
+//!   live longer knows.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
 use crate::error::{Error, ErrorKind, Result};
+use crate::ttl::Lifetime;
 
 /// The most tags that an entry has.
 pub const MAX_TAGS: usize = 64;
@@ -26,7 +30,14 @@ pub const MAX_TAGS: usize = 64;
 pub const MAX_TAG_BYTES: usize = 200;
 
 /// What the generation of a tag looks like in a store.
-const MAGIC: &[u8; 4] = b"axt1";
+const MAGIC: &[u8; 4] = b"axt2";
+
+/// How much longer a generation is kept than what is stored with it: the clocks of nodes may be that
+/// far apart.
+const MARGIN: Duration = Duration::from_secs(2 * 3600);
+
+/// For how long a generation is kept without being asked to, so that it is rarely written again.
+const SPARE: Duration = Duration::from_secs(24 * 3600);
 
 /// Tags of entries.
 ///
@@ -140,7 +151,22 @@ pub(crate) struct Generation {
 pub(crate) struct TagStamp {
     pub(crate) name: String,
     pub(crate) generation: Generation,
+    /// Of the generation, as far as it is known; not a part of what is stored.
+    #[serde(skip)]
+    pub(crate) kept_until: KeptUntil,
 }
+
+/// What the store holds of a tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Present {
+    pub(crate) generation: Generation,
+    pub(crate) kept_until: KeptUntil,
+}
+
+/// Until when the store keeps the generation of a tag at least: in seconds since 1970, the largest
+/// number for ever, and the smallest if nobody knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct KeptUntil(u64);
 
 /// What has become of the tags of an entry. The later ones go before the earlier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -151,28 +177,21 @@ pub(crate) enum TagState {
 }
 
 impl TagStamp {
-    pub(crate) fn new(name: &str, generation: Generation) -> Self {
+    pub(crate) fn new(name: &str, present: Present) -> Self {
         Self {
             name: name.to_owned(),
-            generation,
+            generation: present.generation,
+            kept_until: present.kept_until,
         }
     }
 }
 
 impl Generation {
     /// One that never was.
-    pub(crate) fn draw() -> Self {
+    fn draw() -> Self {
         Self {
             hard: draw(),
             soft: draw(),
-        }
-    }
-
-    /// That of the same tag once it is expired.
-    pub(crate) fn expired(self) -> Self {
-        Self {
-            soft: draw(),
-            ..self
         }
     }
 
@@ -185,20 +204,92 @@ impl Generation {
         }
     }
 
+    /// That it is not invalidated.
+    pub(crate) fn lives_in(self, present: Self) -> bool {
+        present.hard == self.hard
+    }
+}
+
+impl KeptUntil {
+    /// Long enough for what is stored at `now` for `lifetime`.
+    pub(crate) fn outliving(now: SystemTime, lifetime: Lifetime) -> Self {
+        let end = |lifetime: Duration| {
+            let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let end = since.saturating_add(lifetime).saturating_add(MARGIN);
+            Self(end.as_secs().saturating_add(1))
+        };
+        lifetime.duration().map_or(Self(u64::MAX), end)
+    }
+}
+
+impl Present {
+    /// That of a tag which has none.
+    pub(crate) fn first(now: SystemTime, lifetime: Lifetime) -> Self {
+        Self {
+            generation: Generation::draw(),
+            kept_until: KeptUntil::default(),
+        }
+        .kept(now, lifetime)
+    }
+
+    /// The same, kept long enough for what is stored at `now` for `lifetime`, and others like it.
+    pub(crate) fn kept(self, now: SystemTime, lifetime: Lifetime) -> Self {
+        let lifetime = match lifetime.duration() {
+            None => Lifetime::Forever,
+            Some(lifetime) => Lifetime::For(lifetime.saturating_mul(2).saturating_add(SPARE)),
+        };
+        Self {
+            kept_until: KeptUntil::outliving(now, lifetime).max(self.kept_until),
+            ..self
+        }
+    }
+
+    /// That of the same tag once it is expired.
+    pub(crate) fn expired(self) -> Self {
+        let soft = draw();
+        Self {
+            generation: Generation {
+                soft,
+                ..self.generation
+            },
+            ..self
+        }
+    }
+
+    /// How long the store is to keep it from now on.
+    pub(crate) fn lifetime(self, now: SystemTime) -> Lifetime {
+        let Self { kept_until, .. } = self;
+        if kept_until.0 == u64::MAX {
+            return Lifetime::Forever;
+        }
+        let end = Duration::from_secs(kept_until.0);
+        let left = end.saturating_sub(now.duration_since(UNIX_EPOCH).unwrap_or_default());
+        // The clock of who wrote it may be behind.
+        Lifetime::For(left.max(MARGIN))
+    }
+
     pub(crate) fn to_entry(self) -> Entry {
-        let mut bytes = Vec::with_capacity(20);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&self.hard.to_be_bytes());
-        bytes.extend_from_slice(&self.soft.to_be_bytes());
+        let Self {
+            generation,
+            kept_until,
+        } = self;
+        let mut bytes = MAGIC.to_vec();
+        for number in [generation.hard, generation.soft, kept_until.0] {
+            bytes.extend_from_slice(&number.to_be_bytes());
+        }
         Entry::new(bytes)
     }
 
     pub(crate) fn of_entry(entry: &Entry) -> Option<Self> {
         let rest = entry.bytes().strip_prefix(MAGIC)?;
-        let (hard, soft) = rest.split_first_chunk()?;
+        let (hard, rest) = rest.split_first_chunk()?;
+        let (soft, kept_until) = rest.split_first_chunk()?;
         Some(Self {
-            hard: u64::from_be_bytes(*hard),
-            soft: u64::from_be_bytes(soft.try_into().ok()?),
+            generation: Generation {
+                hard: u64::from_be_bytes(*hard),
+                soft: u64::from_be_bytes(*soft),
+            },
+            kept_until: KeptUntil(u64::from_be_bytes(kept_until.try_into().ok()?)),
         })
     }
 }
@@ -215,40 +306,49 @@ mod tests {
 
     use super::*;
 
+    fn present() -> Present {
+        Present::first(SystemTime::now(), Lifetime::For(MARGIN))
+    }
+
     #[test]
     fn a_generation_survives_the_store_and_nothing_else_is_one() {
-        let generation = Generation::draw();
-        let entry = generation.to_entry();
-        assert_eq!(Generation::of_entry(&entry), Some(generation));
+        let present = present();
+        let entry = present.to_entry();
+        assert_eq!(Present::of_entry(&entry), Some(present));
         for length in 0..entry.bytes().len() {
             let cut = Entry::new(entry.bytes().slice(..length));
-            assert_eq!(Generation::of_entry(&cut), None);
+            assert_eq!(Present::of_entry(&cut), None);
         }
-        assert_eq!(
-            Generation::of_entry(&Entry::from("axt1 and much more than that")),
-            None
-        );
+        let other = Entry::from("axt2 and very much more than only that");
+        assert_eq!(Present::of_entry(&other), None);
     }
 
     #[test]
     fn what_is_missing_or_new_invalidates_and_what_is_expired_does_not() {
-        let generation = Generation::draw();
-        assert_eq!(generation.state(Some(generation)), TagState::Current);
-        assert_eq!(
-            generation.state(Some(generation.expired())),
-            TagState::Expired
-        );
-        assert_eq!(
-            generation.state(Some(Generation::draw())),
-            TagState::Invalid
-        );
-        assert_eq!(generation.state(None), TagState::Invalid);
-        let expired_and_then_invalid = Some(Generation::draw().expired());
-        assert_eq!(
-            generation.state(expired_and_then_invalid),
-            TagState::Invalid
-        );
+        let now = present();
+        let state = |then: Present| now.generation.state(Some(then.generation));
+        assert_eq!(state(now), TagState::Current);
+        assert_eq!(state(now.expired()), TagState::Expired);
+        assert_eq!(state(present()), TagState::Invalid);
+        assert_eq!(state(present().expired()), TagState::Invalid);
+        assert_eq!(now.generation.state(None), TagState::Invalid);
         assert!(TagState::Current < TagState::Expired && TagState::Expired < TagState::Invalid);
+    }
+
+    #[test]
+    fn a_generation_is_kept_for_longer_than_its_entries_and_never_for_less_than_before() {
+        let now = SystemTime::now();
+        let hour = Lifetime::For(Duration::from_secs(3600));
+        let first = Present::first(now, hour);
+        assert!(first.kept_until > KeptUntil::outliving(now, hour));
+        assert!(first.lifetime(now).duration() > hour.duration());
+        assert_eq!(first.kept(now, Lifetime::For(Duration::ZERO)), first);
+        let forever = first.kept(now, Lifetime::Forever);
+        assert_eq!(forever.lifetime(now), Lifetime::Forever);
+        assert_eq!(forever.kept(now, hour), forever);
+        let most = first.kept(now, Lifetime::For(Duration::MAX));
+        assert!(most.kept_until > first.kept_until);
+        assert!(KeptUntil::default() < KeptUntil::outliving(UNIX_EPOCH, Lifetime::For(MARGIN)));
     }
 
     #[test]

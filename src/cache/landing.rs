@@ -5,13 +5,13 @@ use crate::entry::Entry;
 use crate::error::Result;
 use crate::fence::Fill;
 use crate::key::Key;
-use crate::ttl::Ttl;
+use crate::ttl::Lifetime;
 
 /// One encoded item of a batch, with the fill it belongs to.
 pub(crate) struct RawItem {
     pub(crate) key: Key,
     pub(crate) entry: Entry,
-    pub(crate) ttl: Ttl,
+    pub(crate) lifetime: Lifetime,
     pub(crate) fill: Fill,
 }
 
@@ -21,10 +21,8 @@ impl Cache {
         let mut batch = Vec::with_capacity(items.len());
         let mut landings = Vec::with_capacity(items.len());
         for item in &items {
-            if let Some(lifetime) = self.lifetime(item.ttl)
-                && let Some(landing) = item.fill.landing()
-            {
-                batch.push((item.key.clone(), item.entry.clone(), lifetime));
+            if let Some(landing) = item.fill.landing() {
+                batch.push((item.key.clone(), item.entry.clone(), item.lifetime));
                 landings.push(landing);
             }
         }

@@ -299,6 +299,7 @@ impl Begun {
                 None => Lifetime::Forever,
                 Some(fresh_for) => Lifetime::For(fresh_for.saturating_add(window)),
             };
+            self.cache.keep_tags(&stamp.tags, lifetime).await;
             (seal_value(&key, &product.entry, stamp)?, lifetime)
         };
         Ok(self.place.land(entry, lifetime).await)

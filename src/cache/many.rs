@@ -85,6 +85,7 @@ impl Cache {
                 return Ok(failed);
             };
             let stamps = self.stamps(&self.tags).await?;
+            self.keep_tags(&stamps, lifetime).await;
             let batch = batch.into_iter().map(|(key, entry)| {
                 let entry = self.stamped(&key, entry, lifetime, &stamps)?;
                 Ok((key, entry, lifetime))

@@ -367,7 +367,7 @@ impl Cache {
         }
     }
 
-    fn lifetime(&self, ttl: impl Into<Ttl>) -> Option<Lifetime> {
+    pub(crate) fn lifetime(&self, ttl: impl Into<Ttl>) -> Option<Lifetime> {
         ttl.into().or(self.ttl).lifetime()
     }
 }

@@ -251,6 +251,7 @@ impl Cache {
         lifetime: Lifetime,
     ) -> Result<Entry> {
         let stamps = self.stamps(&self.tags).await?;
+        self.keep_tags(&stamps, lifetime).await;
         self.stamped(key, value, lifetime, &stamps)
     }
 
@@ -314,6 +315,7 @@ impl Cache {
             let mut stamp = record.stamp.clone();
             stamp.fresh_until = lifetime.duration().and_then(|it| now.checked_add(it));
             let kept_for = stamp.kept_for(now);
+            self.keep_tags(&stamp.tags, kept_for).await;
             let entry = seal_value(key, &value.entry, stamp)?;
             if backend.compare_and_set(key, &raw, entry, kept_for).await? {
                 return Ok(true);

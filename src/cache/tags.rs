@@ -13,20 +13,22 @@
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use super::Cache;
 use crate::backend::Peek;
 use crate::entry::{Entry, lease};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::tag::{Generation, TagStamp, TagState, Tags, draw};
+use crate::observe;
+use crate::tag::{Generation, KeptUntil, Present, TagStamp, TagState, Tags, draw};
 use crate::ttl::Lifetime;
 
 /// The version under which the framework keeps what is its own. Handles may use it, too: the
 /// names are told apart by how they begin.
 const OWN_VERSION: u64 = 0;
 
-/// How often a tag is tried to expire that others expire at the same time.
+/// How often a tag is tried to expire or to keep that others change at the same time.
 const ROUNDS: usize = 64;
 
 /// How many entries' tags are remembered.
@@ -36,7 +38,7 @@ const SEEN: usize = 4096;
 pub(crate) type Marks = Arc<[(Key, Generation)]>;
 
 /// What was read of tags together with an entry.
-pub(crate) type TagsRead = Vec<(Key, Option<Generation>)>;
+pub(crate) type TagsRead = Vec<(Key, Option<Present>)>;
 
 /// Which tags entries had the last time.
 #[derive(Debug, Default)]
@@ -196,27 +198,8 @@ impl Cache {
         }
         self.next_turn().await?;
         for key in &keys {
-            for round in 0.. {
-                // A tag without a generation has no entries.
-                let Some(entry) = self.backend().get(key).await? else {
-                    break;
-                };
-                let Some(generation) = Generation::of_entry(&entry) else {
-                    break;
-                };
-                if round == ROUNDS {
-                    return Err(Error::new(ErrorKind::Unavailable)
-                        .with_message("another one expires the same tag again and again"));
-                }
-                let expired = generation.expired().to_entry();
-                let (backend, forever) = (self.backend(), Lifetime::Forever);
-                if backend
-                    .compare_and_set(key, &entry, expired, forever)
-                    .await?
-                {
-                    break;
-                }
-            }
+            let expired = |present: Present| Some(present.expired());
+            self.replace_generation(key, expired).await?;
         }
         self.shared.flights.forget_tagged(tags);
         self.shared.turns.fetch_add(1, Ordering::SeqCst);
@@ -266,20 +249,20 @@ impl Cache {
             }
             let key = self.tag_key(name)?;
             let known = read.iter().find(|(read, _)| *read == key);
-            match known.and_then(|(_, generation)| *generation) {
-                Some(generation) => stamps.push(TagStamp::new(name, generation)),
+            match known.and_then(|(_, present)| *present) {
+                Some(present) => stamps.push(TagStamp::new(name, present)),
                 None => left.push((name, key)),
             }
         }
         let (names, keys): (Vec<_>, Vec<_>) = left.into_iter().unzip();
         let entries = self.fetch_each(&keys).await?;
         for ((name, key), entry) in names.into_iter().zip(&keys).zip(entries) {
-            let present = entry.as_ref().and_then(Generation::of_entry);
-            let generation = match present {
-                Some(generation) => generation,
+            let present = entry.as_ref().and_then(Present::of_entry);
+            let present = match present {
+                Some(present) => present,
                 None => self.first_generation(key, entry.as_ref()).await?,
             };
-            stamps.push(TagStamp::new(name, generation));
+            stamps.push(TagStamp::new(name, present));
         }
         Ok(stamps)
     }
@@ -306,18 +289,72 @@ impl Cache {
         Ok((self.turn().await.as_ref() == Some(turn)).then_some(before))
     }
 
-    async fn first_generation(&self, key: &Key, damaged: Option<&Entry>) -> Result<Generation> {
-        let (backend, forever) = (self.backend(), Lifetime::Forever);
-        let generation = Generation::draw();
-        if damaged.is_some() {
-            backend.set(key, generation.to_entry(), forever).await?;
-            return Ok(generation);
+    /// Sees to it that the store keeps the generations of `tags` at least as long as what is about to
+    /// be stored with them for `lifetime`: nothing to do for most, as they are kept for much longer. A
+    /// failure is observed; the entry may then be dead before its time.
+    pub(crate) async fn keep_tags(&self, tags: &[TagStamp], lifetime: Lifetime) {
+        let now = self.clock().now();
+        let needed = KeptUntil::outliving(now, lifetime);
+        for tag in tags.iter().filter(|tag| tag.kept_until < needed) {
+            let longer = |present: Present| {
+                let is_needed = tag.generation.lives_in(present.generation);
+                (is_needed && present.kept_until < needed).then(|| present.kept(now, lifetime))
+            };
+            let kept = match self.tag_key(&tag.name) {
+                Ok(key) => self.replace_generation(&key, longer).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = kept {
+                observe::failed(self.name(), "tags", &error);
+            }
         }
-        if backend.add(key, generation.to_entry(), forever).await? {
-            return Ok(generation);
+    }
+
+    /// Replaces the generation of a tag by what `change` makes of it; one that is not there, or makes
+    /// nothing, is left alone.
+    async fn replace_generation(
+        &self,
+        key: &Key,
+        change: impl Fn(Present) -> Option<Present> + Send,
+    ) -> Result<()> {
+        let backend = self.backend();
+        for _ in 0..ROUNDS {
+            let Some(entry) = backend.get(key).await? else {
+                return Ok(());
+            };
+            let Some(changed) = Present::of_entry(&entry).and_then(&change) else {
+                return Ok(());
+            };
+            let lifetime = changed.lifetime(self.clock().now());
+            let replacing = backend.compare_and_set(key, &entry, changed.to_entry(), lifetime);
+            if replacing.await? {
+                return Ok(());
+            }
+        }
+        Err(Error::new(ErrorKind::Unavailable)
+            .with_message("others change the same tag again and again"))
+    }
+
+    async fn first_generation(&self, key: &Key, damaged: Option<&Entry>) -> Result<Present> {
+        let backend = self.backend();
+        let now = self.clock().now();
+        // Where it could not be prolonged, it stays.
+        let lifetime = if self.capabilities().compares {
+            Lifetime::For(Duration::ZERO)
+        } else {
+            Lifetime::Forever
+        };
+        let present = Present::first(now, lifetime);
+        let (entry, lifetime) = (present.to_entry(), present.lifetime(now));
+        if damaged.is_some() {
+            backend.set(key, entry, lifetime).await?;
+            return Ok(present);
+        }
+        if backend.add(key, entry, lifetime).await? {
+            return Ok(present);
         }
         let other = backend.get(key).await?;
-        let other = other.as_ref().and_then(Generation::of_entry);
+        let other = other.as_ref().and_then(Present::of_entry);
         other.ok_or_else(|| {
             Error::new(ErrorKind::Unavailable).with_message("the store does not keep tags")
         })
@@ -342,7 +379,7 @@ impl Cache {
         let keys: Vec<Key> = [key].into_iter().chain(tags.iter()).cloned().collect();
         let mut entries = self.backend().get_many(&keys).await?.into_iter();
         let entry = entries.next().flatten();
-        let read = entries.map(|entry| entry.as_ref().and_then(Generation::of_entry));
+        let read = entries.map(|entry| entry.as_ref().and_then(Present::of_entry));
         Ok((entry, tags.iter().cloned().zip(read).collect()))
     }
 
@@ -388,7 +425,7 @@ impl Cache {
         let read = entries.split_off(keys.len());
         let read = read
             .iter()
-            .map(|it| it.as_ref().and_then(Generation::of_entry));
+            .map(|it| it.as_ref().and_then(Present::of_entry));
         let tags = all.split_off(keys.len());
         Ok((entries, tags.into_iter().zip(read).collect()))
     }
@@ -398,7 +435,8 @@ impl Cache {
         let keys: Vec<Key> = marks.iter().map(|(key, _)| key.clone()).collect();
         let entries = self.fetch_each(&keys).await?;
         let state = marks.iter().zip(entries).map(|((_, generation), entry)| {
-            generation.state(entry.as_ref().and_then(Generation::of_entry))
+            let present = entry.as_ref().and_then(Present::of_entry);
+            generation.state(present.map(|present| present.generation))
         });
         Ok(state.max().unwrap_or(TagState::Current))
     }
@@ -415,7 +453,7 @@ impl Cache {
         let entries = self.backend().get_many(&keys).await?;
         let read = entries
             .iter()
-            .map(|entry| entry.as_ref().and_then(Generation::of_entry));
+            .map(|entry| entry.as_ref().and_then(Present::of_entry));
         Ok(keys.iter().cloned().zip(read).collect())
     }
 
@@ -424,11 +462,11 @@ impl Cache {
         let mut state = TagState::Current;
         for (key, generation) in marks.iter() {
             let present = match self.peek(key) {
-                Peek::Hit(entry) => Generation::of_entry(&entry),
+                Peek::Hit(entry) => Present::of_entry(&entry),
                 Peek::Miss => None,
                 Peek::Declined => return None,
             };
-            state = state.max(generation.state(present));
+            state = state.max(generation.state(present.map(|present| present.generation)));
         }
         Some(state)
     }
@@ -467,7 +505,7 @@ fn known_state(marks: &Marks, read: &TagsRead) -> Option<TagState> {
     let mut state = TagState::Current;
     for (key, generation) in marks.iter() {
         let (_, present) = read.iter().find(|(read, _)| read == key)?;
-        state = state.max(generation.state(*present));
+        state = state.max(generation.state(present.map(|present| present.generation)));
     }
     Some(state)
 }

@@ -247,12 +247,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::tag::Generation;
+    use crate::tag::Present;
+    use crate::ttl::Lifetime;
 
     fn sealed() -> Bytes {
         let mut stamp = Stamp::new(SystemTime::now(), Some(Duration::from_secs(60)));
         stamp.stale_if_error = Duration::from_secs(5);
-        stamp.tags = vec![TagStamp::new("tag", Generation::draw())];
+        let tag = Present::first(SystemTime::now(), Lifetime::Forever);
+        stamp.tags = vec![TagStamp::new("tag", tag)];
         seal(Kind::Page, "key", stamp, 7_u32, b"body").unwrap()
     }
 

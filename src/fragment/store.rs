@@ -54,10 +54,14 @@ impl<'a> Stores<'a> {
                 continue;
             };
             let now = cache.clock().now();
-            let items = captured
-                .into_iter()
-                .filter_map(|captured| encode(captured, now, self.templates).ok())
-                .collect();
+            let mut items = Vec::with_capacity(captured.len());
+            for captured in captured {
+                let Some(lifetime) = cache.lifetime(captured.ttl) else {
+                    continue;
+                };
+                cache.keep_tags(&captured.tags, lifetime).await;
+                items.extend(encode(captured, now, lifetime, self.templates));
+            }
             if let Err(error) = cache.land_many(items).await {
                 observe::failed(cache.name(), "fragment", &error);
             }
@@ -145,9 +149,13 @@ fn opened(
     Some((markup, stamp.tags))
 }
 
-fn encode(captured: Captured, now: SystemTime, templates: u64) -> Result<RawItem> {
-    let lifetime = captured.ttl.lifetime();
-    let mut stamp = Stamp::new(now, lifetime.and_then(Lifetime::duration));
+fn encode(
+    captured: Captured,
+    now: SystemTime,
+    lifetime: Lifetime,
+    templates: u64,
+) -> Result<RawItem> {
+    let mut stamp = Stamp::new(now, lifetime.duration());
     stamp.tags = captured.tags.to_vec();
     let sealed = seal(
         Kind::Fragment,
@@ -160,7 +168,7 @@ fn encode(captured: Captured, now: SystemTime, templates: u64) -> Result<RawItem
     Ok(RawItem {
         key: captured.key,
         entry: Entry::new(sealed),
-        ttl: captured.ttl,
+        lifetime,
         fill: captured.fill,
     })
 }

@@ -149,7 +149,11 @@ impl Writer {
                 .tags_of(&self.config, key, &self.tags, followed)
                 .await
             {
-                Ok(Some(tags)) => self.response.tags = tags,
+                Ok(Some(tags)) => {
+                    let cache = &self.config.cache;
+                    cache.keep_tags(&tags.stamps, self.lifetime).await;
+                    self.response.tags = tags;
+                }
                 Ok(None) => outdated = true,
                 Err(error) => {
                     self.unstored = Some(Refusal::Unavailable.as_str());

@@ -31,6 +31,8 @@ mod pages;
 mod purge;
 #[cfg(feature = "memory")]
 mod support;
+#[cfg(all(feature = "askama", feature = "axum", feature = "memory"))]
+mod tag_life;
 mod tidy;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod veto;
