@@ -326,7 +326,11 @@ impl Place {
         let landed = match landed {
             Some(Ok(landed)) => landed,
             Some(Err(error)) => Landed::Failed(error),
-            None => Landed::Invalidated,
+            // By who has removed what was there, or has stored something newer.
+            None => match self.look().await {
+                Ok(look) => look.fresh().map_or(Landed::Invalidated, Landed::Other),
+                Err(_) => Landed::Invalidated,
+            },
         };
         if matches!(landed, Landed::Failed(_)) {
             self.give_back_lease().await;

@@ -86,6 +86,9 @@ impl Cache {
             };
             let stamps = self.stamps(&self.tags).await?;
             self.keep_tags(&stamps, lifetime).await;
+            for (key, _) in &batch {
+                self.bar_fills(key).await;
+            }
             let batch = batch.into_iter().map(|(key, entry)| {
                 let entry = self.stamped(&key, entry, lifetime, &stamps)?;
                 Ok((key, entry, lifetime))

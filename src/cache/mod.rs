@@ -349,6 +349,12 @@ impl Cache {
         removed
     }
 
+    /// Lets no fill of `key` land that began before: what is about to be stored there is newer, even
+    /// once it has expired.
+    async fn bar_fills(&self, key: &Key) {
+        self.shared.fences.invalidate(key.as_str()).await;
+    }
+
     async fn bar(&self, reach: Reach<'_>) {
         let (flights, fences) = (&self.shared.flights, &self.shared.fences);
         match reach {

@@ -35,6 +35,9 @@ impl Cache {
 
     /// Stores `value`, replacing what is there. A zero TTL removes it.
     ///
+    /// A [`get_or_set`](Self::get_or_set) of the same key that is computing meanwhile answers its
+    /// callers, but does not store.
+    ///
     /// # Errors
     ///
     /// [`Encode`](crate::ErrorKind::Encode) if the value has no form in the codec: what was there
@@ -57,6 +60,7 @@ impl Cache {
             };
             let key = self.final_key(key)?;
             let entry = self.tagged(&key, entry, lifetime).await?;
+            self.bar_fills(&key).await;
             self.backend().set(&key, entry, lifetime).await
         }
     }

@@ -1063,3 +1063,54 @@ async fn who_comes_while_a_value_lands_does_not_compute() {
         .unwrap();
     assert_eq!(count.get(), 1, "the late one waited {:?}", start.elapsed());
 }
+
+async fn read(cache: Cache, policy: Policy, data: Arc<AtomicUsize>) -> usize {
+    let value = cache.get_or_set("k", policy, || async move {
+        let read = data.load(Ordering::SeqCst);
+        sleep(SECOND).await;
+        Ok::<_, io::Error>(read)
+    });
+    value.await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_set_meanwhile_wins_also_once_it_has_expired() {
+    let (cache, _) = near();
+    let data = Arc::new(AtomicUsize::new(1));
+    let (ours, read) = (cache.clone(), Arc::clone(&data));
+    let slow = spawn(async move {
+        let value = ours.get_or_set("k", HOUR, || async move {
+            let read = read.load(Ordering::SeqCst);
+            sleep(5 * SECOND).await;
+            Ok::<_, io::Error>(read)
+        });
+        value.await.unwrap()
+    });
+    sleep(100 * MILLI).await;
+    data.store(2, Ordering::SeqCst);
+    cache.set("k", &2_usize, SECOND).await.unwrap();
+    sleep(2 * SECOND).await;
+    slow.await.unwrap();
+    assert_ne!(
+        cache.get::<usize>("k").await.unwrap(),
+        Some(1),
+        "for an hour"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn two_caches_over_one_store_in_this_process_are_two_nodes() {
+    let memory = Memory::new();
+    let (one, other) = (Cache::new(memory.clone()), Cache::new(memory));
+    let data = Arc::new(AtomicUsize::new(1));
+    let slow = spawn(read(one.clone(), HOUR.into(), Arc::clone(&data)));
+    sleep(100 * MILLI).await;
+    data.store(2, Ordering::SeqCst);
+    other.delete("k").await.unwrap();
+    slow.await.unwrap();
+    assert_ne!(
+        other.get::<usize>("k").await.unwrap(),
+        Some(1),
+        "for an hour"
+    );
+}

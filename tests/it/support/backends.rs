@@ -113,7 +113,7 @@ impl Backend for Remote {
 
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = self.inner.capabilities();
-        capabilities.shared |= self.is_shared;
+        capabilities.shared = self.is_shared;
         capabilities
     }
 
