@@ -71,6 +71,10 @@ fn main() {
                 Box::pin(async move { nodes::d2_no_node_keeps_what_another_invalidated(store) })
             },
         );
+        // As for replicas: what is counted afterwards is behind.
+        add("d10_what_is_cleared_is_this_caches_own", is_one, |store| {
+            Box::pin(nodes::d10_what_is_cleared_is_this_caches_own(store))
+        });
         add("c2_one_node_computes_for_all", is_one, |store| {
             Box::pin(async move { nodes::c2_one_node_computes_for_all(store) })
         });

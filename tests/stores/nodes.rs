@@ -436,3 +436,43 @@ pub(crate) async fn d8_a_tag_costs_the_same_however_many_have_it() {
     );
     assert!(writes <= 2 && first == 2 && again == 1 && beside <= 4);
 }
+
+/// What it takes to empty one of two caches on one server: by `clear`, and by a tag that all of its
+/// entries have.
+pub(crate) async fn d10_what_is_cleared_is_this_caches_own(store: &'static Store) {
+    const ENTRIES: usize = 1000;
+    let service = (store.start)();
+    let url = races::url(store, &*service);
+    let mark = if url.contains('?') { '&' } else { '?' };
+    let own = races::cache(&format!("{url}{mark}key_prefix=own")).await;
+    let foreign = races::cache(&format!("{url}{mark}key_prefix=foreign")).await;
+    let fill = async |cache: &Cache| {
+        let items = (0..ENTRIES).map(|key| (key.to_string(), key));
+        let failed = cache.set_many(items, Duration::from_secs(900)).await;
+        assert!(failed.unwrap().is_empty());
+    };
+    let left = async |cache: &Cache| {
+        let keys = (0..ENTRIES).map(|key| key.to_string());
+        cache.get_many::<_, usize>(keys).await.unwrap().len()
+    };
+    fill(&own).await;
+    fill(&foreign).await;
+    assert_eq!((left(&own).await, left(&foreign).await), (ENTRIES, ENTRIES));
+    let start = Instant::now();
+    own.clear().await.unwrap();
+    let cleared = start.elapsed();
+    assert_eq!((left(&own).await, left(&foreign).await), (0, ENTRIES));
+    let tagged = own.with_tags(["all"]);
+    fill(&tagged).await;
+    assert_eq!(left(&own).await, ENTRIES);
+    let start = Instant::now();
+    own.invalidate(["all"]).await.unwrap();
+    let invalidated = start.elapsed();
+    assert_eq!((left(&own).await, left(&foreign).await), (0, ENTRIES));
+    report(
+        "D10",
+        store.name,
+        "0 foreign keys touched; 5 ms, by a tag however many there are",
+        format_args!("{ENTRIES} entries cleared in {cleared:?}, by a tag in {invalidated:?}"),
+    );
+}
