@@ -41,12 +41,23 @@ pub(crate) fn cache() -> Cache {
 }
 
 pub(crate) fn builder() -> CacheBuilder {
+    let (clock, memory) = store();
+    Cache::builder(memory).clock(clock)
+}
+
+/// Two nodes over one store.
+pub(crate) fn builders() -> [CacheBuilder; 2] {
+    let (clock, memory) = store();
+    [(); 2].map(|()| Cache::builder(memory.clone()).clock(clock.clone()))
+}
+
+fn store() -> (Virtual, Memory) {
     let clock = Virtual {
         start: Instant::now(),
         wall: SystemTime::now(),
     };
     let memory = Memory::builder().clock(clock.clone()).build().unwrap();
-    Cache::builder(memory).clock(clock)
+    (clock, memory)
 }
 
 pub(crate) fn in_virtual_time(test: Running) {
