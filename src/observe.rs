@@ -99,6 +99,16 @@ pub(crate) fn corrupt(cache: &str, operation: &'static str, reason: &'static str
     let _ = (cache, operation, reason);
 }
 
+/// The circuit to a store is `open`, and it is not used, or `closed` again.
+pub(crate) fn circuit(backend: &'static str, state: &'static str) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: "axum_cache", backend, state, "the circuit to a store has changed");
+    #[cfg(feature = "metrics")]
+    metrics::counter!("cache.circuit", "cache.backend" => backend, "cache.state" => state)
+        .increment(1);
+    let _ = (backend, state);
+}
+
 /// A future that goes on in the caller's span, whatever task runs it.
 pub(crate) fn in_current_span<F: Future>(future: F) -> impl Future<Output = F::Output> {
     #[cfg(feature = "tracing")]

@@ -52,6 +52,16 @@ const STORES: &[Store] = &[
         fixture: || with_clock(|memory| AnyBackend::new(backends::Remote::over(memory))),
     },
     Store {
+        name: "memory-behind-breaker",
+        cases: CASES,
+        needs: &[],
+        fixture: || {
+            with_clock(|memory| {
+                AnyBackend::new(backend::CircuitBreaker::new(backends::Remote::over(memory)))
+            })
+        },
+    },
+    Store {
         name: "memory-provided",
         cases: CASES,
         needs: &[],

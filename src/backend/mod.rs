@@ -8,6 +8,7 @@
 //! - A failed `set` leaves no older value behind.
 
 mod backplane;
+mod breaker;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod deadline;
 mod dummy;
@@ -31,6 +32,7 @@ mod sql;
 mod tiered;
 
 pub use self::backplane::{Backplane, LocalBackplane, LocalSubscription, Subscription};
+pub use self::breaker::{CircuitBreaker, CircuitBreakerBuilder};
 pub use self::dummy::Dummy;
 pub use self::erased::AnyBackend;
 pub(crate) use self::erased::DynBackend;

@@ -182,13 +182,14 @@ impl Cache {
         if keys.is_empty() {
             return Ok(());
         }
-        self.next_turn().await?;
-        // A tag without a generation has no entries, and the next one gets a new one.
+        let turned = self.next_turn().await;
+        // A tag without a generation has no entries, and the next one gets a new one. Also if that failed:
+        // a circuit breaker makes up for what it was asked to remove.
         let outcome = self.backend().delete_many(&keys).await;
         // Also if it failed: some may be invalidated.
         self.shared.flights.forget_tagged(tags);
         self.shared.turns.fetch_add(1, Ordering::SeqCst);
-        outcome.map(drop)
+        turned.and(outcome.map(drop))
     }
 
     async fn expire_tags(&self, tags: &Tags) -> Result<()> {

@@ -5,6 +5,8 @@
 #[cfg(all(feature = "askama", feature = "memory"))]
 mod attack;
 #[cfg(feature = "memory")]
+mod breaker;
+#[cfg(feature = "memory")]
 mod caches;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod collapse;

@@ -26,5 +26,5 @@ pub(super) fn make(settings: &BackendSettings) -> Result<AnyBackend> {
         builder = builder.max_value_bytes(bytes);
     }
     let memcached = builder.build().map_err(|error| settings.of_alias(&error))?;
-    Ok(memcached.into())
+    super::guarded(settings, memcached)
 }

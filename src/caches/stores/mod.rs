@@ -17,6 +17,13 @@ use std::future::ready;
 
 use super::builder::{BackendSettings, CachesBuilder, TIERED};
 use crate::backend::{AnyBackend, Dummy};
+#[cfg(any(
+    feature = "redis",
+    feature = "memcached",
+    feature = "postgres",
+    feature = "mysql"
+))]
+use crate::backend::{Backend, CircuitBreaker};
 use crate::error::Result;
 
 const FILE: &[&str] = &["file"];
@@ -90,6 +97,20 @@ type Make = fn(&BackendSettings) -> Result<AnyBackend>;
 fn add(builder: CachesBuilder, names: &[&str], make: Make) -> CachesBuilder {
     names.iter().fold(builder, |builder, name| {
         builder.backend(*name, move |settings| ready(make(&settings)))
+    })
+}
+
+/// A store on a network, behind a circuit breaker unless the settings want none.
+#[cfg(any(
+    feature = "redis",
+    feature = "memcached",
+    feature = "postgres",
+    feature = "mysql"
+))]
+fn guarded<B: Backend>(settings: &BackendSettings, store: B) -> Result<AnyBackend> {
+    Ok(match settings.option("circuit_breaker")? {
+        Some(false) => AnyBackend::new(store),
+        Some(true) | None => AnyBackend::new(CircuitBreaker::new(store)),
     })
 }
 

@@ -50,5 +50,5 @@ pub(super) fn make(settings: &BackendSettings) -> Result<AnyBackend> {
         builder = builder.root_certificate(pem);
     }
     let redis = builder.build().map_err(|error| settings.of_alias(&error))?;
-    Ok(redis.into())
+    super::guarded(settings, redis)
 }

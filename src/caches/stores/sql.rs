@@ -34,7 +34,7 @@ const MYSQL_PARAMETERS: &[&str] = &[
 #[cfg(feature = "sqlite")]
 pub(super) fn make_file(settings: &BackendSettings) -> Result<AnyBackend> {
     match settings.locations()?.as_slice() {
-        [path] if path != ":memory:" => finish(settings, Sql::sqlite(path)),
+        [path] if path != ":memory:" => Ok(finish(settings, Sql::sqlite(path))?.into()),
         _ => Err(settings.bad("location", "is not one path of a file")),
     }
 }
@@ -67,10 +67,10 @@ pub(super) fn make_server(settings: &BackendSettings, schemes: &[&str]) -> Resul
             url.extend(utf8_percent_encode(&value, NON_ALPHANUMERIC));
         }
     }
-    finish(settings, Sql::builder(url))
+    super::guarded(settings, finish(settings, Sql::builder(url))?)
 }
 
-fn finish(settings: &BackendSettings, mut builder: SqlBuilder) -> Result<AnyBackend> {
+fn finish(settings: &BackendSettings, mut builder: SqlBuilder) -> Result<Sql> {
     if let Some(table) = settings.option::<String>("table")? {
         builder = builder.table(table);
     }
@@ -98,6 +98,5 @@ fn finish(settings: &BackendSettings, mut builder: SqlBuilder) -> Result<AnyBack
     if let Some(entries) = settings.option("max_entries")? {
         builder = builder.max_entries(entries);
     }
-    let store = builder.build().map_err(|error| settings.of_alias(&error))?;
-    Ok(store.into())
+    builder.build().map_err(|error| settings.of_alias(&error))
 }

@@ -1,0 +1,319 @@
+//! A store that may be away: nobody waits for it, and what it has missed is made up for before it is read.
+//!
+//! # Invariants
+//!
+//! - While the store does not answer, calls fail at once; one task asks it whether it is back.
+//! - What could not be removed or replaced is owed: it is not read before it has been removed. Only the
+//!   end of the process forgets that.
+//! - What is owed is bounded: of too many keys, their namespaces are.
+
+mod circuit;
+mod debts;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use self::circuit::{Circuit, State, is_outage};
+use self::debts::{Beginning, Debts};
+use super::{Backend, Capabilities, Peek};
+use crate::entry::Entry;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::ttl::Lifetime;
+
+const AWAY: &str = "the store was away a moment ago";
+const OWED: &str = "the store was away, and has not removed yet what was here";
+
+/// A circuit breaker in front of a store on a network.
+///
+/// When a call [times out](ErrorKind::Timeout) or the store is [unavailable](ErrorKind::Unavailable), it
+/// is asked in the background whether it answers, and until it does all calls fail at once. So a site
+/// whose store hangs waits for one deadline, not for one for each call. The store is asked again with
+/// pauses that grow up to [`max_pause`](CircuitBreakerBuilder::max_pause), and when it has answered for
+/// that long, it is used again: by then the other nodes that share it have found it, too.
+///
+/// What could not be removed or replaced is removed as soon as the store is back, and not read before:
+/// nothing comes back that was deleted while the store was away, or invalidated by its tag. The call
+/// itself fails nevertheless. This is remembered by the process; one that is killed before leaves what
+/// it owed to live as long as its TTL says.
+///
+/// [`Caches`](crate::Caches) that come from settings have one in front of each store on a network.
+///
+/// # Example
+///
+/// ```
+/// use axum_cache::Cache;
+/// use axum_cache::backend::{CircuitBreaker, Dummy};
+///
+/// let store = CircuitBreaker::new(Dummy); // in real life, one on a network
+/// assert!(!store.is_open());
+/// let cache = Cache::new(store);
+/// ```
+///
+/// # Django
+///
+/// None.
+#[derive(Debug)]
+pub struct CircuitBreaker<B> {
+    circuit: Arc<Circuit<B>>,
+}
+
+/// Options of a [`CircuitBreaker`].
+#[derive(Debug)]
+#[must_use = "a builder does nothing until it is built"]
+pub struct CircuitBreakerBuilder<B> {
+    store: B,
+    max_pause: Duration,
+    max_owed: usize,
+}
+
+impl<B> Clone for CircuitBreaker<B> {
+    fn clone(&self) -> Self {
+        Self {
+            circuit: Arc::clone(&self.circuit),
+        }
+    }
+}
+
+impl<B: Backend> CircuitBreaker<B> {
+    /// In front of `store`, with the defaults.
+    pub fn new(store: B) -> Self {
+        Self::builder(store).build()
+    }
+
+    /// Sets options first.
+    pub fn builder(store: B) -> CircuitBreakerBuilder<B> {
+        CircuitBreakerBuilder {
+            store,
+            max_pause: Duration::from_secs(1),
+            max_owed: 10_000,
+        }
+    }
+
+    /// Whether calls fail at once, as the store did not answer.
+    pub fn is_open(&self) -> bool {
+        self.circuit.state() == State::Open
+    }
+
+    fn store(&self) -> &B {
+        &self.circuit.store
+    }
+
+    /// Whether something is owed that `key` is of, and so nothing is there.
+    fn owes(&self, key: &Key) -> bool {
+        self.circuit.state() == State::Owing && self.circuit.debts().covers(key)
+    }
+
+    fn refused(&self, operation: &'static str, why: &'static str) -> Error {
+        let error = Error::new(ErrorKind::Unavailable).with_message(why);
+        error.at(self.store().name(), operation)
+    }
+
+    /// Runs a call, unless the store is away.
+    async fn ask<T>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let outcome = match self.circuit.state() {
+            State::Open => return Err(self.refused(operation, AWAY)),
+            State::Closed | State::Owing => call.await,
+        };
+        if outcome.as_ref().is_err_and(is_outage) {
+            self.circuit.alarm();
+        }
+        outcome
+    }
+
+    /// Runs a call that would be of what is still there, if the store is away or something is owed.
+    async fn ask_of<T>(
+        &self,
+        operation: &'static str,
+        keys: &[&Key],
+        call: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        if keys.iter().any(|key| self.owes(key)) {
+            return Err(self.refused(operation, OWED));
+        }
+        self.ask(operation, call).await
+    }
+
+    /// Runs a call after which something is not there any more; if it fails, that is owed.
+    async fn remove<T>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T>>,
+        owe: impl FnOnce(&mut Debts),
+    ) -> Result<T> {
+        let outcome = match self.circuit.state() {
+            State::Open => Err(self.refused(operation, AWAY)),
+            State::Closed | State::Owing => call.await,
+        };
+        if outcome.as_ref().is_err_and(is_outage) {
+            self.circuit.owe(owe);
+            self.circuit.alarm();
+        }
+        outcome
+    }
+}
+
+impl<B: Backend> CircuitBreakerBuilder<B> {
+    /// The longest time between two questions to a store that is away, and how long it has to have
+    /// answered until it is used again. One second by default; set it alike on all nodes.
+    pub fn max_pause(mut self, pause: Duration) -> Self {
+        self.max_pause = pause;
+        self
+    }
+
+    /// How many keys are remembered at most that are to be removed. Of more, their caches are
+    /// [cleared](crate::Cache::clear). 10,000 by default.
+    pub fn max_owed(mut self, keys: usize) -> Self {
+        self.max_owed = keys;
+        self
+    }
+
+    /// Puts the breaker in front of the store.
+    pub fn build(self) -> CircuitBreaker<B> {
+        CircuitBreaker {
+            circuit: Circuit::new(self.store, self.max_pause, self.max_owed),
+        }
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<B: Backend> Backend for CircuitBreaker<B> {
+    fn name(&self) -> &'static str {
+        self.store().name()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.store().capabilities()
+    }
+
+    async fn get(&self, key: &Key) -> Result<Option<Entry>> {
+        if self.owes(key) {
+            return Ok(None);
+        }
+        self.ask("get", self.store().get(key)).await
+    }
+
+    async fn set(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<()> {
+        let call = self.store().set(key, entry, lifetime);
+        self.remove("set", call, |debts| debts.owe_key(key)).await
+    }
+
+    async fn add(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<bool> {
+        let call = self.store().add(key, entry, lifetime);
+        self.ask_of("add", &[key], call).await
+    }
+
+    async fn touch(&self, key: &Key, lifetime: Lifetime) -> Result<bool> {
+        let call = self.store().touch(key, lifetime);
+        self.ask_of("touch", &[key], call).await
+    }
+
+    async fn delete(&self, key: &Key) -> Result<bool> {
+        let call = self.store().delete(key);
+        self.remove("delete", call, |debts| debts.owe_key(key))
+            .await
+    }
+
+    async fn incr(&self, key: &Key, delta: i64) -> Result<i64> {
+        let call = self.store().incr(key, delta);
+        self.ask_of("incr", &[key], call).await
+    }
+
+    async fn rename(&self, from: &Key, to: &Key) -> Result<bool> {
+        let call = self.store().rename(from, to);
+        self.ask_of("rename", &[from, to], call).await
+    }
+
+    async fn ttl(&self, key: &Key) -> Result<Option<Lifetime>> {
+        if self.owes(key) {
+            return Ok(None);
+        }
+        self.ask("ttl", self.store().ttl(key)).await
+    }
+
+    async fn clear(&self, namespace: &str) -> Result<()> {
+        let owed = || Beginning::Namespace(namespace.to_owned());
+        let call = self.store().clear(namespace);
+        self.remove("clear", call, |debts| debts.owe(owed())).await
+    }
+
+    async fn flush_store(&self) -> Result<()> {
+        let call = self.store().flush_store();
+        let owe = |debts: &mut Debts| debts.owe(Beginning::Nothing);
+        self.remove("flush_store", call, owe).await
+    }
+
+    async fn compare_and_set(
+        &self,
+        key: &Key,
+        expected: &Entry,
+        entry: Entry,
+        lifetime: Lifetime,
+    ) -> Result<bool> {
+        let call = self.store().compare_and_set(key, expected, entry, lifetime);
+        self.ask_of("compare_and_set", &[key], call).await
+    }
+
+    async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        let owed: Vec<bool> = match self.circuit.state() {
+            State::Owing => {
+                let debts = self.circuit.debts();
+                keys.iter().map(|key| debts.covers(key)).collect()
+            }
+            State::Closed | State::Open => Vec::new(),
+        };
+        let mut entries = self.ask("get_many", self.store().get_many(keys)).await?;
+        for (entry, is_owed) in entries.iter_mut().zip(owed) {
+            entry.take_if(|_| is_owed);
+        }
+        Ok(entries)
+    }
+
+    async fn set_many(&self, items: Vec<(Key, Entry, Lifetime)>) -> Result<Vec<Result<()>>> {
+        let keys: Vec<Key> = items.iter().map(|(key, ..)| key.clone()).collect();
+        let owe = |debts: &mut Debts| keys.iter().for_each(|key| debts.owe_key(key));
+        let call = self.store().set_many(items);
+        let outcomes = self.remove("set_many", call, owe).await?;
+        let is_lost = |outcome: &Result<()>| outcome.as_ref().is_err_and(is_outage);
+        if outcomes.iter().any(is_lost) {
+            let of_keys = keys.iter().zip(&outcomes);
+            let lost = of_keys.filter(|(_, outcome)| is_lost(outcome));
+            self.circuit
+                .owe(|debts| lost.for_each(|(key, _)| debts.owe_key(key)));
+            self.circuit.alarm();
+        }
+        Ok(outcomes)
+    }
+
+    async fn delete_many(&self, keys: &[Key]) -> Result<u64> {
+        let owe = |debts: &mut Debts| keys.iter().for_each(|key| debts.owe_key(key));
+        let call = self.store().delete_many(keys);
+        self.remove("delete_many", call, owe).await
+    }
+
+    async fn delete_prefix(&self, prefix: &str) -> Result<u64> {
+        if !self.capabilities().deletes_prefixes {
+            return self.store().delete_prefix(prefix).await;
+        }
+        let owed = || Beginning::Prefix(prefix.to_owned());
+        let call = self.store().delete_prefix(prefix);
+        self.remove("delete_prefix", call, |debts| debts.owe(owed()))
+            .await
+    }
+
+    fn peek(&self, key: &Key) -> Peek {
+        match self.circuit.state() {
+            State::Closed => self.store().peek(key),
+            State::Owing | State::Open => Peek::Declined,
+        }
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.store().close().await
+    }
+}

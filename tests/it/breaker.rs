@@ -1,0 +1,236 @@
+//! A store that goes away and comes back, behind a circuit breaker, in virtual time.
+
+use std::time::Duration;
+
+use axum_cache::backend::{Backend, CircuitBreaker, Memory};
+use axum_cache::{Cache, ErrorKind};
+use tokio::time::{Instant, sleep};
+
+use crate::support::backends::Remote;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MILLI: Duration = Duration::from_millis(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+struct Bench {
+    remote: Remote,
+    breaker: CircuitBreaker<Remote>,
+    cache: Cache,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::node(&Remote::shared())
+    }
+
+    fn node(remote: &Remote) -> Self {
+        let breaker = CircuitBreaker::new(remote.clone());
+        Self {
+            remote: remote.clone(),
+            breaker: breaker.clone(),
+            cache: Cache::new(breaker),
+        }
+    }
+
+    /// How long it takes until the store is used again.
+    async fn closes(&self) -> Duration {
+        let start = Instant::now();
+        while self.breaker.is_open() {
+            sleep(10 * MILLI).await;
+            assert!(start.elapsed() < 10 * SECOND, "it stays open");
+        }
+        start.elapsed()
+    }
+
+    async fn get(&self, key: &str) -> Option<i32> {
+        self.cache.get(key).await.unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_call_waits_for_a_store_that_is_away_and_the_others_do_not() {
+    let bench = Bench::new();
+    bench.cache.set("k", &1, HOUR).await.unwrap();
+    bench.remote.set_broken(true);
+    bench.remote.delay(200 * MILLI);
+    let start = Instant::now();
+    for call in 0..20 {
+        let failed = bench.cache.get::<i32>("k").await.unwrap_err();
+        assert_eq!(failed.kind(), ErrorKind::Unavailable, "call {call}");
+    }
+    assert_eq!(start.elapsed(), 200 * MILLI);
+    assert!(bench.breaker.is_open());
+    bench.remote.take_calls();
+    sleep(60 * SECOND).await;
+    let calls = bench.remote.take_calls();
+    // Three keys a question, and no more than a question every half second.
+    assert!(calls[0].0 == "get" && calls[0].1 <= 3 * 60 * 2, "{calls:?}");
+    bench.remote.delay(Duration::ZERO);
+    bench.remote.set_broken(false);
+    let took = bench.closes().await;
+    assert!(
+        took > SECOND && took <= 2 * SECOND + 100 * MILLI,
+        "{took:?}"
+    );
+    assert_eq!(bench.get("k").await, Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_single_error_costs_next_to_nothing() {
+    let bench = Bench::new();
+    bench.cache.set("k", &1, HOUR).await.unwrap();
+    bench.remote.set_broken(true);
+    assert!(bench.cache.get::<i32>("k").await.is_err());
+    bench.remote.set_broken(false);
+    sleep(MILLI).await;
+    assert!(!bench.breaker.is_open());
+    assert_eq!(bench.get("k").await, Some(1));
+    // One that fails often, but answers, is not asked all the time.
+    bench.remote.take_calls();
+    for _ in 0..1000 {
+        bench.remote.set_broken(true);
+        let _ = bench.cache.get::<i32>("k").await;
+        bench.remote.set_broken(false);
+        sleep(MILLI).await;
+    }
+    let calls = bench.remote.take_calls();
+    assert!(
+        calls == [("get", calls[0].1)] && calls[0].1 < 1000 + 4 * 10,
+        "{calls:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_comes_back_that_was_removed_while_the_store_was_away() {
+    let bench = Bench::new();
+    let Bench { cache, remote, .. } = &bench;
+    let tagged = cache.with_tags(["t"]);
+    for key in ["deleted", "replaced", "one", "two", "below/1", "kept"] {
+        cache.set(key, &1, HOUR).await.unwrap();
+    }
+    tagged.set("tagged", &1, HOUR).await.unwrap();
+    remote.set_broken(true);
+    assert!(cache.get::<i32>("kept").await.is_err());
+    assert!(cache.delete("deleted").await.is_err());
+    assert!(cache.set("replaced", &2, HOUR).await.is_err());
+    assert!(cache.delete_many(["one", "two"]).await.is_err());
+    assert!(cache.delete_prefix("below/").await.is_err());
+    assert!(cache.invalidate(["t"]).await.is_err());
+    sleep(5 * SECOND).await;
+    // Also not if it comes back in the middle of all that.
+    remote.set_broken(false);
+    let gone = ["deleted", "replaced", "one", "two", "below/1", "tagged"];
+    for _ in 0..300 {
+        for key in gone {
+            assert_eq!(cache.get::<i32>(key).await.unwrap_or(None), None, "{key}");
+        }
+        sleep(10 * MILLI).await;
+    }
+    assert!(!bench.breaker.is_open());
+    assert_eq!(bench.get("kept").await, Some(1));
+    for key in gone {
+        assert_eq!(bench.get(key).await, None);
+    }
+    cache.set("deleted", &3, HOUR).await.unwrap();
+    assert_eq!(bench.get("deleted").await, Some(3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_removal_that_fails_for_itself_holds_up_nothing_else() {
+    let bench = Bench::new();
+    for key in ["a", "b"] {
+        bench.cache.set(key, &1, HOUR).await.unwrap();
+    }
+    // The breaker has just been told that the store answers.
+    bench.remote.set_broken(true);
+    assert!(bench.cache.get::<i32>("a").await.is_err());
+    bench.remote.set_broken(false);
+    sleep(MILLI).await;
+    bench.remote.set_broken(true);
+    assert!(bench.cache.delete("a").await.is_err());
+    assert_eq!(bench.get("a").await, None);
+    assert!(!bench.breaker.is_open());
+    bench.remote.set_broken(false);
+    assert_eq!(bench.get("b").await, Some(1));
+    sleep(SECOND).await;
+    assert_eq!(bench.get("a").await, None);
+    assert!(bench.cache.add("a", &2, HOUR).await.unwrap());
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_nodes_wait_for_what_another_one_owes() {
+    let remote = Remote::shared();
+    let nodes = [(); 3].map(|()| Bench::node(&remote));
+    for round in 0..50 {
+        let key = format!("k{round}");
+        nodes[0].cache.set(&key, &1, HOUR).await.unwrap();
+        // An error so soon after the last answer would be taken for that call's own.
+        sleep(200 * MILLI).await;
+        remote.set_broken(true);
+        for node in &nodes {
+            assert!(node.cache.get::<i32>(&key).await.is_err());
+        }
+        sleep(MILLI * (round * 97 % 3000 + 5)).await;
+        assert!(nodes[0].cache.delete(&key).await.is_err());
+        sleep(MILLI * (round * 31 % 500)).await;
+        remote.set_broken(false);
+        let back = Instant::now();
+        while nodes.iter().any(|node| node.breaker.is_open()) {
+            for (number, node) in nodes.iter().enumerate() {
+                let seen = node.cache.get::<i32>(&key).await.unwrap_or(None);
+                assert_eq!(seen, None, "node {number}, {:?} later", back.elapsed());
+            }
+            sleep(5 * MILLI).await;
+        }
+        for node in &nodes {
+            assert_eq!(node.get(&key).await, None);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_too_many_keys_the_whole_cache_is_owed_and_no_other() {
+    let remote = Remote::shared();
+    let breaker = CircuitBreaker::builder(remote.clone()).max_owed(10).build();
+    let cache = |prefix| Cache::builder(breaker.clone()).key_prefix(prefix).build();
+    let (own, other) = (cache("own").unwrap(), cache("other").unwrap());
+    for key in 0..30 {
+        for cache in [&own, &other] {
+            cache.set(&key.to_string(), &1, HOUR).await.unwrap();
+        }
+    }
+    remote.set_broken(true);
+    for key in 0..20 {
+        assert!(own.delete(&key.to_string()).await.is_err());
+    }
+    remote.set_broken(false);
+    sleep(3 * SECOND).await;
+    for key in 0..30 {
+        assert_eq!(own.get::<i32>(&key.to_string()).await.unwrap(), None);
+        assert_eq!(other.get::<i32>(&key.to_string()).await.unwrap(), Some(1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_caller_did_wrong_is_no_outage() {
+    let bench = Bench::new();
+    bench.cache.set("text", "abc", HOUR).await.unwrap();
+    for _ in 0..10 {
+        let refused = bench.cache.incr("text", 1).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::NotAnInteger);
+    }
+    assert!(!bench.breaker.is_open());
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_asks_for_a_breaker_that_is_gone() {
+    let remote = Remote::over(Memory::new());
+    let breaker = CircuitBreaker::new(remote.clone());
+    remote.set_broken(true);
+    assert!(breaker.flush_store().await.is_err());
+    drop(breaker);
+    sleep(2 * SECOND).await;
+    remote.take_calls();
+    sleep(60 * SECOND).await;
+    assert_eq!(remote.take_calls(), []);
+}
