@@ -16,8 +16,10 @@
 //!   tags that it is to have; otherwise it is replaced.
 //! - Where the store cannot be asked, the value is returned and not stored.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::time::Duration;
+
+use tokio::task::JoinSet;
 
 use super::Cache;
 use super::record::{Found, Look, Value};
@@ -269,46 +271,6 @@ impl Place {
         }
     }
 
-    /// Runs `computing`, and holds the place meanwhile.
-    pub(super) async fn hold<T>(&self, computing: impl Future<Output = T>) -> T {
-        let (leases, entry) = (self.leases(), self.mortal_entry());
-        if leases.is_empty() && entry.is_none() {
-            return computing.await;
-        }
-        let mut computing = std::pin::pin!(computing);
-        let mut renewing = Box::pin(self.renew_all(leases, entry));
-        poll_fn(|cx| {
-            let outcome = computing.as_mut().poll(cx);
-            if outcome.is_pending() {
-                // However long the store takes, the computation goes on.
-                let _ = renewing.as_mut().poll(cx);
-            }
-            outcome
-        })
-        .await
-    }
-
-    /// Never ends.
-    async fn renew_all(&self, leases: Vec<(&Key, &Entry)>, entry: Option<&Entry>) {
-        let third = self.lease / 3;
-        let left = |entry| self.cache.kept_for(&self.key, entry);
-        let mut pause = entry
-            .and_then(left)
-            .map_or(third, |left| third.min(left / 2));
-        loop {
-            tokio::time::sleep(pause).await;
-            pause = third;
-            // What says itself until when it is of use may be there for longer.
-            let entry = entry.filter(|entry| left(entry).is_some_and(|left| left < self.lease));
-            let entry = entry.map(|entry| (&self.key, entry));
-            for (key, lease) in leases.iter().copied().chain(entry) {
-                // One that cannot be renewed, or is gone, shows when the value lands.
-                let renewing = self.renew(key, lease, self.lease);
-                let _ = tokio::time::timeout(third, renewing).await;
-            }
-        }
-    }
-
     /// The entry that is to be replaced, if it may expire before that: it would be taken for
     /// invalidated.
     fn mortal_entry(&self) -> Option<&Entry> {
@@ -380,35 +342,24 @@ impl Place {
             && *is_ours
             && self.is_awaited
         {
-            let _ = self.renew(&self.key, entry, OVER).await;
+            let _ = renew(&self.cache, &self.key, entry, OVER).await;
         }
     }
 
     async fn give_back_turn(&self) {
         if let Some((key, lease)) = &self.turn {
-            let _ = self.renew(key, lease, OVER).await;
+            let _ = renew(&self.cache, key, lease, OVER).await;
         }
     }
 
-    /// How often it has to be [renewed](Self::renewals); `None` if it holds by itself.
-    pub(super) fn pulse(&self) -> Option<Duration> {
-        (!self.leases().is_empty()).then_some(self.lease / 3)
-    }
-
-    /// What renews it, for whoever holds many.
-    pub(super) fn renewals(&self) -> Vec<impl Future<Output = ()> + Send + use<>> {
-        let renewal = |(key, lease): (&Key, &Entry)| {
-            let (cache, key, lease) = (self.cache.clone(), key.clone(), lease.clone());
-            let lifetime = Lifetime::For(self.lease);
-            async move {
-                let backend = cache.backend();
-                // One that cannot be renewed, or is gone, shows when the value lands.
-                let _ = backend
-                    .compare_and_set(&key, &lease, lease.clone(), lifetime)
-                    .await;
-            }
-        };
-        self.leases().into_iter().map(renewal).collect()
+    /// What holds the place, or its turn, as long as it runs: it never ends.
+    fn renewals(&self) -> Vec<impl Future<Output = ()> + Send + use<>> {
+        let own = self.mortal_entry().map(|entry| (&self.key, entry));
+        let all = self.leases().into_iter().chain(own);
+        all.map(|(key, entry)| {
+            renew_always(self.cache.clone(), key.clone(), entry.clone(), self.lease)
+        })
+        .collect()
     }
 
     fn leases(&self) -> Vec<(&Key, &Entry)> {
@@ -418,13 +369,6 @@ impl Place {
         };
         let beside = self.turn.as_ref().map(|(key, lease)| (key, lease));
         own.into_iter().chain(beside).collect()
-    }
-
-    async fn renew(&self, key: &Key, lease: &Entry, lifetime: Duration) -> Result<bool> {
-        let (backend, lifetime) = (self.cache.backend(), Lifetime::For(lifetime));
-        backend
-            .compare_and_set(key, lease, lease.clone(), lifetime)
-            .await
     }
 
     async fn add(&self, key: &Key, lease: &Entry) -> Result<bool> {
@@ -438,4 +382,40 @@ impl Place {
         let look = self.cache.judge(&self.key, entry, &Vec::new()).await?;
         Ok(self.cache.answer(look, self.decodes))
     }
+}
+
+/// Runs `computing`, and holds places meanwhile.
+pub(super) async fn hold<T>(
+    places: impl Iterator<Item = &Place>,
+    computing: impl Future<Output = T>,
+) -> T {
+    // In tasks of their own, which end with this: however long the store takes to renew them, the
+    // computation goes on.
+    let renewing: JoinSet<()> = places.flat_map(Place::renewals).collect();
+    let computed = computing.await;
+    drop(renewing);
+    computed
+}
+
+/// Renews a lease, or what is to be replaced and may expire before.
+async fn renew_always(cache: Cache, key: Key, entry: Entry, lease: Duration) {
+    let third = lease / 3;
+    let left = || cache.kept_for(&key, &entry);
+    let mut pause = left().map_or(third, |left| third.min(left / 2));
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = third;
+        // What says itself until when it is of use may be there for longer.
+        if left().is_none_or(|left| left < lease) {
+            // One that cannot be renewed, or is gone, shows when the value lands.
+            let renewing = renew(&cache, &key, &entry, lease);
+            let _ = tokio::time::timeout(third, renewing).await;
+        }
+    }
+}
+
+async fn renew(cache: &Cache, key: &Key, entry: &Entry, lifetime: Duration) -> Result<bool> {
+    let (backend, lifetime) = (cache.backend(), Lifetime::For(lifetime));
+    let renewed = backend.compare_and_set(key, entry, entry.clone(), lifetime);
+    renewed.await
 }

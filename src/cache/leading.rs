@@ -1,15 +1,11 @@
 //! The keys that a batch computes: their places, and what becomes of them.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 
 use tokio::task::JoinSet;
 
 use super::Cache;
 use super::compute::Outcomes;
-use super::fenced::Place;
 use super::making::{Begun, Made, Making, Product};
 use crate::error::Result;
 use crate::flight::Landing;
@@ -59,34 +55,6 @@ pub(super) async fn begin(led: Vec<Led>) -> Vec<(Begun, Landing<Outcomes>)> {
         }
     }
     begun
-}
-
-/// Holds the places of all while they are computed.
-pub(super) async fn hold_all<T>(
-    begun: &[(Begun, Landing<Outcomes>)],
-    computing: impl Future<Output = T> + Send,
-) -> T {
-    let places = begun.iter().map(|(begun, _)| begun.place());
-    let Some(pulse) = places.clone().filter_map(Place::pulse).min() else {
-        return computing.await;
-    };
-    let renewing = async {
-        loop {
-            tokio::time::sleep(pulse).await;
-            let mut all: JoinSet<()> = places.clone().flat_map(Place::renewals).collect();
-            while all.join_next().await.is_some() {}
-        }
-    };
-    let (mut computing, mut renewing) = (pin!(computing), pin!(renewing));
-    // A store that is slow to renew them does not hold up the computation.
-    poll_fn(|context| {
-        let computed = computing.as_mut().poll(context);
-        if computed.is_pending() {
-            let _: Poll<()> = renewing.as_mut().poll(context);
-        }
-        computed
-    })
-    .await
 }
 
 /// Stores what was made of one key, and tells those who wait for it.

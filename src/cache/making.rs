@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::Cache;
 use super::computed::{Computed, Terms};
-use super::fenced::{Decodes, Landed, Place, Taken};
+use super::fenced::{Decodes, Landed, Place, Taken, hold};
 use super::record::{Value, seal_value};
 use crate::entry::{Entry, Stamp};
 use crate::error::{BoxError, Error, ErrorKind, Result};
@@ -119,8 +119,8 @@ impl Making {
             Ok(begun) => begun,
             Err(value) => return Ok(Made::of(value)),
         };
-        let computing = begun.place.hold(begun.within_its_time(computation));
-        match computing.await {
+        let computing = begun.within_its_time(computation);
+        match hold([&begun.place].into_iter(), computing).await {
             Ok(product) => Ok(begun.keep(product).await),
             Err(error) => {
                 begun.fail(&error).await;

@@ -21,7 +21,8 @@ use tokio::time::Instant;
 use super::Cache;
 use super::compute::{Outcomes, UNAVAILABLE, lost};
 use super::computed::Computed;
-use super::leading::{Led, as_one, begin, end, hold_all};
+use super::fenced::hold;
+use super::leading::{Led, as_one, begin, end};
 use super::making::{Making, Product};
 use super::nested::{Nested, computes};
 use super::record::{Found, Look, Value};
@@ -399,7 +400,8 @@ where
                 let made = computation.await;
                 made.map_err(|error| Error::new(ErrorKind::Compute).with_source(error))
             });
-            let mut made = hold_all(&begun, made).await;
+            let places = begun.iter().map(|(begun, _)| begun.place());
+            let mut made = hold(places, made).await;
             let mut landing = JoinSet::new();
             for (begun, land) in begun {
                 let product = match &mut made {

@@ -353,6 +353,31 @@ async fn what_expires_while_it_is_refreshed_is_still_stored() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_expires_while_a_batch_refreshes_it_is_still_stored() {
+    let far = Far::new();
+    let cache = far.node();
+    let count = Count::default();
+    let policy = Policy::new(SECOND).stale_while_revalidate(2 * SECOND);
+    let ask = || {
+        let count = count.clone();
+        cache.get_or_set_many(["k"], policy, move |_: Vec<&'static str>| {
+            let number = numbered(count.clone(), 5 * SECOND);
+            async move { Ok::<_, io::Error>(HashMap::from([("k", number.await?)])) }
+        })
+    };
+    ask().await.unwrap();
+    sleep(2 * SECOND).await;
+    assert_eq!(
+        ask().await.unwrap()["k"],
+        1,
+        "refreshed until 4 s after it has gone"
+    );
+    sleep(5 * SECOND + 500 * MILLI).await;
+    assert_eq!(ask().await.unwrap()["k"], 2);
+    assert_eq!(count.get(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nested_in_a_batch_does_not_wait() {
     let (cache, _) = near();
     let inner = cache.clone();
