@@ -26,6 +26,7 @@ use super::record::{Found, Look, Value};
 use crate::entry::{Entry, is_lease, lease};
 use crate::error::{Error, Result};
 use crate::fence::Fill;
+use crate::flight::Moment;
 use crate::key::{Key, digest};
 use crate::observe;
 use crate::tag::draw;
@@ -84,13 +85,29 @@ enum Holds {
 pub(super) enum Taken {
     Place(Box<Place>),
     /// Somebody has computed it meanwhile.
-    Found(Value),
+    Found(Seen),
+}
+
+/// What was found, and when it was looked for.
+pub(super) type Seen = (Value, Moment);
+
+/// Whether a place is still what it was when it was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Held,
+    /// Somebody has invalidated it, or stored something there.
+    Gone,
+    Unknown,
 }
 
 /// What became of a value that was to be stored.
 #[derive(Debug)]
 pub(super) enum Landed {
     Stored,
+    /// As a stale one: it was expired by a tag while it was computed.
+    Expired,
+    /// It is not to be stored.
+    Unwanted,
     /// Another one's is there and counts.
     Other(Value),
     /// It was invalidated while it was computed.
@@ -134,7 +151,7 @@ impl Cache {
         };
         match taking.await {
             Ok(None) => {}
-            Ok(Some(value)) => return Taken::Found(value),
+            Ok(Some(seen)) => return Taken::Found(seen),
             Err(error) => {
                 observe::failed(self.name(), "get_or_set", &error);
                 place.holds = Holds::Lost;
@@ -192,7 +209,7 @@ impl Place {
     }
 
     /// Holds the place by what is there, or by a lease; or else what was computed meanwhile.
-    async fn take(&mut self, found: Option<Entry>) -> Result<Option<Value>> {
+    async fn take(&mut self, found: Option<Entry>) -> Result<Option<Seen>> {
         if let Some(entry) = found {
             self.holds = Holds::Entry(entry);
             return Ok(None);
@@ -203,9 +220,10 @@ impl Place {
                 self.holds = Holds::ours(lease);
                 return Ok(None);
             }
+            let as_of = self.cache.shared.flights.mark();
             let look = self.look().await?;
             self.holds = match (look.raw, look.found) {
-                (_, Found::Fresh(value)) => return Ok(Some(value)),
+                (_, Found::Fresh(value)) => return Ok(Some((value, as_of))),
                 (Some(entry), _) if is_lease(entry.bytes()) => Holds::Lease {
                     entry,
                     is_ours: false,
@@ -225,7 +243,7 @@ impl Place {
         &mut self,
         found: Option<Entry>,
         patience: Duration,
-    ) -> Result<Option<Value>> {
+    ) -> Result<Option<Seen>> {
         let waiting = self.wait_for_turn(found.clone());
         if let Ok(outcome) = tokio::time::timeout(patience, waiting).await {
             return outcome;
@@ -233,7 +251,7 @@ impl Place {
         self.take(found).await
     }
 
-    async fn wait_for_turn(&mut self, mut found: Option<Entry>) -> Result<Option<Value>> {
+    async fn wait_for_turn(&mut self, mut found: Option<Entry>) -> Result<Option<Seen>> {
         let mut pause = FIRST_LOOK;
         loop {
             if let Some(entry) = found {
@@ -263,9 +281,10 @@ impl Place {
             // Not all at the same time.
             tokio::time::sleep(pause.mul_f64(0.5 + crate::policy::chance())).await;
             pause = (pause * 2).min(LAST_LOOK);
+            let as_of = self.cache.shared.flights.mark();
             let look = self.look().await?;
             found = match look.found {
-                Found::Fresh(value) => return Ok(Some(value)),
+                Found::Fresh(value) => return Ok(Some((value, as_of))),
                 _ => look.raw.filter(|entry| !is_lease(entry.bytes())),
             };
         }
@@ -282,19 +301,33 @@ impl Place {
         (is_shared && is_mortal()).then_some(entry)
     }
 
-    /// Stores `entry`, unless the place was taken away.
-    pub(super) async fn land(self, entry: Entry, lifetime: Lifetime) -> Landed {
+    /// Stores `entry`, unless the place was taken away. It is to be given back, or its turn is.
+    pub(super) async fn land(&self, entry: Entry, lifetime: Lifetime) -> Landed {
         let landed = self.fill.land(self.write(entry, lifetime)).await;
-        let landed = match landed {
+        match landed {
             Some(Ok(landed)) => landed,
             Some(Err(error)) => Landed::Failed(error),
             None => Landed::Invalidated,
-        };
-        if matches!(landed, Landed::Failed(_)) {
-            self.give_back_lease().await;
         }
-        self.give_back_turn().await;
-        landed
+    }
+
+    /// What has become of it by now, though nothing was stored in it.
+    pub(super) async fn standing(&self) -> Standing {
+        let is_held = match &self.holds {
+            // What is read may be behind what is written to; and the lease is needed until it is given
+            // back.
+            Holds::Lease { entry, .. } => renew(&self.cache, &self.key, entry, self.lease).await,
+            Holds::Entry(entry) => {
+                let present = self.cache.backend().get(&self.key).await;
+                present.map(|present| present.as_ref() == Some(entry))
+            }
+            Holds::Nothing | Holds::Anything | Holds::Lost => return Standing::Unknown,
+        };
+        match is_held {
+            Ok(true) => Standing::Held,
+            Ok(false) => Standing::Gone,
+            Err(_) => Standing::Unknown,
+        }
     }
 
     async fn write(&self, entry: Entry, lifetime: Lifetime) -> Result<Landed> {
@@ -330,7 +363,7 @@ impl Place {
     }
 
     /// Lets others take the place: there is nothing to store.
-    pub(super) async fn give_back(self) {
+    pub(super) async fn give_back(&self) {
         self.give_back_lease().await;
         self.give_back_turn().await;
     }
@@ -346,7 +379,8 @@ impl Place {
         }
     }
 
-    async fn give_back_turn(&self) {
+    /// Lets others compute anew, once something is stored.
+    pub(super) async fn give_back_turn(&self) {
         if let Some((key, lease)) = &self.turn {
             let _ = renew(&self.cache, key, lease, OVER).await;
         }

@@ -6,7 +6,7 @@ use tokio::task::JoinSet;
 
 use super::Cache;
 use super::compute::Outcomes;
-use super::making::{Begun, Made, Making, Product};
+use super::making::{Begun, Making, Product};
 use crate::error::Result;
 use crate::flight::Landing;
 use crate::tag::TagStamp;
@@ -49,7 +49,7 @@ pub(super) async fn begin(led: Vec<Led>) -> Vec<(Begun, Landing<Outcomes>)> {
     while let Some(one) = beginning.join_next().await {
         match one {
             Ok((Ok(one), landing)) => begun.push((one, landing)),
-            Ok((Err(value), landing)) => landing.land(Ok(Made::of(value))),
+            Ok((Err(made), landing)) => landing.land(made),
             // Its landing has told those who wait.
             Err(_) => {}
         }
@@ -64,15 +64,9 @@ pub(super) async fn end(
     landing: Landing<Outcomes>,
 ) {
     let made = match product {
-        Ok(Some(product)) => Ok(begun.keep(product).await),
-        Ok(None) => {
-            begun.give_back().await;
-            Ok(Made::nothing())
-        }
-        Err(error) => {
-            begun.fail(&error).await;
-            Err(error)
-        }
+        Ok(Some(product)) => begun.keep(product, Some(&landing)).await,
+        Ok(None) => begun.leave_out(&landing).await,
+        Err(error) => begun.fail(error, Some(&landing)).await,
     };
     landing.land(made);
 }
