@@ -6,6 +6,7 @@
 //! - A panic or a dropped runtime releases the waiters with an error and frees the key.
 //! - Who has a result can start anew: the key is free before the result is handed out.
 //! - The table holds only keys with a computation in progress.
+//! - A result says as of which [`Moment`] it is: who came later may know more than it does.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -21,14 +22,22 @@ use crate::tag::Tags;
 pub(crate) struct Flights<V> {
     running: Mutex<HashMap<String, Running<V>>>,
     landings: AtomicU64,
+    moments: AtomicU64,
 }
+
+/// A point in the order in which callers come and results are made. Who came by then has the same
+/// moment or an earlier one, and who comes later has a later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Moment(u64);
 
 /// A computation in progress.
 #[derive(Debug)]
 struct Running<V> {
     result: Awaited<V>,
-    /// The tags that its result has, if they are known.
-    tags: Option<Tags>,
+    /// The tags that its result has.
+    tags: Tags,
+    /// It may have others, too.
+    is_open: bool,
 }
 
 type Awaited<V> = watch::Receiver<Option<V>>;
@@ -42,6 +51,7 @@ impl<V> Default for Flights<V> {
         Self {
             running: Mutex::default(),
             landings: AtomicU64::new(0),
+            moments: AtomicU64::new(0),
         }
     }
 }
@@ -51,6 +61,16 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
     /// value may be there now.
     pub(crate) fn landings(&self) -> u64 {
         self.landings.load(Ordering::SeqCst)
+    }
+
+    /// When a caller came, who has not looked for anything yet.
+    pub(crate) fn came(&self) -> Moment {
+        Moment(self.moments.load(Ordering::SeqCst))
+    }
+
+    /// Now, before something is read: what is read is as of this moment.
+    pub(crate) fn mark(&self) -> Moment {
+        Moment(self.moments.fetch_add(1, Ordering::SeqCst))
     }
 
     /// Lets no one else join the computation of `key` that is running. Those who did get its
@@ -64,7 +84,7 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
         let mut running = self.running();
         if running
             .get(key)
-            .is_some_and(|running| running.result.same_channel(&follower.0))
+            .is_some_and(|running| running.result.same_channel(&follower.result))
         {
             running.remove(key);
         }
@@ -73,7 +93,7 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
     /// As [`forget`](Self::forget), of all whose results may have one of these tags.
     pub(crate) fn forget_tagged(&self, tags: &Tags) {
         self.running()
-            .retain(|_, running| running.tags.as_ref().is_some_and(|own| !own.meets(tags)));
+            .retain(|_, running| !running.is_open && !running.tags.meets(tags));
     }
 
     /// As [`forget`](Self::forget), of all keys that begin with `prefix`.
@@ -81,33 +101,29 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
         self.running().retain(|key, _| !key.starts_with(prefix));
     }
 
-    /// Lets those who come for `key` from now on wait for another result, if it is being computed.
-    pub(crate) fn split(self: &Arc<Self>, key: &str) -> Option<Landing<V>> {
-        let mut running = self.running();
-        let own = running.get_mut(key)?;
-        let (waiting, result) = watch::channel(None);
-        own.result = result;
-        Some(Landing {
-            flights: Arc::clone(self),
-            key: key.to_owned(),
-            waiting,
-        })
-    }
-
     /// Begins a computation of `key`, or joins the one that is running.
     pub(crate) fn enter(self: &Arc<Self>, key: &str) -> Role<V> {
-        self.enter_tagged(key, None)
+        self.enter_tagged(key, &Tags::default(), true)
     }
 
-    /// As [`enter`](Self::enter), for a computation whose result has these tags and no others.
-    pub(crate) fn enter_tagged(self: &Arc<Self>, key: &str, tags: Option<&Tags>) -> Role<V> {
+    /// As [`enter`](Self::enter), for a computation whose result has these tags, and maybe others if it
+    /// `is_open`.
+    pub(crate) fn enter_tagged(self: &Arc<Self>, key: &str, tags: &Tags, is_open: bool) -> Role<V> {
         let mut running = self.running();
         if let Some(running) = running.get(key) {
-            return Role::Follower(Follower(running.result.clone()));
+            let has = |name| running.tags.iter().any(|own| own == name);
+            return Role::Follower(Follower {
+                result: running.result.clone(),
+                has_tags: tags.iter().all(has),
+            });
         }
         let (waiting, result) = watch::channel(None);
-        let tags = tags.cloned();
-        running.insert(key.to_owned(), Running { result, tags });
+        let own = Running {
+            result,
+            tags: tags.clone(),
+            is_open,
+        };
+        running.insert(key.to_owned(), own);
         drop(running);
         Role::Leader(Landing {
             flights: Arc::clone(self),
@@ -141,9 +157,18 @@ pub(crate) enum Role<V: Clone + Send + Sync + 'static> {
 
 /// Waits for a computation that another caller runs.
 #[derive(Debug)]
-pub(crate) struct Follower<V>(Awaited<V>);
+pub(crate) struct Follower<V> {
+    result: Awaited<V>,
+    has_tags: bool,
+}
 
 impl<V: Clone + Send + Sync> Follower<V> {
+    /// Whether the result has all tags that this follower asked for: invalidating the others does not
+    /// concern the computation.
+    pub(crate) fn has_tags(&self) -> bool {
+        self.has_tags
+    }
+
     /// The result.
     ///
     /// # Errors
@@ -154,7 +179,11 @@ impl<V: Clone + Send + Sync> Follower<V> {
     ///
     /// It can be asked for again.
     pub(crate) async fn result(&mut self) -> Result<V, Lost> {
-        let landed = self.0.wait_for(Option::is_some).await.map_err(|_| Lost)?;
+        let landed = self
+            .result
+            .wait_for(Option::is_some)
+            .await
+            .map_err(|_| Lost)?;
         landed.clone().ok_or(Lost)
     }
 }
@@ -171,12 +200,22 @@ pub(crate) struct Landing<V: Clone + Send + Sync + 'static> {
 impl<V: Clone + Send + Sync + 'static> Landing<V> {
     /// One who waits for it.
     pub(crate) fn follower(&self) -> Follower<V> {
-        Follower(self.waiting.subscribe())
+        Follower {
+            result: self.waiting.subscribe(),
+            has_tags: true,
+        }
     }
 
     /// Whether anybody waits for it, beside those who may still come.
     pub(crate) fn is_followed(&self) -> bool {
         self.waiting.receiver_count() > 0
+    }
+
+    /// Whether anybody waits for it beside the caller that leads, as far as can be seen: if that has
+    /// gone, one is overlooked.
+    pub(crate) fn is_shared(&self) -> bool {
+        // The table has one, too.
+        self.waiting.receiver_count() > 2
     }
 
     /// Lets those who come from now on wait for another result; `None` if nobody may come any more.
@@ -355,6 +394,41 @@ mod tests {
         }
         assert_eq!(late.result().await, Ok(2));
         assert!(flights.running().is_empty());
+    }
+
+    #[test]
+    fn who_comes_after_a_moment_has_a_later_one() {
+        let flights = Flights::<u32>::default();
+        let early = flights.came();
+        let read = flights.mark();
+        let late = flights.came();
+        assert!(early <= read && late > read && late <= flights.mark());
+    }
+
+    #[tokio::test]
+    async fn a_follower_knows_whether_its_tags_are_those_of_the_result() {
+        let flights = Arc::new(Flights::<u32>::default());
+        let (none, one) = (Tags::default(), Tags::new(["a"]));
+        let two = Tags::new(["a", "b"]);
+        let _leader = flights.enter_tagged("k", &one, false);
+        for (tags, has) in [(&none, true), (&one, true), (&two, false)] {
+            let Role::Follower(follower) = flights.enter_tagged("k", tags, false) else {
+                panic!("another one leads")
+            };
+            assert_eq!(follower.has_tags(), has, "{tags:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_computation_is_shared_once_a_second_one_waits() {
+        let flights = Arc::new(Flights::<u32>::default());
+        let Role::Leader(landing) = flights.enter("k") else {
+            panic!("nobody else leads")
+        };
+        let _leads = landing.follower();
+        assert!(!landing.is_shared());
+        let _other = flights.enter("k");
+        assert!(landing.is_shared());
     }
 
     #[tokio::test(start_paused = true)]

@@ -6,19 +6,20 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 
 use super::Cache;
 use super::computed::Computed;
 use super::making::{Computation, Made, Making, Product};
 use super::nested::{Nested, computes};
 use super::record::{Found, Look, Value};
-use crate::entry::{Entry, Worth, is_lease};
+use super::waiting::Waiter;
+use crate::entry::{Entry, is_lease};
 use crate::error::{BoxError, Error, ErrorKind, Result};
-use crate::flight::{Flights, Follower, Landing, Role};
+use crate::flight::{Flights, Landing, Moment, Role};
 use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::policy::{Policy, chance};
-use crate::tag::TagState;
 
 const OPERATION: &str = "get_or_set";
 
@@ -29,7 +30,7 @@ pub(super) const UNAVAILABLE: &str = "unavailable";
 const ROUNDS: usize = 4;
 
 /// A flight of [`get_or_set`](Cache::get_or_set).
-pub(super) type Outcomes = Result<Made>;
+pub(super) type Outcomes = Made;
 
 /// What a caller found before it came to computing.
 struct Before {
@@ -50,6 +51,8 @@ struct Ask<'a> {
     policy: &'a Policy,
     decodes: fn(&Cache, &Entry) -> bool,
     tags_late: bool,
+    /// When this caller came.
+    came: Moment,
 }
 
 /// The computation of a caller, begun at most once.
@@ -210,6 +213,7 @@ impl Cache {
             policy: &policy,
             decodes: |cache, entry| cache.decode::<T>(entry).is_ok(),
             tags_late,
+            came: self.shared.flights.came(),
         };
         let landings = ask.flights().landings();
         let look = ask.look_up().await;
@@ -238,7 +242,8 @@ impl Ask<'_> {
                 Ok(value) => return Ok(value.entry),
                 Err(before) => before,
             };
-            if let Some(ended) = self.failed_before(&before) {
+            let waiter = self.waiter(&before);
+            if let Some(ended) = waiter.failed_before() {
                 return ended;
             }
             let (follower, leads) = match self.enter() {
@@ -253,8 +258,11 @@ impl Ask<'_> {
                     (follower, true)
                 }
             };
-            if let Some(outcome) = self.wait(follower, leads, before).await {
-                return outcome;
+            // A batch that has made nothing of it has not asked this computation.
+            if let Some(outcome) = waiter.wait(follower, leads, Instant::now()).await
+                && let Some(ended) = outcome.transpose()
+            {
+                return ended;
             }
             let landings = self.flights().landings();
             looked = (self.look_up().await, landings);
@@ -272,8 +280,20 @@ impl Ask<'_> {
 
     /// Leads the computation of this key, or follows who does.
     fn enter(&self) -> Role<Outcomes> {
-        let tags = (!self.tags_late).then_some(&self.cache.tags);
-        self.flights().enter_tagged(self.key.as_str(), tags)
+        let (key, tags) = (self.key.as_str(), &self.cache.tags);
+        self.flights().enter_tagged(key, tags, self.tags_late)
+    }
+
+    fn waiter<'a>(&'a self, before: &'a Before) -> Waiter<'a> {
+        Waiter {
+            cache: self.cache,
+            key: self.key,
+            policy: self.policy,
+            fallback: before.fallback.as_ref(),
+            came: self.came,
+            is_unavailable: before.is_unavailable,
+            operation: OPERATION,
+        }
     }
 
     /// What is there and what it is worth.
@@ -381,17 +401,6 @@ impl Ask<'_> {
         }
     }
 
-    /// What a computation that failed a moment ago means for this caller.
-    fn failed_before(&self, before: &Before) -> Option<Result<Entry>> {
-        let now = self.cache.clock().monotonic();
-        let failure = self.cache.shared.failures.of(self.key.as_str(), now)?;
-        match &before.fallback {
-            Some(value) if failure.throttles(now) => Some(Ok(self.instead(value)?)),
-            Some(_) => None,
-            None => failure.error(now).map(Err),
-        }
-    }
-
     /// Begins the computation in a task of its own.
     fn lead<F>(
         &self,
@@ -412,7 +421,7 @@ impl Ask<'_> {
         let nested = Nested::new(self.cache, [self.key.clone()]);
         let computation = nested.begin(|| compute(previous));
         let task = nested.run(async move {
-            let made = making.run(computation).await;
+            let made = making.run(computation, Some(&landing)).await;
             drop(permit);
             landing.land(made);
         });
@@ -427,6 +436,7 @@ impl Ask<'_> {
         Making {
             cache: self.cache.clone(),
             key: self.key.clone(),
+            began: self.flights().mark(),
             fill: self.cache.begin_fill(self.key),
             policy: *self.policy,
             found: before.raw.clone(),
@@ -435,63 +445,6 @@ impl Ask<'_> {
             decodes: self.decodes,
             tags_late: self.tags_late,
         }
-    }
-
-    /// Waits for a computation; `None` if this caller has to look again.
-    async fn wait(
-        &self,
-        mut follower: Follower<Outcomes>,
-        leads: bool,
-        before: Before,
-    ) -> Option<Result<Entry>> {
-        let policy = self.policy;
-        let soft = policy.soft_timeout.filter(|_| before.fallback.is_some());
-        let hard = policy.hard_timeout;
-        let lock = (!leads).then_some(policy.lock_timeout);
-        let patience = [soft, hard, lock].into_iter().flatten().min();
-        let landed = match patience {
-            None => Some(follower.result().await),
-            Some(patience) => tokio::time::timeout(patience, follower.result()).await.ok(),
-        };
-        let outcome = match landed {
-            Some(Ok(outcome)) => outcome,
-            Some(Err(_)) => Err(lost()),
-            None => {
-                if soft == patience
-                    && let Some(value) = before.fallback.as_ref().and_then(|it| self.instead(it))
-                {
-                    return Some(Ok(value));
-                }
-                // Whoever comes next computes anew.
-                self.flights().abandon(self.key.as_str(), &follower);
-                if hard != patience {
-                    return None;
-                }
-                Err(ErrorKind::ComputeTimeout.into())
-            }
-        };
-        match (outcome, before.fallback) {
-            (Ok(made), _) if made.is_invalidated && !leads => None,
-            (Ok(made), _) => made.entry.map(Ok),
-            (Err(error), fallback) => {
-                let fallback = fallback.and_then(|value| self.instead(&value));
-                Some(fallback.ok_or(error))
-            }
-        }
-    }
-
-    /// A stale value in the place of one that could not be had, if it may still be served.
-    fn instead(&self, value: &Value) -> Option<Entry> {
-        let record = value.record.as_ref()?;
-        let now = self.cache.clock().now();
-        // Whatever has become of its tags, it was stale already.
-        let worth = record.stamp.worth(now, TagState::Expired);
-        if !matches!(worth, Worth::Stale { if_error: true, .. }) {
-            return None;
-        }
-        let name = self.cache.name();
-        observe::outcome(name, OPERATION, Outcome::Hit, "stale-if-error");
-        Some(value.entry.clone())
     }
 
     /// Computes for this caller alone: whoever it could wait for waits for it.
@@ -509,24 +462,17 @@ impl Ask<'_> {
         let previous = before.fallback.as_ref().map(|value| value.entry.clone());
         let nested = Nested::new(self.cache, [self.key.clone()]);
         let computation = nested.begin(|| compute(previous));
-        let running = nested.run(making.run(computation));
-        let made = match self.policy.hard_timeout {
-            None => running.await,
-            Some(hard) => tokio::time::timeout(hard, running)
-                .await
-                .unwrap_or_else(|_| Err(ErrorKind::ComputeTimeout.into())),
+        let running = nested.run(making.run(computation, None));
+        let outcome = match self.policy.hard_timeout {
+            None => running.await.outcome,
+            Some(hard) => match tokio::time::timeout(hard, running).await {
+                Ok(made) => made.outcome,
+                Err(_) => Err(ErrorKind::ComputeTimeout.into()),
+            },
         };
-        match (made, before.fallback) {
-            (Ok(made), _) => made.entry.ok_or_else(|| ErrorKind::Compute.into()),
-            (Err(error), fallback) => {
-                let fallback = fallback.and_then(|value| self.instead(&value));
-                fallback.ok_or(error)
-            }
+        match outcome {
+            Ok(made) => made.ok_or_else(|| ErrorKind::Compute.into()),
+            Err(error) => self.waiter(&before).instead().ok_or(error),
         }
     }
-}
-
-/// The error of a computation that ended without a result.
-pub(super) fn lost() -> Error {
-    Error::new(ErrorKind::Compute).with_message("computation panicked or its runtime shut down")
 }

@@ -16,14 +16,17 @@
 //!   tags that it is to have; otherwise it is replaced.
 //! - Where the store cannot be asked, the value is returned and not stored.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::time::Duration;
+
+use tokio::task::JoinSet;
 
 use super::Cache;
 use super::record::{Found, Look, Value};
 use crate::entry::{Entry, is_lease, lease};
 use crate::error::{Error, Result};
 use crate::fence::Fill;
+use crate::flight::Moment;
 use crate::key::{Key, digest};
 use crate::observe;
 use crate::tag::draw;
@@ -82,13 +85,29 @@ enum Holds {
 pub(super) enum Taken {
     Place(Box<Place>),
     /// Somebody has computed it meanwhile.
-    Found(Value),
+    Found(Seen),
+}
+
+/// What was found, and when it was looked for.
+pub(super) type Seen = (Value, Moment);
+
+/// Whether a place is still what it was when it was taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Held,
+    /// Somebody has invalidated it, or stored something there.
+    Gone,
+    Unknown,
 }
 
 /// What became of a value that was to be stored.
 #[derive(Debug)]
 pub(super) enum Landed {
     Stored,
+    /// As a stale one: it was expired by a tag while it was computed.
+    Expired,
+    /// It is not to be stored.
+    Unwanted,
     /// Another one's is there and counts.
     Other(Value),
     /// It was invalidated while it was computed.
@@ -132,7 +151,7 @@ impl Cache {
         };
         match taking.await {
             Ok(None) => {}
-            Ok(Some(value)) => return Taken::Found(value),
+            Ok(Some(seen)) => return Taken::Found(seen),
             Err(error) => {
                 observe::failed(self.name(), "get_or_set", &error);
                 place.holds = Holds::Lost;
@@ -190,7 +209,7 @@ impl Place {
     }
 
     /// Holds the place by what is there, or by a lease; or else what was computed meanwhile.
-    async fn take(&mut self, found: Option<Entry>) -> Result<Option<Value>> {
+    async fn take(&mut self, found: Option<Entry>) -> Result<Option<Seen>> {
         if let Some(entry) = found {
             self.holds = Holds::Entry(entry);
             return Ok(None);
@@ -201,9 +220,10 @@ impl Place {
                 self.holds = Holds::ours(lease);
                 return Ok(None);
             }
+            let as_of = self.cache.shared.flights.mark();
             let look = self.look().await?;
             self.holds = match (look.raw, look.found) {
-                (_, Found::Fresh(value)) => return Ok(Some(value)),
+                (_, Found::Fresh(value)) => return Ok(Some((value, as_of))),
                 (Some(entry), _) if is_lease(entry.bytes()) => Holds::Lease {
                     entry,
                     is_ours: false,
@@ -223,7 +243,7 @@ impl Place {
         &mut self,
         found: Option<Entry>,
         patience: Duration,
-    ) -> Result<Option<Value>> {
+    ) -> Result<Option<Seen>> {
         let waiting = self.wait_for_turn(found.clone());
         if let Ok(outcome) = tokio::time::timeout(patience, waiting).await {
             return outcome;
@@ -231,7 +251,7 @@ impl Place {
         self.take(found).await
     }
 
-    async fn wait_for_turn(&mut self, mut found: Option<Entry>) -> Result<Option<Value>> {
+    async fn wait_for_turn(&mut self, mut found: Option<Entry>) -> Result<Option<Seen>> {
         let mut pause = FIRST_LOOK;
         loop {
             if let Some(entry) = found {
@@ -261,51 +281,12 @@ impl Place {
             // Not all at the same time.
             tokio::time::sleep(pause.mul_f64(0.5 + crate::policy::chance())).await;
             pause = (pause * 2).min(LAST_LOOK);
+            let as_of = self.cache.shared.flights.mark();
             let look = self.look().await?;
             found = match look.found {
-                Found::Fresh(value) => return Ok(Some(value)),
+                Found::Fresh(value) => return Ok(Some((value, as_of))),
                 _ => look.raw.filter(|entry| !is_lease(entry.bytes())),
             };
-        }
-    }
-
-    /// Runs `computing`, and holds the place meanwhile.
-    pub(super) async fn hold<T>(&self, computing: impl Future<Output = T>) -> T {
-        let (leases, entry) = (self.leases(), self.mortal_entry());
-        if leases.is_empty() && entry.is_none() {
-            return computing.await;
-        }
-        let mut computing = std::pin::pin!(computing);
-        let mut renewing = Box::pin(self.renew_all(leases, entry));
-        poll_fn(|cx| {
-            let outcome = computing.as_mut().poll(cx);
-            if outcome.is_pending() {
-                // However long the store takes, the computation goes on.
-                let _ = renewing.as_mut().poll(cx);
-            }
-            outcome
-        })
-        .await
-    }
-
-    /// Never ends.
-    async fn renew_all(&self, leases: Vec<(&Key, &Entry)>, entry: Option<&Entry>) {
-        let third = self.lease / 3;
-        let left = |entry| self.cache.kept_for(&self.key, entry);
-        let mut pause = entry
-            .and_then(left)
-            .map_or(third, |left| third.min(left / 2));
-        loop {
-            tokio::time::sleep(pause).await;
-            pause = third;
-            // What says itself until when it is of use may be there for longer.
-            let entry = entry.filter(|entry| left(entry).is_some_and(|left| left < self.lease));
-            let entry = entry.map(|entry| (&self.key, entry));
-            for (key, lease) in leases.iter().copied().chain(entry) {
-                // One that cannot be renewed, or is gone, shows when the value lands.
-                let renewing = self.renew(key, lease, self.lease);
-                let _ = tokio::time::timeout(third, renewing).await;
-            }
         }
     }
 
@@ -320,10 +301,10 @@ impl Place {
         (is_shared && is_mortal()).then_some(entry)
     }
 
-    /// Stores `entry`, unless the place was taken away.
-    pub(super) async fn land(self, entry: Entry, lifetime: Lifetime) -> Landed {
+    /// Stores `entry`, unless the place was taken away. It is to be given back, or its turn is.
+    pub(super) async fn land(&self, entry: Entry, lifetime: Lifetime) -> Landed {
         let landed = self.fill.land(self.write(entry, lifetime)).await;
-        let landed = match landed {
+        match landed {
             Some(Ok(landed)) => landed,
             Some(Err(error)) => Landed::Failed(error),
             // By who has removed what was there, or has stored something newer.
@@ -331,12 +312,26 @@ impl Place {
                 Ok(look) => look.fresh().map_or(Landed::Invalidated, Landed::Other),
                 Err(_) => Landed::Invalidated,
             },
-        };
-        if matches!(landed, Landed::Failed(_)) {
-            self.give_back_lease().await;
         }
-        self.give_back_turn().await;
-        landed
+    }
+
+    /// What has become of it by now, though nothing was stored in it.
+    pub(super) async fn standing(&self) -> Standing {
+        let is_held = match &self.holds {
+            // What is read may be behind what is written to; and the lease is needed until it is given
+            // back.
+            Holds::Lease { entry, .. } => renew(&self.cache, &self.key, entry, self.lease).await,
+            Holds::Entry(entry) => {
+                let present = self.cache.backend().get(&self.key).await;
+                present.map(|present| present.as_ref() == Some(entry))
+            }
+            Holds::Nothing | Holds::Anything | Holds::Lost => return Standing::Unknown,
+        };
+        match is_held {
+            Ok(true) => Standing::Held,
+            Ok(false) => Standing::Gone,
+            Err(_) => Standing::Unknown,
+        }
     }
 
     async fn write(&self, entry: Entry, lifetime: Lifetime) -> Result<Landed> {
@@ -372,7 +367,7 @@ impl Place {
     }
 
     /// Lets others take the place: there is nothing to store.
-    pub(super) async fn give_back(self) {
+    pub(super) async fn give_back(&self) {
         self.give_back_lease().await;
         self.give_back_turn().await;
     }
@@ -384,35 +379,25 @@ impl Place {
             && *is_ours
             && self.is_awaited
         {
-            let _ = self.renew(&self.key, entry, OVER).await;
+            let _ = renew(&self.cache, &self.key, entry, OVER).await;
         }
     }
 
-    async fn give_back_turn(&self) {
+    /// Lets others compute anew, once something is stored.
+    pub(super) async fn give_back_turn(&self) {
         if let Some((key, lease)) = &self.turn {
-            let _ = self.renew(key, lease, OVER).await;
+            let _ = renew(&self.cache, key, lease, OVER).await;
         }
     }
 
-    /// How often it has to be [renewed](Self::renewals); `None` if it holds by itself.
-    pub(super) fn pulse(&self) -> Option<Duration> {
-        (!self.leases().is_empty()).then_some(self.lease / 3)
-    }
-
-    /// What renews it, for whoever holds many.
-    pub(super) fn renewals(&self) -> Vec<impl Future<Output = ()> + Send + use<>> {
-        let renewal = |(key, lease): (&Key, &Entry)| {
-            let (cache, key, lease) = (self.cache.clone(), key.clone(), lease.clone());
-            let lifetime = Lifetime::For(self.lease);
-            async move {
-                let backend = cache.backend();
-                // One that cannot be renewed, or is gone, shows when the value lands.
-                let _ = backend
-                    .compare_and_set(&key, &lease, lease.clone(), lifetime)
-                    .await;
-            }
-        };
-        self.leases().into_iter().map(renewal).collect()
+    /// What holds the place, or its turn, as long as it runs: it never ends.
+    fn renewals(&self) -> Vec<impl Future<Output = ()> + Send + use<>> {
+        let own = self.mortal_entry().map(|entry| (&self.key, entry));
+        let all = self.leases().into_iter().chain(own);
+        all.map(|(key, entry)| {
+            renew_always(self.cache.clone(), key.clone(), entry.clone(), self.lease)
+        })
+        .collect()
     }
 
     fn leases(&self) -> Vec<(&Key, &Entry)> {
@@ -422,13 +407,6 @@ impl Place {
         };
         let beside = self.turn.as_ref().map(|(key, lease)| (key, lease));
         own.into_iter().chain(beside).collect()
-    }
-
-    async fn renew(&self, key: &Key, lease: &Entry, lifetime: Duration) -> Result<bool> {
-        let (backend, lifetime) = (self.cache.backend(), Lifetime::For(lifetime));
-        backend
-            .compare_and_set(key, lease, lease.clone(), lifetime)
-            .await
     }
 
     async fn add(&self, key: &Key, lease: &Entry) -> Result<bool> {
@@ -442,4 +420,40 @@ impl Place {
         let look = self.cache.judge(&self.key, entry, &Vec::new()).await?;
         Ok(self.cache.answer(look, self.decodes))
     }
+}
+
+/// Runs `computing`, and holds places meanwhile.
+pub(super) async fn hold<T>(
+    places: impl Iterator<Item = &Place>,
+    computing: impl Future<Output = T>,
+) -> T {
+    // In tasks of their own, which end with this: however long the store takes to renew them, the
+    // computation goes on.
+    let renewing: JoinSet<()> = places.flat_map(Place::renewals).collect();
+    let computed = computing.await;
+    drop(renewing);
+    computed
+}
+
+/// Renews a lease, or what is to be replaced and may expire before.
+async fn renew_always(cache: Cache, key: Key, entry: Entry, lease: Duration) {
+    let third = lease / 3;
+    let left = || cache.kept_for(&key, &entry);
+    let mut pause = left().map_or(third, |left| third.min(left / 2));
+    loop {
+        tokio::time::sleep(pause).await;
+        pause = third;
+        // What says itself until when it is of use may be there for longer.
+        if left().is_none_or(|left| left < lease) {
+            // One that cannot be renewed, or is gone, shows when the value lands.
+            let renewing = renew(&cache, &key, &entry, lease);
+            let _ = tokio::time::timeout(third, renewing).await;
+        }
+    }
+}
+
+async fn renew(cache: &Cache, key: &Key, entry: &Entry, lifetime: Duration) -> Result<bool> {
+    let (backend, lifetime) = (cache.backend(), Lifetime::For(lifetime));
+    let renewed = backend.compare_and_set(key, entry, entry.clone(), lifetime);
+    renewed.await
 }

@@ -1,16 +1,12 @@
 //! The keys that a batch computes: their places, and what becomes of them.
 
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 
 use tokio::task::JoinSet;
 
 use super::Cache;
 use super::compute::Outcomes;
-use super::fenced::Place;
-use super::making::{Begun, Made, Making, Product};
+use super::making::{Begun, Making, Product};
 use crate::error::Result;
 use crate::flight::Landing;
 use crate::tag::TagStamp;
@@ -53,40 +49,12 @@ pub(super) async fn begin(led: Vec<Led>) -> Vec<(Begun, Landing<Outcomes>)> {
     while let Some(one) = beginning.join_next().await {
         match one {
             Ok((Ok(one), landing)) => begun.push((one, landing)),
-            Ok((Err(value), landing)) => landing.land(Ok(Made::of(value))),
+            Ok((Err(made), landing)) => landing.land(made),
             // Its landing has told those who wait.
             Err(_) => {}
         }
     }
     begun
-}
-
-/// Holds the places of all while they are computed.
-pub(super) async fn hold_all<T>(
-    begun: &[(Begun, Landing<Outcomes>)],
-    computing: impl Future<Output = T> + Send,
-) -> T {
-    let places = begun.iter().map(|(begun, _)| begun.place());
-    let Some(pulse) = places.clone().filter_map(Place::pulse).min() else {
-        return computing.await;
-    };
-    let renewing = async {
-        loop {
-            tokio::time::sleep(pulse).await;
-            let mut all: JoinSet<()> = places.clone().flat_map(Place::renewals).collect();
-            while all.join_next().await.is_some() {}
-        }
-    };
-    let (mut computing, mut renewing) = (pin!(computing), pin!(renewing));
-    // A store that is slow to renew them does not hold up the computation.
-    poll_fn(|context| {
-        let computed = computing.as_mut().poll(context);
-        if computed.is_pending() {
-            let _: Poll<()> = renewing.as_mut().poll(context);
-        }
-        computed
-    })
-    .await
 }
 
 /// Stores what was made of one key, and tells those who wait for it.
@@ -96,15 +64,9 @@ pub(super) async fn end(
     landing: Landing<Outcomes>,
 ) {
     let made = match product {
-        Ok(Some(product)) => Ok(begun.keep(product).await),
-        Ok(None) => {
-            begun.give_back().await;
-            Ok(Made::nothing())
-        }
-        Err(error) => {
-            begun.fail(&error).await;
-            Err(error)
-        }
+        Ok(Some(product)) => begun.keep(product, Some(&landing)).await,
+        Ok(None) => begun.leave_out(&landing).await,
+        Err(error) => begun.fail(error, Some(&landing)).await,
     };
     landing.land(made);
 }

@@ -6,6 +6,8 @@
 //! - It ends: by its result, a panic, or the time that its policy gives it; and then its place is
 //!   given back.
 //! - A failure is remembered as long as the policy says.
+//! - What comes of it, be it an error, is for those who had come when it was last known that no other
+//!   process had invalidated it; at least for those who had come when it began.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,12 +16,14 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::Cache;
+use super::compute::Outcomes;
 use super::computed::{Computed, Terms};
-use super::fenced::{Decodes, Landed, Place, Taken};
-use super::record::{Value, seal_value};
+use super::fenced::{Decodes, Landed, Place, Seen, Standing, Taken, hold};
+use super::record::seal_value;
 use crate::entry::{Entry, Stamp};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::fence::Fill;
+use crate::flight::{Landing, Moment};
 use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::policy::{Policy, chance};
@@ -30,10 +34,11 @@ use crate::ttl::Lifetime;
 #[derive(Clone, Debug)]
 pub(super) struct Made {
     /// The bytes of the codec; `None` if a batch made nothing for this key.
-    pub(super) entry: Option<Entry>,
-    /// It is for those who asked before, as another process may have invalidated it: the others look
-    /// again.
-    pub(super) is_invalidated: bool,
+    pub(super) outcome: Result<Option<Entry>>,
+    /// Who came later looks again, as another process may have invalidated it before they came.
+    pub(super) as_of: Moment,
+    /// What the store said in the end.
+    pub(super) standing: Standing,
 }
 
 /// What a computation has made, encoded.
@@ -49,7 +54,9 @@ pub(super) type Computation = Pin<Box<dyn Future<Output = Result<Product>> + Sen
 pub(super) struct Making {
     pub(super) cache: Cache,
     pub(super) key: Key,
-    /// Begun before anything is read that the value depends on.
+    /// Before anything is read that the value depends on.
+    pub(super) began: Moment,
+    /// Begun at that time.
     pub(super) fill: Fill,
     pub(super) policy: Policy,
     /// What was found there, which is not used.
@@ -70,6 +77,7 @@ pub(super) struct Begun {
     policy: Policy,
     tags: Result<Vec<TagStamp>>,
     turn: Option<Entry>,
+    began: Moment,
     started: Duration,
 }
 
@@ -87,51 +95,37 @@ impl Product {
     }
 }
 
-impl Made {
-    /// What was there by now.
-    pub(super) fn of(value: Value) -> Self {
+impl From<Seen> for Made {
+    fn from((value, as_of): Seen) -> Self {
         Self {
-            entry: Some(value.entry),
-            is_invalidated: false,
-        }
-    }
-
-    /// What is there has to be looked at again.
-    fn again() -> Self {
-        Self {
-            entry: None,
-            is_invalidated: true,
-        }
-    }
-
-    pub(super) fn nothing() -> Self {
-        Self {
-            entry: None,
-            is_invalidated: false,
+            outcome: Ok(Some(value.entry)),
+            as_of,
+            standing: Standing::Held,
         }
     }
 }
 
 impl Making {
-    /// Computes, and stores what came of it.
-    pub(super) async fn run(self, computation: Computation) -> Result<Made> {
+    /// Computes, and stores what came of it; for those who wait for `landing`, too.
+    pub(super) async fn run(
+        self,
+        computation: Computation,
+        landing: Option<&Landing<Outcomes>>,
+    ) -> Made {
         let begun = match self.begin().await {
             Ok(begun) => begun,
-            Err(value) => return Ok(Made::of(value)),
+            Err(made) => return made,
         };
-        let computing = begun.place.hold(begun.within_its_time(computation));
-        match computing.await {
-            Ok(product) => Ok(begun.keep(product).await),
-            Err(error) => {
-                begun.fail(&error).await;
-                Err(error)
-            }
+        let computing = begun.within_its_time(computation);
+        match hold([&begun.place].into_iter(), computing).await {
+            Ok(product) => begun.keep(product, landing).await,
+            Err(error) => begun.fail(error, landing).await,
         }
     }
 
     /// Takes the place, and reads what has to be known before; or else the value that is there by
     /// now.
-    pub(super) async fn begin(self) -> Result<Begun, Value> {
+    pub(super) async fn begin(self) -> Result<Begun, Made> {
         let cache = self.cache;
         let started = cache.clock().monotonic();
         if self.is_unavailable {
@@ -140,22 +134,25 @@ impl Making {
                 policy: self.policy,
                 tags: Ok(Vec::new()),
                 turn: None,
+                began: self.began,
                 started,
                 cache,
             });
         }
         let decodes = self.decodes;
-        if self.look_again
-            && let Ok(look) = cache.look(&self.key).await
-            && let Some(value) = cache.answer(look, decodes).fresh()
-        {
-            return Err(value);
+        if self.look_again {
+            let as_of = cache.shared.flights.mark();
+            if let Ok(look) = cache.look(&self.key).await
+                && let Some(value) = cache.answer(look, decodes).fresh()
+            {
+                return Err((value, as_of).into());
+            }
         }
         let (lease, patience) = (self.policy.lease, self.policy.lock_timeout);
         let (key, fill, found) = (&self.key, self.fill, self.found);
         let taking = cache.take_place(key, fill, decodes, found, lease, patience);
         let place = match taking.await {
-            Taken::Found(value) => return Err(value),
+            Taken::Found(seen) => return Err(seen.into()),
             Taken::Place(place) => *place,
         };
         let tags = cache.stamps(&cache.tags).await;
@@ -170,6 +167,7 @@ impl Making {
             policy: self.policy,
             tags,
             turn,
+            began: self.began,
             cache,
         })
     }
@@ -201,85 +199,115 @@ impl Begun {
     }
 
     /// The computation came to nothing.
-    pub(super) async fn fail(self, error: &Error) {
-        let now = self.cache.clock().monotonic();
-        let (throttle, backoff) = (self.policy.throttle, self.policy.backoff);
+    pub(super) async fn fail(self, error: Error, landing: Option<&Landing<Outcomes>>) -> Made {
+        let present = self.cache.shared.flights.mark();
+        let standing = self.standing(&Tags::default(), landing).await;
         // It says nothing of what has been changed since.
-        if !self.place.is_barred() {
+        if standing != Standing::Gone {
+            let (throttle, backoff) = (self.policy.throttle, self.policy.backoff);
+            let (key, now) = (self.key().as_str(), self.cache.clock().monotonic());
             let failures = &self.cache.shared.failures;
-            failures.remember(self.place.key.as_str(), error, now, throttle, backoff);
+            failures.remember(key, &error, now, throttle, backoff);
         }
         self.place.give_back().await;
+        self.made(Err(error), standing, present)
     }
 
     /// There is nothing to store.
-    pub(super) async fn give_back(self) {
+    pub(super) async fn leave_out(self, landing: &Landing<Outcomes>) -> Made {
+        let present = self.cache.shared.flights.mark();
+        let standing = self.standing(&Tags::default(), Some(landing)).await;
         self.place.give_back().await;
+        self.made(Ok(None), standing, present)
     }
 
     /// Stores what was made; what callers are to get.
-    pub(super) async fn keep(self, product: Product) -> Made {
-        let cache = self.cache.clone();
-        cache.shared.failures.forget(self.place.key.as_str());
-        let mut made = Made {
-            entry: Some(product.entry.clone()),
-            is_invalidated: false,
+    pub(super) async fn keep(self, product: Product, landing: Option<&Landing<Outcomes>>) -> Made {
+        self.cache.shared.failures.forget(self.key().as_str());
+        let (mut entry, named) = (product.entry.clone(), product.terms.tags.clone());
+        // Other processes may invalidate it as soon as it is stored: it is not for who comes from now on.
+        let present = self.cache.shared.flights.mark();
+        let landed = self.store(product).await.unwrap_or_else(Landed::Failed);
+        let standing = match &landed {
+            Landed::Stored | Landed::Other(_) => Standing::Held,
+            Landed::Expired | Landed::Invalidated => Standing::Gone,
+            // Whether it could have been stored shows only by what is there instead.
+            Landed::Unwanted | Landed::Lost | Landed::Failed(_) => {
+                self.standing(&named, landing).await
+            }
         };
-        let name = cache.name();
-        // Other processes may invalidate it as soon as it is stored, and who comes after that must
-        // not be given it: who comes from now on looks again.
-        let flights = &cache.shared.flights;
-        let shared = cache.capabilities().shared;
-        let later = shared
-            .then(|| flights.split(self.place.key.as_str()))
-            .flatten();
-        let stored = self.store(product).await;
-        if let Some(later) = later {
-            later.land(Ok(Made::again()));
+        match &landed {
+            Landed::Stored | Landed::Expired | Landed::Other(_) => {
+                self.place.give_back_turn().await;
+            }
+            _ => self.place.give_back().await,
         }
-        match stored {
-            Ok(Landed::Stored) => observe::outcome(name, "get_or_set", Outcome::Stored, ""),
-            Ok(Landed::Other(value)) => return Made::of(value),
-            Ok(Landed::Invalidated) => {
-                made.is_invalidated = true;
-                observe::outcome(name, "get_or_set", Outcome::Bypass, "invalidated");
-            }
-            Ok(Landed::Lost) => {
-                observe::outcome(name, "get_or_set", Outcome::Bypass, "unavailable");
-            }
-            Ok(Landed::Failed(error)) | Err(error) => {
-                observe::failed(name, "get_or_set", &error);
-            }
+        let name = self.cache.name();
+        let outcome = |outcome, reason| observe::outcome(name, "get_or_set", outcome, reason);
+        match landed {
+            Landed::Stored | Landed::Expired => outcome(Outcome::Stored, ""),
+            Landed::Other(value) => entry = value.entry,
+            Landed::Unwanted => outcome(Outcome::Bypass, ""),
+            Landed::Invalidated => outcome(Outcome::Bypass, "invalidated"),
+            Landed::Lost => outcome(Outcome::Bypass, "unavailable"),
+            Landed::Failed(error) => observe::failed(name, "get_or_set", &error),
         }
-        made
+        self.made(Ok(Some(entry)), standing, present)
     }
 
-    async fn store(self, product: Product) -> Result<Landed> {
+    fn made(&self, outcome: Result<Option<Entry>>, standing: Standing, present: Moment) -> Made {
+        let is_current = standing == Standing::Held;
+        Made {
+            outcome,
+            as_of: if is_current { present } else { self.began },
+            standing,
+        }
+    }
+
+    /// Whether anything has been invalidated since this began, where nothing is stored that would be
+    /// refused then. The store is asked only if there is somebody who came later.
+    async fn standing(&self, named: &Tags, landing: Option<&Landing<Outcomes>>) -> Standing {
+        if self.place.is_barred() {
+            return Standing::Gone;
+        }
+        if !self.cache.capabilities().shared {
+            // Nobody follows any more who came after that.
+            return Standing::Held;
+        }
+        if !landing.is_some_and(Landing::is_shared) {
+            return Standing::Unknown;
+        }
+        let standing = self.place.standing().await;
+        if standing != Standing::Held {
+            return standing;
+        }
+        match self.has_its_tags(named).await {
+            Ok(true) => Standing::Held,
+            Ok(false) => Standing::Gone,
+            Err(_) => Standing::Unknown,
+        }
+    }
+
+    /// Whether the tags are what they were when this began, and those that are named only now.
+    async fn has_its_tags(&self, named: &Tags) -> Result<bool> {
+        let marks = self.cache.marks(&self.tags.clone()?)?;
+        if self.cache.present_state(&marks).await? != TagState::Current {
+            return Ok(false);
+        }
+        Ok(named.is_empty() || (self.turn.is_some() && self.cache.turn().await == self.turn))
+    }
+
+    async fn store(&self, product: Product) -> Result<Landed> {
         let policy = &self.policy;
         let terms = product.terms;
         let ttl = terms.ttl.or(policy.ttl).or(self.cache.ttl);
         let Some(fresh_for) = policy.fresh_for(ttl, chance()) else {
-            self.place.give_back().await;
-            return Ok(Landed::Stored);
+            return Ok(Landed::Unwanted);
         };
-        let tags = match self.tags {
-            Ok(tags) => {
-                self.cache
-                    .tags_at_the_end(tags, self.turn.as_ref(), &terms.tags)
-                    .await
-            }
-            Err(error) => Err(error),
-        };
-        let tags = match tags {
-            Ok(Some(tags)) => tags,
-            Ok(None) => {
-                self.place.give_back().await;
-                return Ok(Landed::Invalidated);
-            }
-            Err(error) => {
-                self.place.give_back().await;
-                return Err(error);
-            }
+        let (tags, turn) = (self.tags.clone()?, self.turn.as_ref());
+        let tags = self.cache.tags_at_the_end(tags, turn, &terms.tags).await?;
+        let Some((tags, state)) = tags else {
+            return Ok(Landed::Invalidated);
         };
         let clock = self.cache.clock();
         let mut stamp = Stamp::new(clock.now(), fresh_for.duration());
@@ -302,7 +330,11 @@ impl Begun {
             self.cache.keep_tags(&stamp.tags, lifetime).await;
             (seal_value(&key, &product.entry, stamp)?, lifetime)
         };
-        Ok(self.place.land(entry, lifetime).await)
+        let landed = self.place.land(entry, lifetime).await;
+        Ok(match landed {
+            Landed::Stored if state != TagState::Current => Landed::Expired,
+            landed => landed,
+        })
     }
 }
 
@@ -320,21 +352,23 @@ async fn caught<T>(computation: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 impl Cache {
-    /// The tags of a value with those that its computation has named, as they were when it began;
-    /// `None` if they are invalid by now, or that is not known.
+    /// The tags of a value with those that its computation has named, as they were when it began, and
+    /// what has become of them; `None` if they are invalid by now, or that is not known.
     async fn tags_at_the_end(
         &self,
         tags: Vec<TagStamp>,
         turn: Option<&Entry>,
         named: &Tags,
-    ) -> Result<Option<Vec<TagStamp>>> {
+    ) -> Result<Option<(Vec<TagStamp>, TagState)>> {
+        let mut state = TagState::Current;
         if self.capabilities().shared && !tags.is_empty() {
             // What is invalid by now is not for those who came after that.
-            let marks = self.marks(&tags)?;
-            if self.present_state(&marks).await? == TagState::Invalid {
+            state = self.present_state(&self.marks(&tags)?).await?;
+            if state == TagState::Invalid {
                 return Ok(None);
             }
         }
-        self.stamps_as_of(tags, turn, &self.tags.and(named)).await
+        let tags = self.stamps_as_of(tags, turn, &self.tags.and(named)).await?;
+        Ok(tags.map(|tags| (tags, state)))
     }
 }

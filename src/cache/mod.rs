@@ -25,6 +25,7 @@ mod record;
 mod tags;
 mod together;
 mod value;
+mod waiting;
 
 pub use self::builder::CacheBuilder;
 pub use self::computed::Computed;

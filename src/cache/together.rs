@@ -19,15 +19,17 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::Cache;
-use super::compute::{Outcomes, UNAVAILABLE, lost};
+use super::compute::{Outcomes, UNAVAILABLE};
 use super::computed::Computed;
-use super::leading::{Led, as_one, begin, end, hold_all};
+use super::fenced::hold;
+use super::leading::{Led, as_one, begin, end};
 use super::making::{Making, Product};
 use super::nested::{Nested, computes};
 use super::record::{Found, Look, Value};
+use super::waiting::Waiter;
 use crate::entry::{Entry, is_lease};
 use crate::error::{BoxError, Error, ErrorKind, Result};
-use crate::flight::{Follower, Landing, Role};
+use crate::flight::{Follower, Landing, Moment, Role};
 use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::policy::Policy;
@@ -68,6 +70,8 @@ struct Batch<'a, K> {
     values: HashMap<Key, Entry>,
     /// It does not wait for others any more.
     is_alone: bool,
+    /// When the caller came.
+    came: Moment,
 }
 
 impl Cache {
@@ -141,6 +145,7 @@ impl Cache {
             values: HashMap::with_capacity(callers.len()),
             callers,
             is_alone: false,
+            came: self.shared.flights.came(),
         };
         let compute = Arc::new(compute);
         for _ in 0..ROUNDS {
@@ -189,7 +194,8 @@ where
         // Before any flight is entered: this batch may end here.
         let mut asked = Vec::with_capacity(missing.len());
         for item in missing {
-            match self.failed_before(&item) {
+            let ended = self.waiter(&item).failed_before();
+            match ended {
                 Some(ended) => drop(self.values.insert(item.key, ended?)),
                 None => asked.push(item),
             }
@@ -216,8 +222,12 @@ where
         let start = Instant::now();
         let mut left = Vec::new();
         for (item, follower, leads) in waiting {
-            if !self.wait(&item, follower, leads, start).await? {
-                left.push(item.key);
+            let outcome = self.waiter(&item).wait(follower, leads, start).await;
+            match outcome.transpose()? {
+                // What was left out.
+                Some(None) => {}
+                Some(Some(entry)) => drop(self.values.insert(item.key, entry)),
+                None => left.push(item.key),
             }
         }
         Ok(left)
@@ -287,13 +297,15 @@ where
         })
     }
 
-    fn failed_before(&self, item: &Missing) -> Option<Result<Entry>> {
-        let now = self.cache.clock().monotonic();
-        let failure = self.cache.shared.failures.of(item.key.as_str(), now)?;
-        match &item.fallback {
-            Some(value) if failure.throttles(now) => Some(Ok(value.entry.clone())),
-            Some(_) => None,
-            None => failure.error(now).map(Err),
+    fn waiter<'a>(&'a self, item: &'a Missing) -> Waiter<'a> {
+        Waiter {
+            cache: self.cache,
+            key: &item.key,
+            policy: &self.policy,
+            fallback: item.fallback.as_ref(),
+            came: self.came,
+            is_unavailable: item.is_unavailable,
+            operation: OPERATION,
         }
     }
 
@@ -302,7 +314,7 @@ where
         let (landing, is_apart) = if self.is_alone {
             (flights.apart(key.as_str()), true)
         } else {
-            match flights.enter(key.as_str()) {
+            match self.follow_or_lead(key) {
                 Role::Leader(landing) => (landing, false),
                 // It would wait for itself.
                 Role::Follower(_) if computes(self.cache, key) => {
@@ -324,10 +336,16 @@ where
         }
     }
 
+    fn follow_or_lead(&self, key: &Key) -> Role<Outcomes> {
+        let flights = &self.cache.shared.flights;
+        flights.enter_tagged(key.as_str(), &self.cache.tags, false)
+    }
+
     fn lead(&self, item: &Missing, landing: Landing<Outcomes>, landings: u64) -> Led {
         let making = Making {
             cache: self.cache.clone(),
             key: item.key.clone(),
+            began: self.cache.shared.flights.mark(),
             fill: self.cache.begin_fill(&item.key),
             policy: self.policy,
             found: item.found.clone(),
@@ -359,7 +377,7 @@ where
             return None;
         }
         for item in due {
-            if let Role::Leader(landing) = self.cache.shared.flights.enter(item.key.as_str()) {
+            if let Role::Leader(landing) = self.follow_or_lead(&item.key) {
                 led.push(self.lead(&item, landing, landings));
             }
         }
@@ -399,7 +417,8 @@ where
                 let made = computation.await;
                 made.map_err(|error| Error::new(ErrorKind::Compute).with_source(error))
             });
-            let mut made = hold_all(&begun, made).await;
+            let places = begun.iter().map(|(begun, _)| begun.place());
+            let mut made = hold(places, made).await;
             let mut landing = JoinSet::new();
             for (begun, land) in begun {
                 let product = match &mut made {
@@ -420,58 +439,5 @@ where
             self.cache.shared.background.spawn(task),
             "a computation needs a Tokio runtime"
         );
-    }
-
-    /// Waits for a computation, as long as may be waited since `start`. Whether it is done with.
-    async fn wait(
-        &mut self,
-        item: &Missing,
-        mut follower: Follower<Outcomes>,
-        leads: bool,
-        start: Instant,
-    ) -> Result<bool> {
-        let policy = &self.policy;
-        let soft = policy.soft_timeout.filter(|_| item.fallback.is_some());
-        let lock = (!leads).then_some(policy.lock_timeout);
-        let patience = [soft, policy.hard_timeout, lock]
-            .into_iter()
-            .flatten()
-            .min();
-        let landed = match patience {
-            None => Some(follower.result().await),
-            Some(patience) => {
-                let left = patience.saturating_sub(start.elapsed());
-                // One that has landed counts, however late it is looked at.
-                let landed = tokio::task::unconstrained(follower.result());
-                tokio::time::timeout(left, landed).await.ok()
-            }
-        };
-        let outcome = match landed {
-            Some(Ok(outcome)) => outcome,
-            Some(Err(_)) => Err(lost()),
-            None => {
-                if soft != patience {
-                    let flights = &self.cache.shared.flights;
-                    flights.abandon(item.key.as_str(), &follower);
-                    if policy.hard_timeout != patience {
-                        return Ok(false);
-                    }
-                }
-                Err(ErrorKind::ComputeTimeout.into())
-            }
-        };
-        match (outcome, &item.fallback) {
-            (Ok(made), _) if made.is_invalidated && !leads => return Ok(false),
-            (Ok(made), _) => {
-                if let Some(entry) = made.entry {
-                    self.values.insert(item.key.clone(), entry);
-                }
-            }
-            (Err(_), Some(value)) => {
-                self.values.insert(item.key.clone(), value.entry.clone());
-            }
-            (Err(error), None) => return Err(error),
-        }
-        Ok(true)
     }
 }

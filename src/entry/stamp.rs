@@ -79,13 +79,14 @@ impl Stamp {
 
     /// How long the store has to keep the entry.
     pub(crate) fn kept_for(&self, now: SystemTime) -> Lifetime {
-        let Some(fresh_until) = self.fresh_until else {
+        let window = self.stale_while_revalidate.max(self.stale_if_error);
+        let until = self.fresh_until.map(|until| until.checked_add(window));
+        let Some(until) = until.flatten() else {
             return Lifetime::Forever;
         };
-        let fresh_for = fresh_until.duration_since(now).unwrap_or_default();
-        let window = self.stale_while_revalidate.max(self.stale_if_error);
+        let left = until.duration_since(now).unwrap_or_default();
         let unit = Duration::from_millis(1);
-        Lifetime::For(fresh_for.saturating_add(window).max(unit))
+        Lifetime::For(left.max(unit))
     }
 }
 
@@ -121,6 +122,8 @@ mod tests {
         assert_eq!(worth(29), stale(false, true));
         assert_eq!(worth(30), Worth::Nothing);
         assert_eq!(stamp.kept_for(start), Lifetime::For(30 * SECOND));
+        let stale_since = start + 12 * SECOND;
+        assert_eq!(stamp.kept_for(stale_since), Lifetime::For(18 * SECOND));
     }
 
     #[test]

@@ -170,6 +170,9 @@ impl Backend for Far {
             .await
     }
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
+        if *self.lies.lock().unwrap() == Some("down") {
+            return Err(ErrorKind::Unavailable.into());
+        }
         self.call("get_many").await;
         let found = self.inner.get_many(keys).await?;
         Ok(found
@@ -353,6 +356,31 @@ async fn what_expires_while_it_is_refreshed_is_still_stored() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_expires_while_a_batch_refreshes_it_is_still_stored() {
+    let far = Far::new();
+    let cache = far.node();
+    let count = Count::default();
+    let policy = Policy::new(SECOND).stale_while_revalidate(2 * SECOND);
+    let ask = || {
+        let count = count.clone();
+        cache.get_or_set_many(["k"], policy, move |_: Vec<&'static str>| {
+            let number = numbered(count.clone(), 5 * SECOND);
+            async move { Ok::<_, io::Error>(HashMap::from([("k", number.await?)])) }
+        })
+    };
+    ask().await.unwrap();
+    sleep(2 * SECOND).await;
+    assert_eq!(
+        ask().await.unwrap()["k"],
+        1,
+        "refreshed until 4 s after it has gone"
+    );
+    sleep(5 * SECOND + 500 * MILLI).await;
+    assert_eq!(ask().await.unwrap()["k"], 2);
+    assert_eq!(count.get(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nested_in_a_batch_does_not_wait() {
     let (cache, _) = near();
     let inner = cache.clone();
@@ -472,6 +500,47 @@ async fn nothing_is_served_after_its_window() {
         value.is_err(),
         "an hour after the end of its window: {value:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_serves_nothing_after_its_window_either() {
+    let (cache, _) = near();
+    let policy = Policy::new(SECOND).stale_if_error(10 * SECOND);
+    let ask = |policy: Policy, time: Duration, fails: bool| {
+        cache.get_or_set_many(["k"], policy, move |_: Vec<&'static str>| async move {
+            sleep(time).await;
+            if fails {
+                return Err(io::Error::other("on purpose"));
+            }
+            Ok(HashMap::from([("k", 1)]))
+        })
+    };
+    ask(policy, Duration::ZERO, false).await.unwrap();
+    sleep(10 * SECOND).await;
+    let found = ask(policy, 20 * SECOND, true).await;
+    assert!(found.is_err(), "20 s after its window: {found:?}");
+
+    ask(policy, Duration::ZERO, false).await.unwrap();
+    sleep(10 * SECOND).await;
+    let patient = policy.soft_timeout(5 * SECOND).throttle(60 * SECOND);
+    let found = ask(patient, 20 * SECOND, true).await;
+    assert!(found.is_err(), "4 s after its window: {found:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_nothing_to_serve_after_a_soft_timeout_waits_on() {
+    for in_batch in [false, true] {
+        let (cache, _) = near();
+        let data = Arc::new(AtomicUsize::new(1));
+        let policy = Policy::new(SECOND).stale_if_error(10 * SECOND);
+        let policy = policy.soft_timeout(500 * MILLI);
+        let ask = || read(cache.clone(), policy, Arc::clone(&data), in_batch);
+        ask().await;
+        // Its window ends before the soft timeout.
+        sleep(10 * SECOND + 600 * MILLI).await;
+        data.store(2, Ordering::SeqCst);
+        assert_eq!(ask().await, 2, "in a batch: {in_batch}");
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -1064,13 +1133,274 @@ async fn who_comes_while_a_value_lands_does_not_compute() {
     assert_eq!(count.get(), 1, "the late one waited {:?}", start.elapsed());
 }
 
-async fn read(cache: Cache, policy: Policy, data: Arc<AtomicUsize>) -> usize {
+// --- who comes late
+
+/// What a source says that takes a second to answer, through the cache: by a call of its own or in a
+/// batch.
+async fn read(cache: Cache, policy: Policy, data: Arc<AtomicUsize>, in_batch: bool) -> usize {
+    if in_batch {
+        let found = cache.get_or_set_many(["k"], policy, move |keys: Vec<&'static str>| {
+            let data = Arc::clone(&data);
+            async move {
+                let read = data.load(Ordering::SeqCst);
+                sleep(SECOND).await;
+                Ok::<HashMap<_, _>, io::Error>(keys.into_iter().map(|key| (key, read)).collect())
+            }
+        });
+        return found.await.unwrap()["k"];
+    }
     let value = cache.get_or_set("k", policy, || async move {
         let read = data.load(Ordering::SeqCst);
         sleep(SECOND).await;
         Ok::<_, io::Error>(read)
     });
     value.await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_follower_gets_nothing_older_that_is_not_stored() {
+    let far = Far::new();
+    let (one, other) = (far.node(), far.node());
+    let data = Arc::new(AtomicUsize::new(1));
+    let ask = |cache: &Cache| {
+        let (cache, data) = (cache.clone(), Arc::clone(&data));
+        async move {
+            let value = cache.get_or_set_with("k", HOUR, |_: Option<usize>| async move {
+                let read = data.load(Ordering::SeqCst);
+                sleep(SECOND).await;
+                Ok::<_, io::Error>(Computed::new(read).without_storing())
+            });
+            value.await.unwrap()
+        }
+    };
+    let first = spawn(ask(&one));
+    sleep(100 * MILLI).await;
+    data.store(2, Ordering::SeqCst);
+    other.delete("k").await.unwrap();
+    assert_eq!(
+        ask(&one).await,
+        2,
+        "began after the delete on the other node"
+    );
+    first.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_follower_gets_nothing_older_that_lives_no_time() {
+    for in_batch in [false, true] {
+        let far = Far::new();
+        let (one, other) = (far.node(), far.node());
+        let (data, policy) = (Arc::new(AtomicUsize::new(1)), Policy::new(Duration::ZERO));
+        let ask = || read(one.clone(), policy, Arc::clone(&data), in_batch);
+        let first = spawn(ask());
+        sleep(100 * MILLI).await;
+        data.store(2, Ordering::SeqCst);
+        other.delete("k").await.unwrap();
+        assert_eq!(ask().await, 2, "in a batch: {in_batch}");
+        first.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_follower_gets_nothing_from_before_expire_on_another_node() {
+    for in_batch in [false, true] {
+        let far = Far::new();
+        let (one, other) = (far.node().with_tags(["t"]), far.node());
+        let data = Arc::new(AtomicUsize::new(1));
+        let ask = || read(one.clone(), HOUR.into(), Arc::clone(&data), in_batch);
+        let first = spawn(ask());
+        sleep(100 * MILLI).await;
+        data.store(2, Ordering::SeqCst);
+        other.expire(["t"]).await.unwrap();
+        assert_eq!(ask().await, 2, "no windows: what is expired is gone");
+        first.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_found_while_leading_is_not_for_those_who_came_after_a_delete() {
+    for in_batch in [false, true] {
+        let far = Far::new();
+        let (one, other) = (far.node(), far.node());
+        // Another node computes; ours waits for its turn, and polls.
+        let policy = Policy::new(HOUR).lease(10 * SECOND);
+        let data = Arc::new(AtomicUsize::new(1));
+        spawn(read(other.clone(), policy, Arc::clone(&data), in_batch));
+        sleep(10 * MILLI).await;
+        let ask = || read(one.clone(), policy, Arc::clone(&data), in_batch);
+        let first = spawn(ask());
+        // The answer to the look that finds the value takes its time.
+        sleep(991 * MILLI).await;
+        far.slow("get", 500 * MILLI);
+        sleep(100 * MILLI).await;
+        data.store(2, Ordering::SeqCst);
+        other.delete("k").await.unwrap();
+        far.slow("get", Duration::ZERO);
+        assert_eq!(ask().await, 2, "in a batch: {in_batch}");
+        first.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tagged_reader_does_not_join_an_untagged_flight_across_an_invalidation() {
+    for (in_batch, shared) in [(false, true), (true, true), (false, false), (true, false)] {
+        let far = Far::new();
+        let (one, other) = if shared {
+            (far.node(), far.node())
+        } else {
+            let cache = near().0;
+            (cache.clone(), cache)
+        };
+        let data = Arc::new(AtomicUsize::new(1));
+        spawn(read(one.clone(), HOUR.into(), Arc::clone(&data), in_batch));
+        sleep(100 * MILLI).await;
+        data.store(2, Ordering::SeqCst);
+        other.invalidate(["t"]).await.unwrap();
+        let tagged = one.with_tags(["t"]);
+        let late = read(tagged, HOUR.into(), Arc::clone(&data), in_batch).await;
+        assert_eq!(late, 2, "in a batch: {in_batch}, shared: {shared}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flight_that_began_while_the_store_was_away_is_not_joined_after_a_delete() {
+    for in_batch in [false, true] {
+        let far = Far::new();
+        let (one, other) = (far.node(), far.node());
+        let data = Arc::new(AtomicUsize::new(1));
+        let ask = || read(one.clone(), HOUR.into(), Arc::clone(&data), in_batch);
+        *far.lies.lock().unwrap() = Some("down");
+        spawn(ask());
+        sleep(100 * MILLI).await;
+        *far.lies.lock().unwrap() = None;
+        data.store(2, Ordering::SeqCst);
+        other.delete("k").await.unwrap();
+        assert_eq!(ask().await, 2, "in a batch: {in_batch}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_follower_gets_no_error_from_before_a_delete_on_another_node() {
+    let far = Far::new();
+    let (one, other) = (far.node(), far.node());
+    let exists = Arc::new(AtomicUsize::new(0));
+    let ask = || {
+        let (cache, exists) = (one.clone(), Arc::clone(&exists));
+        async move {
+            let policy = Policy::new(HOUR).backoff(60 * SECOND);
+            let value = cache.get_or_set("k", policy, || async move {
+                let exists = exists.load(Ordering::SeqCst);
+                sleep(SECOND).await;
+                if exists == 0 {
+                    return Err(io::Error::other("nothing of that name"));
+                }
+                Ok(exists)
+            });
+            value.await
+        }
+    };
+    let first = spawn(ask());
+    sleep(100 * MILLI).await;
+    exists.store(1, Ordering::SeqCst);
+    other.delete("k").await.unwrap();
+    assert_eq!(ask().await.unwrap(), 1);
+    first.await.unwrap().unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_batch_has_what_one_before_a_delete_left_out() {
+    let far = Far::new();
+    let (one, other) = (far.node(), far.node());
+    let exists = Arc::new(AtomicUsize::new(0));
+    let ask = || {
+        let (cache, exists) = (one.clone(), Arc::clone(&exists));
+        async move {
+            let found = cache.get_or_set_many(["k"], HOUR, move |_: Vec<&'static str>| {
+                let exists = Arc::clone(&exists);
+                async move {
+                    let found = (0..exists.load(Ordering::SeqCst)).map(|row| ("k", row));
+                    sleep(SECOND).await;
+                    Ok::<HashMap<_, _>, io::Error>(found.collect())
+                }
+            });
+            found.await.unwrap()
+        }
+    };
+    let first = spawn(ask());
+    sleep(100 * MILLI).await;
+    exists.store(1, Ordering::SeqCst);
+    other.delete("k").await.unwrap();
+    assert_eq!(ask().await.len(), 1);
+    assert!(first.await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crowd_that_comes_late_computes_at_most_once_more() {
+    // Nothing is stored: the store says whether all is as it was, or cannot say so to anyone, or cannot
+    // at first.
+    for (lie, back, policy, most) in [
+        (None, false, Policy::new(Duration::ZERO), 1),
+        (Some("down"), false, Policy::new(HOUR), 1),
+        (Some("down"), true, Policy::new(Duration::ZERO), 2),
+    ] {
+        for in_batch in [false, true] {
+            let far = Far::new();
+            let node = far.node();
+            *far.lies.lock().unwrap() = lie;
+            let count = Count::default();
+            let mut callers = Vec::new();
+            if back {
+                let lies = Arc::clone(&far.lies);
+                spawn(async move {
+                    sleep(50 * MILLI).await;
+                    *lies.lock().unwrap() = None;
+                });
+            }
+            for late in 0..100 {
+                let (node, count) = (node.clone(), count.clone());
+                callers.push(spawn(async move {
+                    sleep(MILLI * if late == 0 { 0 } else { 100 + late % 7 }).await;
+                    if !in_batch {
+                        let value = node.get_or_set("k", policy, || numbered(count, SECOND));
+                        return value.await.unwrap();
+                    }
+                    let values = node.get_or_set_many(["k"], policy, move |_: Vec<&str>| {
+                        let number = numbered(count.clone(), SECOND);
+                        async move { Ok::<_, io::Error>(HashMap::from([("k", number.await?)])) }
+                    });
+                    values.await.unwrap()["k"]
+                }));
+            }
+            for caller in callers {
+                caller.await.unwrap();
+            }
+            assert_eq!(count.get(), most, "{lie:?}, {back}, in a batch: {in_batch}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_comes_late_for_what_is_stored_costs_one_look() {
+    let far = Far::new();
+    let node = far.node();
+    let data = Arc::new(AtomicUsize::new(1));
+    let mut callers = Vec::new();
+    for _ in 0..10 {
+        callers.push(spawn(read(
+            node.clone(),
+            HOUR.into(),
+            Arc::clone(&data),
+            false,
+        )));
+        sleep(10 * MILLI).await;
+    }
+    for caller in callers {
+        caller.await.unwrap();
+    }
+    let calls = far.calls.lock().unwrap().clone();
+    let count = |name| calls.get(name).copied().unwrap_or_default();
+    let all = [count("get"), count("add"), count("compare_and_set")];
+    assert_eq!(all, [10, 1, 1], "{calls:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -1103,7 +1433,7 @@ async fn two_caches_over_one_store_in_this_process_are_two_nodes() {
     let memory = Memory::new();
     let (one, other) = (Cache::new(memory.clone()), Cache::new(memory));
     let data = Arc::new(AtomicUsize::new(1));
-    let slow = spawn(read(one.clone(), HOUR.into(), Arc::clone(&data)));
+    let slow = spawn(read(one.clone(), HOUR.into(), Arc::clone(&data), false));
     sleep(100 * MILLI).await;
     data.store(2, Ordering::SeqCst);
     other.delete("k").await.unwrap();
