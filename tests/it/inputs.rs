@@ -837,3 +837,17 @@ proptest! {
         }
     }
 }
+
+#[tokio::test]
+async fn a_narrow_layer_shows_no_difference_between_an_empty_path_and_the_root() {
+    let counted = Counted::default();
+    let site = layer()
+        .narrow()
+        .layer(counted.router(|request| format!("{:?}", request.uri())));
+    for query in ["", "?x"] {
+        let empty = ask(&site, &format!("http://a.test{query}"), &[]).await;
+        let root = ask(&site, &format!("http://a.test/{query}"), &[]).await;
+        assert!(root.hit, "{query}");
+        assert_eq!((empty.text, counted.runs()), (format!("/{query}"), 1));
+    }
+}

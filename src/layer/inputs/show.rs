@@ -175,6 +175,15 @@ fn shown_uri(uri: &Uri, target: &RequestTarget, form: &Form) -> Uri {
         Form::Origin => {
             parts.scheme = None;
             parts.authority = None;
+            // An empty path is `/`, also where nothing else says that there is one.
+            let root = PathAndQuery::from_static("/");
+            parts.path_and_query = Some(match parts.path_and_query {
+                Some(path) if path.as_str().starts_with('?') => {
+                    PathAndQuery::try_from(format!("/{}", path.as_str())).unwrap_or(path)
+                }
+                Some(path) if path.as_str() != "/" => path,
+                Some(_) | None => root,
+            });
         }
         Form::Absolute(scheme, authority) => {
             parts.scheme = Some(scheme.clone());
