@@ -1,6 +1,6 @@
 //! Lifetimes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Fixture;
 use crate::error::Result;
@@ -69,13 +69,21 @@ pub(super) async fn long_lifetimes_are_kept(fixture: Fixture) -> Result<()> {
 pub(super) async fn a_fraction_is_never_zero(fixture: Fixture) -> Result<()> {
     let cache = fixture.cache();
     let half = Duration::from_millis(500);
-    cache.set("k", &1, half).await?;
-    assert_eq!(cache.get("k").await?, Some(1));
-    assert!(cache.touch("k", half).await?);
-    assert_eq!(cache.get("k").await?, Some(1));
-    fixture.outlive(half).await;
-    assert!(!cache.contains("k").await?);
-    Ok(())
+    // On a busy machine half a second may be over before anybody has looked.
+    for _ in 0..20 {
+        let start = Instant::now();
+        cache.set("k", &1, half).await?;
+        let is_set = cache.get("k").await? == Some(1);
+        let is_touched = cache.touch("k", half).await? && cache.get("k").await? == Some(1);
+        if start.elapsed() >= half {
+            continue;
+        }
+        assert!(is_set && is_touched, "half a second is no time");
+        fixture.outlive(half).await;
+        assert!(!cache.contains("k").await?);
+        return Ok(());
+    }
+    panic!("no two calls come within half a second");
 }
 
 /// L-27.
