@@ -55,6 +55,8 @@ pub enum ErrorKind {
     Compute,
     /// The caller's own computation took too long.
     ComputeTimeout,
+    /// So much is being computed already that this was not begun.
+    Overloaded,
     /// A template could not be rendered.
     Render,
 }
@@ -95,7 +97,10 @@ impl Error {
 
     /// Whether the same call may succeed later without anything being changed.
     pub fn is_transient(&self) -> bool {
-        matches!(self.kind(), ErrorKind::Unavailable | ErrorKind::Timeout)
+        matches!(
+            self.kind(),
+            ErrorKind::Unavailable | ErrorKind::Timeout | ErrorKind::Overloaded
+        )
     }
 
     /// The error of the caller's own computation, when it is an `E`.
@@ -212,6 +217,7 @@ impl ErrorKind {
             Self::Unsupported => "unsupported",
             Self::Compute => "compute",
             Self::ComputeTimeout => "compute_timeout",
+            Self::Overloaded => "overloaded",
             Self::Render => "render",
         }
     }
@@ -235,6 +241,7 @@ impl fmt::Display for ErrorKind {
             Self::Unsupported => "not supported by this store",
             Self::Compute => "computation failed",
             Self::ComputeTimeout => "computation took too long",
+            Self::Overloaded => "too much is being computed already",
             Self::Render => "template could not be rendered",
         })
     }

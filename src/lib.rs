@@ -76,7 +76,7 @@ pub mod docs;
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use self::cache::{Cache, CacheBuilder, Computed};
+pub use self::cache::{Cache, CacheBuilder, Computed, OnError};
 pub use self::caches::{Caches, Settings};
 pub use self::error::{BoxError, Error, ErrorKind, Result};
 pub use self::layer::{CacheGuard, CacheLayer, CacheVeto};

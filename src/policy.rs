@@ -41,6 +41,7 @@ pub struct Policy {
     pub(crate) refresh_ahead: Option<RefreshAhead>,
     pub(crate) jitter: f64,
     pub(crate) lease: Option<Duration>,
+    pub(crate) fail_closed: bool,
 }
 
 /// When a value that is still fresh is computed anew, in the background.
@@ -98,7 +99,15 @@ impl Policy {
             refresh_ahead: None,
             jitter: 0.0,
             lease: None,
+            fail_closed: false,
         }
+    }
+
+    /// Lets a call fail, within the deadline of the store, if the store cannot be asked for the value;
+    /// without this, the value is computed then, and not stored.
+    pub const fn fail_closed(mut self) -> Self {
+        self.fail_closed = true;
+        self
     }
 
     /// How long after its TTL a value is served while one caller's computation replaces it in the

@@ -4,6 +4,8 @@
 //! # Invariants
 //!
 //! - There are at most so many refreshes at a time; what is over that is left to the next reader.
+//! - There are at most so many computations at a time, refreshes included, if that is asked for; what is
+//!   over that is not begun. One that is part of another needs no room of its own.
 //! - Whoever closes the cache waits for what is under way, for a while, and no task goes on after
 //!   that.
 
@@ -15,20 +17,46 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use super::nested::is_computing;
+
 #[derive(Debug)]
 pub(super) struct Background {
     tasks: Mutex<JoinSet<()>>,
     refreshes: Arc<Semaphore>,
+    computations: Option<Arc<Semaphore>>,
     drain_timeout: Duration,
 }
 
+/// The right to compute something.
+#[derive(Debug)]
+pub(crate) struct Room {
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
 impl Background {
-    pub(super) fn new(max_refreshes: usize, drain_timeout: Duration) -> Self {
+    pub(super) fn new(
+        max_refreshes: usize,
+        max_computations: Option<usize>,
+        drain_timeout: Duration,
+    ) -> Self {
+        let semaphore = |most: usize| Arc::new(Semaphore::new(most.min(Semaphore::MAX_PERMITS)));
         Self {
             tasks: Mutex::default(),
-            refreshes: Arc::new(Semaphore::new(max_refreshes.min(Semaphore::MAX_PERMITS))),
+            refreshes: semaphore(max_refreshes),
+            computations: max_computations.map(semaphore),
             drain_timeout,
         }
+    }
+
+    /// The right to compute something, if there is room; what is part of another computation has it.
+    pub(super) fn room(&self) -> Option<Room> {
+        let permit = match &self.computations {
+            Some(computations) if !is_computing() => {
+                Some(Arc::clone(computations).try_acquire_owned().ok()?)
+            }
+            _ => None,
+        };
+        Some(Room { _permit: permit })
     }
 
     /// The right to refresh something, if there is room.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::background::Background;
 use super::failures::Failures;
+use super::on_error::OnError;
 use super::tags::TagsSeen;
 use super::{Cache, Shared};
 use crate::backend::AnyBackend;
@@ -30,6 +31,8 @@ pub struct CacheBuilder {
     codec: AnyCodec,
     clock: Arc<dyn Clock>,
     max_refreshes: usize,
+    max_computations: Option<usize>,
+    on_error: OnError,
     drain_timeout: Duration,
 }
 
@@ -46,6 +49,8 @@ impl CacheBuilder {
             codec: AnyCodec::Json,
             clock: Arc::new(SystemClock::new()),
             max_refreshes: 64,
+            max_computations: None,
+            on_error: OnError::Error,
             drain_timeout: Duration::from_secs(5),
         }
     }
@@ -130,6 +135,26 @@ impl CacheBuilder {
         self
     }
 
+    /// How many values are computed at a time at most, in this process: what protects the source of the
+    /// data while the store is away, or empty. What is over that is served stale, if it may be for
+    /// [errors](crate::Policy::stale_if_error), and otherwise fails at once with
+    /// [`Overloaded`](crate::ErrorKind::Overloaded). A batch counts as one, and what a computation
+    /// computes itself does not count. No limit by default.
+    pub fn max_computations(mut self, most: usize) -> Self {
+        self.max_computations = Some(most);
+        self
+    }
+
+    /// What reads and writes do when the store fails. They fail, too, by default.
+    ///
+    /// # Django
+    ///
+    /// `DJANGO_REDIS_IGNORE_EXCEPTIONS` of `django-redis`; Django's own stores differ.
+    pub fn on_error(mut self, on_error: OnError) -> Self {
+        self.on_error = on_error;
+        self
+    }
+
     /// How long [`close`](Cache::close) waits for what is being computed. 5 seconds by default.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
@@ -174,7 +199,12 @@ impl CacheBuilder {
                 fences: Arc::default(),
                 flights: Arc::default(),
                 failures: Failures::default(),
-                background: Background::new(self.max_refreshes, self.drain_timeout),
+                background: Background::new(
+                    self.max_refreshes,
+                    self.max_computations,
+                    self.drain_timeout,
+                ),
+                on_error: self.on_error,
                 tags_seen: TagsSeen::default(),
                 turns: AtomicU64::new(0),
             }),

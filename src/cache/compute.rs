@@ -216,7 +216,7 @@ impl Cache {
             came: self.shared.flights.came(),
         };
         let landings = ask.flights().landings();
-        let look = ask.look_up().await;
+        let look = ask.look_up().await?;
         if let Found::Fresh(value) = &look.found
             && !ask.is_due(value)
             && let Ok(decoded) = self.decode(&value.entry)
@@ -265,7 +265,7 @@ impl Ask<'_> {
                 return ended;
             }
             let landings = self.flights().landings();
-            looked = (self.look_up().await, landings);
+            looked = (self.look_up().await?, landings);
         }
         let before = match self.use_or_refresh(compute, looked) {
             Ok(value) => return Ok(value.entry),
@@ -297,12 +297,13 @@ impl Ask<'_> {
     }
 
     /// What is there and what it is worth.
-    async fn look_up(&self) -> Look {
+    async fn look_up(&self) -> Result<Look> {
         match self.cache.look(self.key).await {
-            Ok(look) => look.having(&self.cache.tags),
+            Ok(look) => Ok(look.having(&self.cache.tags)),
             Err(error) => {
-                observe::failed(self.cache.name(), OPERATION, &error);
-                Look::nothing(UNAVAILABLE)
+                let fail_closed = self.policy.fail_closed;
+                self.cache.go_on(OPERATION, error, fail_closed)?;
+                Ok(Look::nothing(UNAVAILABLE))
             }
         }
     }
@@ -418,10 +419,11 @@ impl Ask<'_> {
         let look_again = self.flights().landings() != before.landings;
         let making = self.making(before, look_again);
         let previous = before.fallback.as_ref().map(|value| value.entry.clone());
+        let room = self.cache.shared.background.room();
         let nested = Nested::new(self.cache, [self.key.clone()]);
         let computation = nested.begin(|| compute(previous));
         let task = nested.run(async move {
-            let made = making.run(computation, Some(&landing)).await;
+            let made = making.run(computation, Some(&landing), room).await;
             drop(permit);
             landing.land(made);
         });
@@ -460,9 +462,10 @@ impl Ask<'_> {
         // The lease may be that of the computation this one is part of.
         making.policy.lease = None;
         let previous = before.fallback.as_ref().map(|value| value.entry.clone());
+        let room = self.cache.shared.background.room();
         let nested = Nested::new(self.cache, [self.key.clone()]);
         let computation = nested.begin(|| compute(previous));
-        let running = nested.run(making.run(computation, None));
+        let running = nested.run(making.run(computation, None, room));
         let outcome = match self.policy.hard_timeout {
             None => running.await.outcome,
             Some(hard) => match tokio::time::timeout(hard, running).await {

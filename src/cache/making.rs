@@ -16,6 +16,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::Cache;
+use super::background::Room;
 use super::compute::Outcomes;
 use super::computed::{Computed, Terms};
 use super::fenced::{Decodes, Landed, Place, Seen, Standing, Taken, hold};
@@ -106,12 +107,16 @@ impl From<Seen> for Made {
 }
 
 impl Making {
-    /// Computes, and stores what came of it; for those who wait for `landing`, too.
+    /// Computes, if there is `room`, and stores what came of it; for those who wait for `landing`, too.
     pub(super) async fn run(
         self,
         computation: Computation,
         landing: Option<&Landing<Outcomes>>,
+        room: Option<Room>,
     ) -> Made {
+        let Some(_room) = room else {
+            return self.overloaded();
+        };
         let begun = match self.begin().await {
             Ok(begun) => begun,
             Err(made) => return made,
@@ -120,6 +125,21 @@ impl Making {
         match hold([&begun.place].into_iter(), computing).await {
             Ok(product) => begun.keep(product, landing).await,
             Err(error) => begun.fail(error, landing).await,
+        }
+    }
+
+    /// What comes of it without room: those who come next try again.
+    pub(super) fn overloaded(&self) -> Made {
+        observe::outcome(
+            self.cache.name(),
+            "get_or_set",
+            Outcome::Bypass,
+            "overloaded",
+        );
+        Made {
+            outcome: Err(ErrorKind::Overloaded.into()),
+            as_of: self.began,
+            standing: Standing::Unknown,
         }
     }
 

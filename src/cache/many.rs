@@ -7,6 +7,8 @@ use std::hash::Hash;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::compute::UNAVAILABLE;
+use super::record::Look;
 use super::{Cache, Reach};
 use crate::entry::Entry;
 use crate::error::{Error, Result};
@@ -32,7 +34,9 @@ impl Cache {
         let keys = self.final_keys(keys);
         async move {
             let (keys, finals) = keys?;
-            let looks = self.look_many(&finals).await?;
+            let looks = self.look_many(&finals).await;
+            let nothing = || finals.iter().map(|_| Look::nothing(UNAVAILABLE)).collect();
+            let looks = self.or_instead("get_many", looks, nothing)?;
             let pairs = keys.into_iter().zip(looks);
             Ok(pairs
                 .filter_map(|(key, look)| Some((key, self.decode_or_miss(look, "get_many")?)))
@@ -84,19 +88,24 @@ impl Cache {
                 self.delete_final(keys).await?;
                 return Ok(failed);
             };
-            let stamps = self.stamps(&self.tags).await?;
-            self.keep_tags(&stamps, lifetime).await;
-            for (key, _) in &batch {
-                self.bar_fills(key).await;
+            let setting = async {
+                let stamps = self.stamps(&self.tags).await?;
+                self.keep_tags(&stamps, lifetime).await;
+                for (key, _) in &batch {
+                    self.bar_fills(key).await;
+                }
+                let batch = batch.into_iter().map(|(key, entry)| {
+                    let entry = self.stamped(&key, entry, lifetime, &stamps)?;
+                    Ok((key, entry, lifetime))
+                });
+                let batch = batch.collect::<Result<_>>()?;
+                self.backend().set_many(batch).await
+            };
+            let outcomes = self.or_instead("set_many", setting.await, Vec::new)?;
+            for (key, outcome) in callers.into_iter().zip(outcomes) {
+                let outcome = self.or_instead("set_many", outcome, || ());
+                failed.extend(outcome.err().map(|error| (key, error)));
             }
-            let batch = batch.into_iter().map(|(key, entry)| {
-                let entry = self.stamped(&key, entry, lifetime, &stamps)?;
-                Ok((key, entry, lifetime))
-            });
-            let batch = batch.collect::<Result<_>>()?;
-            let outcomes = self.backend().set_many(batch).await?;
-            let pairs = callers.into_iter().zip(outcomes);
-            failed.extend(pairs.filter_map(|(key, outcome)| Some((key, outcome.err()?))));
             Ok(failed)
         }
     }

@@ -21,6 +21,7 @@ mod leading;
 mod making;
 mod many;
 mod nested;
+mod on_error;
 mod record;
 mod tags;
 mod together;
@@ -31,6 +32,7 @@ pub use self::builder::CacheBuilder;
 pub use self::computed::Computed;
 #[cfg(feature = "askama")]
 pub(crate) use self::landing::RawItem;
+pub use self::on_error::OnError;
 pub(crate) use self::tags::{Marks, TagsRead};
 
 use std::future::Future;
@@ -123,6 +125,7 @@ struct Shared {
     flights: Arc<Flights<Outcomes>>,
     failures: Failures,
     background: Background,
+    on_error: OnError,
     tags_seen: TagsSeen,
     turns: AtomicU64,
 }

@@ -24,6 +24,13 @@ pub(super) fn computes(cache: &Cache, key: &Key) -> bool {
         .unwrap_or(false)
 }
 
+/// Whether the present task computes anything.
+pub(super) fn is_computing() -> bool {
+    COMPUTING
+        .try_with(|computing| !computing.is_empty())
+        .unwrap_or(false)
+}
+
 /// The present task, once it computes this key, too: what it begins, and how it runs.
 pub(super) struct Nested(Computing);
 

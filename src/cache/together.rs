@@ -186,7 +186,7 @@ where
         let landings = self.cache.shared.flights.landings();
         let mut missing = Vec::new();
         let mut stale = Vec::new();
-        for (key, look) in self.look(keys).await {
+        for (key, look) in self.look(keys).await? {
             if let Some(item) = self.take(key, look, &mut stale) {
                 missing.push(item);
             }
@@ -233,13 +233,16 @@ where
         Ok(left)
     }
 
-    async fn look(&self, keys: Vec<Key>) -> Vec<(Key, Look)> {
-        let looks = self.cache.look_many(&keys).await;
-        let looks = looks.unwrap_or_else(|error| {
-            observe::failed(self.cache.name(), OPERATION, &error);
-            keys.iter().map(|_| Look::nothing(UNAVAILABLE)).collect()
-        });
-        keys.into_iter().zip(looks).collect()
+    async fn look(&self, keys: Vec<Key>) -> Result<Vec<(Key, Look)>> {
+        let looks = match self.cache.look_many(&keys).await {
+            Ok(looks) => looks,
+            Err(error) => {
+                let fail_closed = self.policy.fail_closed;
+                self.cache.go_on(OPERATION, error, fail_closed)?;
+                keys.iter().map(|_| Look::nothing(UNAVAILABLE)).collect()
+            }
+        };
+        Ok(keys.into_iter().zip(looks).collect())
     }
 
     /// Takes the value that was found, or says what is missing; and what is to be refreshed.
@@ -402,8 +405,15 @@ where
             .map(|led| led.making.key.clone())
             .map(|key| (key.clone(), self.callers[&key].clone()))
             .collect();
+        let room = cache.shared.background.room();
         let nested = Nested::new(&cache, led.iter().map(|led| led.making.key.clone()));
         let task = async move {
+            let Some(_room) = room else {
+                for Led { making, landing } in led {
+                    landing.land(making.overloaded());
+                }
+                return;
+            };
             let begun = begin(as_one(&cache, led).await).await;
             if begun.is_empty() {
                 return;

@@ -6,6 +6,7 @@ use std::slice;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::compute::UNAVAILABLE;
 use super::record::{Found, Look};
 use super::{Cache, Reach};
 use crate::entry::Entry;
@@ -29,7 +30,8 @@ impl Cache {
     /// `get`; its `default` is `unwrap_or`.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         let key = self.final_key(key)?;
-        let look = self.look(&key).await?;
+        let look = self.look(&key).await;
+        let look = self.or_instead("get", look, || Look::nothing(UNAVAILABLE))?;
         Ok(self.decode_or_miss(look, "get"))
     }
 
@@ -59,9 +61,12 @@ impl Cache {
                 return self.delete(key).await.map(drop);
             };
             let key = self.final_key(key)?;
-            let entry = self.tagged(&key, entry, lifetime).await?;
-            self.bar_fills(&key).await;
-            self.backend().set(&key, entry, lifetime).await
+            let setting = async {
+                let entry = self.tagged(&key, entry, lifetime).await?;
+                self.bar_fills(&key).await;
+                self.backend().set(&key, entry, lifetime).await
+            };
+            self.or_instead("set", setting.await, || ())
         }
     }
 
@@ -89,8 +94,11 @@ impl Cache {
                 return Ok(!self.contains(key).await?);
             };
             let key = self.final_key(key)?;
-            let entry = self.tagged(&key, entry, lifetime).await?;
-            self.add_entry(&key, entry, lifetime).await
+            let adding = async {
+                let entry = self.tagged(&key, entry, lifetime).await?;
+                self.add_entry(&key, entry, lifetime).await
+            };
+            self.or_instead("add", adding.await, || false)
         }
     }
 
@@ -110,7 +118,8 @@ impl Cache {
                 return self.delete(key).await;
             };
             let key = self.final_key(key)?;
-            self.touch_entry(&key, lifetime).await
+            let touched = self.touch_entry(&key, lifetime).await;
+            self.or_instead("touch", touched, || false)
         }
     }
 
@@ -144,7 +153,9 @@ impl Cache {
     /// `has_key`, and `in`, which cannot name a version.
     pub async fn contains(&self, key: &str) -> Result<bool> {
         let key = self.final_key(key)?;
-        Ok(self.look(&key).await?.is_fresh())
+        let look = self.look(&key).await;
+        let look = self.or_instead("contains", look, || Look::nothing(UNAVAILABLE))?;
+        Ok(look.is_fresh())
     }
 
     /// How long the entry under `key` is fresh yet, if there is a fresh one.
@@ -154,14 +165,17 @@ impl Cache {
     /// As for [any call](Cache#errors).
     pub async fn ttl_of(&self, key: &str) -> Result<Option<Lifetime>> {
         let key = self.final_key(key)?;
-        let Some(lifetime) = self.backend().ttl(&key).await? else {
-            return Ok(None);
+        let asking = async {
+            let Some(lifetime) = self.backend().ttl(&key).await? else {
+                return Ok(None);
+            };
+            Ok(match self.look(&key).await?.found {
+                Found::Fresh(value) => Some(value.fresh_for(self, lifetime)),
+                Found::Foreign => Some(lifetime),
+                _ => None,
+            })
         };
-        Ok(match self.look(&key).await?.found {
-            Found::Fresh(value) => Some(value.fresh_for(self, lifetime)),
-            Found::Foreign => Some(lifetime),
-            _ => None,
-        })
+        self.or_instead("ttl", asking.await, || None)
     }
 
     pub(super) fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Entry> {

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::settings::{Settings, URL};
 use super::{Caches, DEFAULT_ALIAS, stores};
 use crate::backend::AnyBackend;
-use crate::cache::Cache;
+use crate::cache::{Cache, OnError};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::key::{KeyFunction, KeyPolicy, PrefixedKeys};
@@ -222,6 +222,16 @@ impl CachesBuilder {
                 "off" => KeyPolicy::Off,
                 _ => return Err(alias_settings.bad("key_policy", "is not hash, error or off")),
             });
+        }
+        if let Some(on_error) = alias_settings.take::<String>("on_error")? {
+            builder = builder.on_error(match on_error.as_str() {
+                "error" => OnError::Error,
+                "miss" => OnError::Miss,
+                _ => return Err(alias_settings.bad("on_error", "is not error or miss")),
+            });
+        }
+        if let Some(most) = alias_settings.take("max_computations")? {
+            builder = builder.max_computations(most);
         }
         if let Some(name) = alias_settings.take::<String>("key_function")? {
             let function = known(&self.key_functions, &name)

@@ -25,6 +25,8 @@ use crate::error::{Error, Result};
 /// | `key_function` | `default`, `django`, or a name given to the builder | `default` |
 /// | `key_policy` | `hash`, `error` or `off` for keys that some stores refuse | `hash` |
 /// | `codec` | `json`, or a name given to the builder | `json` |
+/// | `on_error` | `error` or `miss`: what [reads and writes](crate::OnError) do when the store fails | `error` |
+/// | `max_computations` | how many values are [computed at a time](crate::CacheBuilder::max_computations) | no limit |
 /// | `options` | options of the backend | |
 ///
 /// Which names, locations and options there are says [`docs::stores`](crate::docs::stores).
@@ -114,13 +116,15 @@ impl fmt::Debug for Settings {
 }
 
 /// The settings that every cache has; what else a URL's query holds are options.
-const COMMON: [&str; 7] = [
+const COMMON: [&str; 9] = [
     "timeout",
     "key_prefix",
     "version",
     "key_function",
     "key_policy",
     "codec",
+    "on_error",
+    "max_computations",
     "location",
 ];
 

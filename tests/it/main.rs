@@ -21,6 +21,8 @@ mod inputs;
 mod keys;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod origin;
+#[cfg(feature = "memory")]
+mod outage;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod page_lease;
 #[cfg(all(feature = "axum", feature = "memory"))]

@@ -1,0 +1,190 @@
+//! What becomes of calls while the store is away, and of computations when there are too many.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum_cache::backend::Memory;
+use axum_cache::clock::ManualClock;
+use axum_cache::{Cache, Caches, ErrorKind, OnError, Policy, Settings};
+use tokio::time::{Instant, sleep};
+
+use crate::support::backends::Remote;
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+#[tokio::test]
+async fn by_default_low_level_calls_say_that_the_store_failed() {
+    let remote = Remote::default();
+    let cache = Cache::new(remote.clone());
+    remote.set_broken(true);
+    let kind = |error: axum_cache::Error| error.kind();
+    let unavailable = ErrorKind::Unavailable;
+    assert_eq!(cache.get::<i32>("k").await.map_err(kind), Err(unavailable));
+    assert_eq!(
+        cache.set("k", &1, HOUR).await.map_err(kind),
+        Err(unavailable)
+    );
+    assert_eq!(cache.contains("k").await.map_err(kind), Err(unavailable));
+    // But what can be computed is.
+    let made = cache.get_or_set("k", HOUR, || async { Ok::<_, io::Error>(1) });
+    assert_eq!(made.await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn where_errors_are_misses_reads_find_nothing_and_removals_fail() {
+    let remote = Remote::default();
+    let builder = Cache::builder(remote.clone()).on_error(OnError::Miss);
+    let cache = builder.build().unwrap();
+    cache.set("k", &1, HOUR).await.unwrap();
+    remote.set_broken(true);
+    assert_eq!(cache.get::<i32>("k").await.unwrap(), None);
+    assert!(cache.get_many::<_, i32>(["k"]).await.unwrap().is_empty());
+    assert!(!cache.contains("k").await.unwrap());
+    assert_eq!(cache.ttl_of("k").await.unwrap(), None);
+    cache.set("k", &2, HOUR).await.unwrap();
+    assert!(cache.set_many([("k", 2)], HOUR).await.unwrap().is_empty());
+    assert!(!cache.add("k", &2, HOUR).await.unwrap());
+    assert!(!cache.touch("k", HOUR).await.unwrap());
+    for failed in [
+        cache.delete("k").await.map(drop),
+        cache.delete_many(["k"]).await.map(drop),
+        cache.invalidate(["t"]).await,
+        cache.clear().await,
+        cache.incr("k", 1).await.map(drop),
+    ] {
+        assert_eq!(failed.unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+    // What is wrong with the call itself is an error as ever.
+    remote.set_broken(false);
+    let refused = cache.incr("nothing", 1).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::KeyMissing);
+    assert_eq!(cache.get::<i32>("k").await.unwrap(), Some(1));
+}
+
+#[tokio::test]
+async fn a15_a_call_that_fails_closed_computes_nothing() {
+    let remote = Remote::default();
+    let cache = Cache::new(remote.clone());
+    remote.set_broken(true);
+    let runs = AtomicUsize::new(0);
+    let policy = Policy::new(HOUR).fail_closed();
+    let made = cache.get_or_set("k", policy, || {
+        runs.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, io::Error>(1) }
+    });
+    assert_eq!(made.await.unwrap_err().kind(), ErrorKind::Unavailable);
+    let many = cache.get_or_set_many(["k"], policy, |keys: Vec<&'static str>| async {
+        Ok::<_, io::Error>(keys.into_iter().map(|key| (key, 1)).collect())
+    });
+    assert_eq!(many.await.unwrap_err().kind(), ErrorKind::Unavailable);
+    assert_eq!(runs.load(Ordering::SeqCst), 0);
+    remote.set_broken(false);
+    assert!(!cache.contains("k").await.unwrap());
+}
+
+#[derive(Clone, Default)]
+struct Origin {
+    running: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+impl Origin {
+    async fn answer(self) -> Result<usize, io::Error> {
+        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(running, Ordering::SeqCst);
+        sleep(SECOND).await;
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        Ok(running)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a16_the_origin_is_never_asked_for_more_than_it_bears() {
+    for is_broken in [false, true] {
+        let remote = Remote::default();
+        let cache = Cache::builder(remote.clone()).max_computations(50);
+        let cache = cache.build().unwrap();
+        remote.set_broken(is_broken);
+        let origin = Origin::default();
+        let callers = (0..500).map(|key| {
+            let (cache, origin) = (cache.clone(), origin.clone());
+            tokio::spawn(async move {
+                let (key, start) = (key.to_string(), Instant::now());
+                let made = cache.get_or_set(&key, HOUR, || origin.answer()).await;
+                (made, start.elapsed())
+            })
+        });
+        let (mut answered, mut refused) = (0, 0);
+        for caller in callers.collect::<Vec<_>>() {
+            match caller.await.unwrap() {
+                (Ok(_), _) => answered += 1,
+                (Err(error), took) => {
+                    assert_eq!(error.kind(), ErrorKind::Overloaded);
+                    assert!(error.is_transient() && took <= Duration::from_millis(10));
+                    refused += 1;
+                }
+            }
+        }
+        assert_eq!((answered, refused), (50, 450));
+        assert_eq!(origin.most.load(Ordering::SeqCst), 50);
+        // There is room again.
+        let made = cache.get_or_set("next", HOUR, || origin.clone().answer());
+        assert!(made.await.is_ok());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_finds_no_room_gets_what_is_stale() {
+    let clock = ManualClock::new();
+    let memory = Memory::builder().clock(clock.clone()).build().unwrap();
+    let cache = Cache::builder(memory).clock(clock.clone());
+    let cache = cache.max_computations(1).build().unwrap();
+    let policy = Policy::new(SECOND).stale_if_error(HOUR);
+    let slow = |value| async move {
+        sleep(SECOND).await;
+        Ok::<_, io::Error>(value)
+    };
+    cache.get_or_set("k", policy, || slow(1)).await.unwrap();
+    clock.advance(2 * SECOND);
+    let other = cache.clone();
+    let busy = tokio::spawn(async move { other.get_or_set("other", HOUR, || slow(0)).await });
+    sleep(SECOND / 10).await;
+    let stale = cache.get_or_set("k", policy, || slow(2)).await;
+    assert_eq!(stale.unwrap(), 1);
+    let many = cache.get_or_set_many(["new"], policy, |_: Vec<&'static str>| async {
+        Ok::<_, io::Error>([("new", 1)].into())
+    });
+    assert_eq!(many.await.unwrap_err().kind(), ErrorKind::Overloaded);
+    busy.await.unwrap().unwrap();
+    // It was no failure to back off from.
+    let fresh = cache.get_or_set("k", policy, || slow(2)).await;
+    assert_eq!(fresh.unwrap(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_computation_computes_itself_needs_no_room() {
+    let cache = Cache::builder(Remote::default()).max_computations(1);
+    let cache = cache.build().unwrap();
+    let inner = cache.clone();
+    let outer = cache.get_or_set("outer", HOUR, || async move {
+        inner
+            .get_or_set("inner", HOUR, || async { Ok::<_, io::Error>(1) })
+            .await
+    });
+    assert_eq!(outer.await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn settings_say_what_becomes_of_errors() {
+    let settings = |text: &str| Settings::from_json(text).unwrap();
+    let good = r#"{"default": {"backend": "memory", "on_error": "miss", "max_computations": 9}}"#;
+    let built = Caches::builder().settings(settings(good)).build().await;
+    assert!(built.is_ok());
+    let bad = r#"{"default": {"backend": "memory", "on_error": "ignore"}}"#;
+    let refused = Caches::builder().settings(settings(bad)).build().await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("on_error"), "{refused}");
+}
