@@ -412,14 +412,16 @@ impl Ask<'_> {
     ) where
         F: FnOnce(Option<Entry>) -> Computation + Send,
     {
-        let Some(compute) = compute.take() else {
-            return;
-        };
         // One that ended since we looked may have been of this key.
         let look_again = self.flights().landings() != before.landings;
         let making = self.making(before, look_again);
+        let Some(room) = self.cache.shared.background.room() else {
+            return landing.land(making.overloaded());
+        };
+        let Some(compute) = compute.take() else {
+            return;
+        };
         let previous = before.fallback.as_ref().map(|value| value.entry.clone());
-        let room = self.cache.shared.background.room();
         let nested = Nested::new(self.cache, [self.key.clone()]);
         let computation = nested.begin(|| compute(previous));
         let task = nested.run(async move {
@@ -458,11 +460,14 @@ impl Ask<'_> {
             return Err(Error::new(ErrorKind::Compute)
                 .with_message("the computation of this key was invalidated again and again"));
         };
+        let Some(room) = self.cache.shared.background.room() else {
+            let overloaded = || ErrorKind::Overloaded.into();
+            return self.waiter(&before).instead().ok_or_else(overloaded);
+        };
         let mut making = self.making(&before, false);
         // The lease may be that of the computation this one is part of.
         making.policy.lease = None;
         let previous = before.fallback.as_ref().map(|value| value.entry.clone());
-        let room = self.cache.shared.background.room();
         let nested = Nested::new(self.cache, [self.key.clone()]);
         let computation = nested.begin(|| compute(previous));
         let running = nested.run(making.run(computation, None, room));

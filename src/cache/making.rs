@@ -107,16 +107,13 @@ impl From<Seen> for Made {
 }
 
 impl Making {
-    /// Computes, if there is `room`, and stores what came of it; for those who wait for `landing`, too.
+    /// Computes, as there is room, and stores what came of it; for those who wait for `landing`, too.
     pub(super) async fn run(
         self,
         computation: Computation,
         landing: Option<&Landing<Outcomes>>,
-        room: Option<Room>,
+        _room: Room,
     ) -> Made {
-        let Some(_room) = room else {
-            return self.overloaded();
-        };
         let begun = match self.begin().await {
             Ok(begun) => begun,
             Err(made) => return made,
@@ -128,7 +125,7 @@ impl Making {
         }
     }
 
-    /// What comes of it without room: those who come next try again.
+    /// What comes of it without room, and so without being begun: those who come next try again.
     pub(super) fn overloaded(&self) -> Made {
         observe::outcome(
             self.cache.name(),

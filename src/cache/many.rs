@@ -89,7 +89,15 @@ impl Cache {
                 return Ok(failed);
             };
             let setting = async {
-                let stamps = self.stamps(&self.tags).await?;
+                let stamps = match self.stamps(&self.tags).await {
+                    Ok(stamps) => stamps,
+                    // What is there is not to stay, as if it could not be replaced.
+                    Err(error) => {
+                        let keys = batch.iter().map(|(key, _)| key.clone()).collect();
+                        let _ = self.delete_final(keys).await;
+                        return Err(error);
+                    }
+                };
                 self.keep_tags(&stamps, lifetime).await;
                 for (key, _) in &batch {
                     self.bar_fills(key).await;

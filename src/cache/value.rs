@@ -62,7 +62,14 @@ impl Cache {
             };
             let key = self.final_key(key)?;
             let setting = async {
-                let entry = self.tagged(&key, entry, lifetime).await?;
+                let entry = match self.tagged(&key, entry, lifetime).await {
+                    Ok(entry) => entry,
+                    // What is there is not to stay, as if it could not be replaced.
+                    Err(error) => {
+                        let _ = self.delete_key(&key).await;
+                        return Err(error);
+                    }
+                };
                 self.bar_fills(&key).await;
                 self.backend().set(&key, entry, lifetime).await
             };

@@ -43,6 +43,14 @@ impl Key {
         &self.text
     }
 
+    /// One of a namespace that no key function makes.
+    pub(crate) fn within(namespace: &str, name: &str) -> Self {
+        Self {
+            text: format!("{namespace}{name}"),
+            namespace: namespace.len(),
+        }
+    }
+
     /// The beginning of the key that all keys of the same cache share; see
     /// [`Backend::clear`](crate::backend::Backend::clear).
     pub fn namespace(&self) -> &str {

@@ -1,16 +1,21 @@
 //! Whether a store is used, and what is done until it is again.
+//!
+//! Two tasks bring it back: one asks whether it answers, and one removes what is owed. Neither waits for
+//! the other: what takes long to remove keeps nobody from using the rest.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::debts::{Batch, Beginning, Debts};
 use crate::backend::Backend;
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::{Key, KeySpace};
+use crate::key::Key;
 use crate::observe;
 use crate::policy::chance;
 
@@ -27,6 +32,12 @@ const PROBES: [&str; 3] = [
     "axum-cache:probe:3",
 ];
 
+/// The time between the questions of one round.
+const PROBE_PAUSE: Duration = Duration::from_millis(25);
+
+/// How many keys of a batch that failed are tried by themselves, and fail, until the rest is put off.
+const SINGLE_FAILURES: usize = 2;
+
 /// The state in which a call costs no more than to look at it.
 const CLOSED: u8 = 0;
 const OWING: u8 = 1;
@@ -35,13 +46,28 @@ const OPEN: u8 = 2;
 #[derive(Debug)]
 pub(super) struct Circuit<B> {
     pub(super) store: B,
-    max_pause: Duration,
+    /// How long it has to have answered after an outage.
+    recovery: Duration,
     state: AtomicU8,
     debts: Mutex<Debts>,
-    /// Whether a task sees to it that it closes.
-    mending: AtomicBool,
-    /// When the store last answered a probe.
-    answered: Mutex<Option<Instant>>,
+    /// Whether a task asks the store.
+    asking: AtomicBool,
+    /// Whether a task removes what is owed.
+    paying: AtomicBool,
+    /// What is known of its answers.
+    answers: Mutex<Answers>,
+    /// Tells who removes what is owed that it answers.
+    back: Arc<Notify>,
+}
+
+#[derive(Debug, Default)]
+struct Answers {
+    /// When the store last answered a question.
+    last: Option<Instant>,
+    /// Whether it has answered the last one.
+    is_back: bool,
+    /// Where keys are that may be asked for.
+    namespace: String,
 }
 
 /// What a call meets.
@@ -56,14 +82,16 @@ pub(super) enum State {
 }
 
 impl<B: Backend> Circuit<B> {
-    pub(super) fn new(store: B, max_pause: Duration, max_owed: usize) -> Arc<Self> {
+    pub(super) fn new(store: B, recovery: Duration, max_owed: usize) -> Arc<Self> {
         Arc::new(Self {
             store,
-            max_pause: max_pause.max(FIRST_PAUSE),
+            recovery: recovery.max(2 * FIRST_PAUSE),
+            back: Arc::default(),
             state: AtomicU8::new(CLOSED),
             debts: Mutex::new(Debts::new(max_owed)),
-            mending: AtomicBool::new(false),
-            answered: Mutex::default(),
+            asking: AtomicBool::new(false),
+            paying: AtomicBool::new(false),
+            answers: Mutex::default(),
         })
     }
 
@@ -86,54 +114,90 @@ impl<B: Backend> Circuit<B> {
         self.state.fetch_max(OWING, Ordering::AcqRel);
     }
 
-    /// The store has not answered a call: it is asked, and not used until it has answered.
-    pub(super) fn alarm(self: &Arc<Self>) {
-        let answered = *self.answered();
-        if answered.is_none_or(|answered| answered.elapsed() >= TRUST) {
-            self.open();
+    /// The store has not answered a call about a key of this namespace: it is asked, and not used
+    /// until it has answered.
+    pub(super) fn alarm(self: &Arc<Self>, namespace: &str) {
+        let is_trusted = {
+            let mut answers = self.answers();
+            namespace.clone_into(&mut answers.namespace);
+            answers.last.is_some_and(|last| last.elapsed() < TRUST)
+        };
+        if !is_trusted && self.state.swap(OPEN, Ordering::AcqRel) != OPEN {
+            self.answers().is_back = false;
+            observe::circuit(self.store.name(), "open");
         }
         self.mend();
     }
 
-    fn open(&self) {
-        if self.state.swap(OPEN, Ordering::AcqRel) != OPEN {
-            observe::circuit(self.store.name(), "open");
-        }
-    }
-
-    /// Sees to it that a task brings the store back into use.
-    fn mend(self: &Arc<Self>) {
-        if self.state() == State::Closed || self.mending.swap(true, Ordering::AcqRel) {
+    /// Sees to it that tasks bring the store back into use.
+    pub(super) fn mend(self: &Arc<Self>) {
+        let state = self.state();
+        if state == State::Closed {
             return;
         }
         let Ok(runtime) = Handle::try_current() else {
-            // Without a runtime nobody can: the next call asks by itself.
-            self.mending.store(false, Ordering::Release);
-            self.state.store(CLOSED, Ordering::Release);
-            return;
+            // There are no tasks: the next call finds out by itself.
+            return self.close();
         };
-        let circuit = Arc::downgrade(self);
-        runtime.spawn(mend(circuit));
+        if state == State::Open && !self.asking.swap(true, Ordering::AcqRel) {
+            runtime.spawn(ask(Work::of(self, |circuit| &circuit.asking)));
+        }
+        if !self.debts().is_empty() && !self.paying.swap(true, Ordering::AcqRel) {
+            runtime.spawn(pay(Work::of(self, |circuit| &circuit.paying)));
+        }
     }
 
-    fn answered(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.answered.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The store is used again, but for what is owed.
+    fn close(&self) {
+        let debts = self.debts();
+        let state = if debts.is_empty() { CLOSED } else { OWING };
+        if self.state.swap(state, Ordering::AcqRel) == OPEN {
+            observe::circuit(self.store.name(), "closed");
+        }
+    }
+
+    /// Whether nothing is owed any more.
+    fn is_settled(&self) -> bool {
+        // Under the lock, so that nothing is owed at the same time.
+        let debts = self.debts();
+        if debts.is_empty() {
+            let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
+            let _ = self.state.compare_exchange(OWING, CLOSED, set, seen);
+        }
+        debts.is_empty()
+    }
+
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the store answers.
-    async fn probe(&self) -> bool {
-        let keys = PROBES.map(|probe| KeySpace::default().key(0, probe));
-        let mut answers = false;
-        for key in keys.iter().flatten() {
-            answers = !matches!(self.store.get(key).await, Err(error) if is_outage(&error));
-            if answers {
+    async fn probe(self: &Arc<Self>) -> bool {
+        let namespace = self.answers().namespace.clone();
+        let mut asked = JoinSet::new();
+        for (number, probe) in (0..).zip(PROBES) {
+            let (circuit, key) = (Arc::clone(self), Key::within(&namespace, probe));
+            asked.spawn(async move {
+                // A server that is well has answered before it is asked for the next.
+                sleep(PROBE_PAUSE * number).await;
+                let answer = circuit.store.get(&key).await;
+                !answer.is_err_and(|error| is_outage(&error))
+            });
+        }
+        let mut is_back = false;
+        while let Some(answer) = asked.join_next().await {
+            is_back = matches!(answer, Ok(true));
+            if is_back {
                 break;
             }
         }
-        if answers {
-            *self.answered() = Some(Instant::now());
+        let mut answers = self.answers();
+        answers.is_back = is_back;
+        if is_back {
+            answers.last = Some(Instant::now());
+            self.back.notify_one();
         }
-        answers
+        is_back
     }
 
     /// Removes what is owed, as far as the store can.
@@ -142,92 +206,145 @@ impl<B: Backend> Circuit<B> {
             let Some(batch) = self.debts().next() else {
                 return Ok(());
             };
-            let removed = match &batch {
-                Batch::Keys(keys) => {
-                    let keys: Vec<Key> = keys.iter().map(|(key, _)| key.clone()).collect();
-                    self.store.delete_many(&keys).await.map(drop)
+            if let Err(error) = self.pay_batch(&batch).await {
+                self.debts().put_off(&batch);
+                // One that is on a node which is away is not to hold up the others.
+                if let Batch::Keys(keys) = batch
+                    && keys.len() > 1
+                {
+                    self.pay_singly(keys).await;
                 }
-                Batch::Beginning(beginning, _) => match beginning {
-                    Beginning::Nothing => self.store.flush_store().await,
-                    Beginning::Namespace(namespace) => self.store.clear(namespace).await,
-                    Beginning::Prefix(prefix) => self.store.delete_prefix(prefix).await.map(drop),
-                },
-            };
-            match removed {
-                Err(error) if is_outage(&error) => return Err(error),
-                // What the store will not do now, it will not do the next time.
-                Err(error) => observe::failed(self.store.name(), "recover", &error),
-                Ok(()) => {}
+                return Err(error);
             }
-            self.debts().settle(&batch);
         }
     }
 
-    /// One try to bring the store back into use; how long it was away yet, if it was not.
-    async fn try_to_close(&self, away: &mut Away) -> bool {
-        if self.state() == State::Open {
-            if !self.probe().await {
-                away.since_answer = None;
-                away.was_confirmed = true;
-                return false;
+    async fn pay_singly(&self, keys: Vec<(Key, u64)>) {
+        let mut failures = 0;
+        for (key, _) in keys {
+            let number = self.debts().number_of(&key);
+            let Some(number) = number else { continue };
+            let one = Batch::Keys(vec![(key, number)]);
+            if self.pay_batch(&one).await.is_err() {
+                failures += 1;
             }
-            let since = *away.since_answer.get_or_insert_with(Instant::now);
-            // Others that share the store may not have found it yet, and so not have removed what they
-            // owe.
-            if away.was_confirmed && since.elapsed() < self.max_pause {
-                let _ = self.pay().await;
-                return false;
+            if failures == SINGLE_FAILURES {
+                return;
             }
-            // It is used again but for what is owed, however long it refuses to remove that.
-            self.state.store(OWING, Ordering::Release);
-            observe::circuit(self.store.name(), "closed");
         }
-        if self.pay().await.is_err() {
-            return false;
+    }
+
+    /// # Errors
+    ///
+    /// If the store does not answer.
+    async fn pay_batch(&self, batch: &Batch) -> Result<()> {
+        let removed = match batch {
+            Batch::Keys(keys) => {
+                let keys: Vec<Key> = keys.iter().map(|(key, _)| key.clone()).collect();
+                self.store.delete_many(&keys).await.map(drop)
+            }
+            Batch::Beginning(Beginning::Namespace(namespace), _) => {
+                self.store.clear(namespace).await
+            }
+            Batch::Beginning(Beginning::Prefix(prefix), _) => {
+                self.store.delete_prefix(prefix).await.map(drop)
+            }
+        };
+        match removed {
+            Err(error) if is_outage(&error) => return Err(error),
+            // What the store will not do now, it will not do the next time.
+            Err(error) => observe::failed(self.store.name(), "recover", &error),
+            Ok(()) => {}
         }
-        // Under the lock, so that nothing is owed at the same time.
-        let debts = self.debts();
-        if !debts.is_empty() {
-            return false;
-        }
-        // It may have opened since.
-        let (state, set) = (&self.state, Ordering::AcqRel);
-        let closed = state.compare_exchange(OWING, CLOSED, set, Ordering::Acquire);
-        matches!(closed, Ok(_) | Err(CLOSED))
+        self.debts().settle(batch);
+        Ok(())
     }
 }
 
-/// What is known of an outage.
-#[derive(Debug, Default)]
-struct Away {
-    /// A question had no answer.
-    was_confirmed: bool,
-    /// Since when all had one.
-    since_answer: Option<Instant>,
+/// A task at work: that it has ended is known, however it did.
+struct Work<B> {
+    circuit: Weak<Circuit<B>>,
+    flag: fn(&Circuit<B>) -> &AtomicBool,
 }
 
-async fn mend<B: Backend>(circuit: Weak<Circuit<B>>) {
+impl<B> Work<B> {
+    fn of(circuit: &Arc<Circuit<B>>, flag: fn(&Circuit<B>) -> &AtomicBool) -> Self {
+        let circuit = Arc::downgrade(circuit);
+        Self { circuit, flag }
+    }
+}
+
+impl<B: Backend> Work<B> {
+    /// It is done; what came up at the end is for the next task.
+    fn end(self) {
+        let circuit = self.circuit.upgrade();
+        drop(self);
+        if let Some(circuit) = circuit {
+            circuit.mend();
+        }
+    }
+}
+
+impl<B> Drop for Work<B> {
+    fn drop(&mut self) {
+        if let Some(circuit) = self.circuit.upgrade() {
+            (self.flag)(&circuit).store(false, Ordering::Release);
+        }
+    }
+}
+
+/// Asks until the store is used again.
+async fn ask<B: Backend>(work: Work<B>) {
     let mut pause = FIRST_PAUSE;
-    let mut away = Away::default();
+    let (mut was_away, mut back_since) = (false, None);
     loop {
-        let Some(circuit) = circuit.upgrade() else {
+        let Some(circuit) = work.circuit.upgrade() else {
             return;
         };
-        if circuit.try_to_close(&mut away).await {
-            circuit.mending.store(false, Ordering::Release);
-            // What was owed since was for this task to see.
-            return circuit.mend();
-        }
-        let pause_now = if away.since_answer.is_some() {
+        let wait = if circuit.probe().await {
+            let since: Instant = *back_since.get_or_insert_with(Instant::now);
+            // After an outage, others that share the store may not have found it yet, and so not have
+            // removed what they owe.
+            if !was_away || since.elapsed() >= circuit.recovery {
+                circuit.close();
+                return work.end();
+            }
             FIRST_PAUSE
         } else {
-            pause = (pause * 2).min(circuit.max_pause);
+            (was_away, back_since) = (true, None);
+            // So that all nodes have asked within the time of recovery.
+            pause = (pause * 2).min(circuit.recovery / 2);
             pause
         };
         drop(circuit);
-        // Nodes do not ask all at the same time.
-        sleep(pause_now.mul_f64(0.5 + chance() / 2.0)).await;
+        sleep(jittered(wait)).await;
     }
+}
+
+/// Removes what is owed, whenever the store answers, until that is nothing.
+async fn pay<B: Backend>(work: Work<B>) {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let Some(circuit) = work.circuit.upgrade() else {
+            return;
+        };
+        let is_away = circuit.state() == State::Open && !circuit.answers().is_back;
+        if !is_away {
+            match circuit.pay().await {
+                Ok(()) if circuit.is_settled() => return work.end(),
+                Ok(()) => pause = FIRST_PAUSE,
+                Err(_) => pause = (pause * 2).min(circuit.recovery),
+            }
+        }
+        let back = Arc::clone(&circuit.back);
+        drop(circuit);
+        let _ = tokio::time::timeout(jittered(pause), back.notified()).await;
+    }
+}
+
+/// Nodes do not ask all at the same time.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + chance() / 2.0)
 }
 
 /// Whether an error says that the store is away, and not that it refuses one call.

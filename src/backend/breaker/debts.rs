@@ -22,11 +22,9 @@ pub(super) struct Debts {
     last: u64,
 }
 
-/// Many keys. Those that take more in come first.
+/// Many keys.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Beginning {
-    /// Every key.
-    Nothing,
     Namespace(String),
     Prefix(String),
 }
@@ -36,6 +34,14 @@ pub(super) enum Beginning {
 pub(super) enum Batch {
     Keys(Vec<(Key, u64)>),
     Beginning(Beginning, u64),
+}
+
+impl Beginning {
+    fn text(&self) -> &str {
+        match self {
+            Self::Namespace(text) | Self::Prefix(text) => text,
+        }
+    }
 }
 
 impl Debts {
@@ -54,48 +60,57 @@ impl Debts {
 
     /// Whether what is under `key` is to be removed.
     pub(super) fn covers(&self, key: &Key) -> bool {
-        let covers = |beginning: &Beginning| match beginning {
-            Beginning::Nothing => true,
-            Beginning::Namespace(text) | Beginning::Prefix(text) => key.as_str().starts_with(text),
-        };
-        self.keys.contains_key(key) || self.beginnings.keys().any(covers)
+        let begins = |beginning: &Beginning| key.as_str().starts_with(beginning.text());
+        self.keys.contains_key(key) || self.beginnings.keys().any(begins)
     }
 
     pub(super) fn owe_key(&mut self, key: &Key) {
         self.last += 1;
         if self.keys.len() >= self.most && !self.keys.contains_key(key) {
-            for (key, _) in std::mem::take(&mut self.keys) {
-                self.owe_namespace(&key);
+            // Those of no namespace stay: what else there is belongs to others.
+            let of_namespaces = self.keys.extract_if(|key, _| !key.namespace().is_empty());
+            let namespaces: Vec<_> = of_namespaces
+                .map(|(key, _)| key.namespace().to_owned())
+                .collect();
+            for namespace in namespaces {
+                self.owe(Beginning::Namespace(namespace));
             }
-            return self.owe_namespace(key);
         }
         self.keys.insert(key.clone(), self.last);
     }
 
-    fn owe_namespace(&mut self, key: &Key) {
-        self.owe(match key.namespace() {
-            "" => Beginning::Nothing,
-            namespace => Beginning::Namespace(namespace.to_owned()),
-        });
-    }
-
     pub(super) fn owe(&mut self, beginning: Beginning) {
         self.last += 1;
-        let beginning = if self.beginnings.len() < MAX_BEGINNINGS {
-            beginning
-        } else {
-            self.beginnings.clear();
-            Beginning::Nothing
+        let beginning = match beginning {
+            // Of too many, what comes before the version: what they have in common, and nobody else.
+            Beginning::Prefix(text) if self.beginnings.len() >= MAX_BEGINNINGS => {
+                let end = text.find(':').map_or(text.len(), |end| end + 1);
+                Beginning::Prefix(text[..end].to_owned())
+            }
+            beginning => beginning,
         };
+        if let Beginning::Prefix(wide) = &beginning {
+            // What it takes in is not to be removed twice.
+            let is_inside =
+                |one: &Beginning| matches!(one, Beginning::Prefix(text) if text.starts_with(wide));
+            self.beginnings.retain(|one, _| !is_inside(one));
+        }
         self.beginnings.insert(beginning, self.last);
     }
 
-    /// What to remove next.
+    pub(super) fn number_of(&self, key: &Key) -> Option<u64> {
+        self.keys.get(key).copied()
+    }
+
+    /// What to remove next: what has been owed the longest.
     pub(super) fn next(&self) -> Option<Batch> {
-        if let Some((beginning, number)) = self.beginnings.first_key_value() {
+        let oldest = self.beginnings.iter().min_by_key(|(_, number)| **number);
+        if let Some((beginning, number)) = oldest {
             return Some(Batch::Beginning(beginning.clone(), *number));
         }
-        let keys = self.keys.iter().take(BATCH);
+        let mut keys: Vec<_> = self.keys.iter().collect();
+        keys.sort_unstable_by_key(|(_, number)| **number);
+        let keys = keys.into_iter().take(BATCH);
         let keys: Vec<_> = keys.map(|(key, number)| (key.clone(), *number)).collect();
         (!keys.is_empty()).then_some(Batch::Keys(keys))
     }
@@ -113,6 +128,26 @@ impl Debts {
             Batch::Beginning(beginning, number) => {
                 if self.beginnings.get(beginning) == Some(number) {
                     self.beginnings.remove(beginning);
+                }
+            }
+        }
+    }
+
+    /// It could not be removed now; the others come first.
+    pub(super) fn put_off(&mut self, batch: &Batch) {
+        match batch {
+            Batch::Keys(keys) => {
+                for (key, _) in keys {
+                    if let Some(number) = self.keys.get_mut(key) {
+                        self.last += 1;
+                        *number = self.last;
+                    }
+                }
+            }
+            Batch::Beginning(beginning, _) => {
+                if let Some(number) = self.beginnings.get_mut(beginning) {
+                    self.last += 1;
+                    *number = self.last;
                 }
             }
         }

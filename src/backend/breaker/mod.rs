@@ -2,10 +2,12 @@
 //!
 //! # Invariants
 //!
-//! - While the store does not answer, calls fail at once; one task asks it whether it is back.
-//! - What could not be removed or replaced is owed: it is not read before it has been removed. Only the
-//!   end of the process forgets that.
-//! - What is owed is bounded: of too many keys, their namespaces are.
+//! - While the store does not answer, calls fail at once; one task asks it whether it is back, about keys
+//!   of the namespace that is in use.
+//! - What could not be removed or replaced is owed, also if its caller went away: it is not read before it
+//!   has been removed. Only the end of the process forgets that.
+//! - Nothing is removed that belongs to others. What is owed is bounded: of too many keys, their
+//!   namespaces are.
 
 mod circuit;
 mod debts;
@@ -29,14 +31,18 @@ const OWED: &str = "the store was away, and has not removed yet what was here";
 ///
 /// When a call [times out](ErrorKind::Timeout) or the store is [unavailable](ErrorKind::Unavailable), it
 /// is asked in the background whether it answers, and until it does all calls fail at once. So a site
-/// whose store hangs waits for one deadline, not for one for each call. The store is asked again with
-/// pauses that grow up to [`max_pause`](CircuitBreakerBuilder::max_pause), and when it has answered for
-/// that long, it is used again: by then the other nodes that share it have found it, too.
+/// whose store hangs waits for one deadline, not for one for each call. When the store has answered for
+/// [some time](CircuitBreakerBuilder::recovery), it is used again: by then the other nodes that share it
+/// have found it, too.
 ///
 /// What could not be removed or replaced is removed as soon as the store is back, and not read before:
 /// nothing comes back that was deleted while the store was away, or invalidated by its tag. The call
 /// itself fails nevertheless. This is remembered by the process; one that is killed before leaves what
-/// it owed to live as long as its TTL says.
+/// it owed to live as long as its TTL says. What is removed late is not announced to the near tiers of
+/// other nodes, which keep what they have read meanwhile for as long as they keep anything.
+///
+/// Several Memcached servers behind one breaker go away one by one: reads of a server that is away are
+/// misses anyway, and its writes alone are not enough to stop using the others.
 ///
 /// [`Caches`](crate::Caches) that come from settings have one in front of each store on a network.
 ///
@@ -64,7 +70,7 @@ pub struct CircuitBreaker<B> {
 #[must_use = "a builder does nothing until it is built"]
 pub struct CircuitBreakerBuilder<B> {
     store: B,
-    max_pause: Duration,
+    recovery: Duration,
     max_owed: usize,
 }
 
@@ -86,7 +92,7 @@ impl<B: Backend> CircuitBreaker<B> {
     pub fn builder(store: B) -> CircuitBreakerBuilder<B> {
         CircuitBreakerBuilder {
             store,
-            max_pause: Duration::from_secs(1),
+            recovery: Duration::from_secs(1),
             max_owed: 10_000,
         }
     }
@@ -100,9 +106,21 @@ impl<B: Backend> CircuitBreaker<B> {
         &self.circuit.store
     }
 
-    /// Whether something is owed that `key` is of, and so nothing is there.
-    fn owes(&self, key: &Key) -> bool {
-        self.circuit.state() == State::Owing && self.circuit.debts().covers(key)
+    /// What a call of these keys meets.
+    fn meet(&self, operation: &'static str, keys: &[&Key]) -> Result<Meets> {
+        match self.circuit.state() {
+            State::Closed => Ok(Meets::All),
+            State::Owing => {
+                let debts = self.circuit.debts();
+                let owed = keys.iter().map(|key| debts.covers(key)).collect();
+                Ok(Meets::AllBut(owed))
+            }
+            State::Open => {
+                // A task that does so may have ended with its runtime.
+                self.circuit.mend();
+                Err(self.refused(operation, AWAY))
+            }
+        }
     }
 
     fn refused(&self, operation: &'static str, why: &'static str) -> Error {
@@ -110,59 +128,92 @@ impl<B: Backend> CircuitBreaker<B> {
         error.at(self.store().name(), operation)
     }
 
-    /// Runs a call, unless the store is away.
-    async fn ask<T>(
-        &self,
-        operation: &'static str,
-        call: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
-        let outcome = match self.circuit.state() {
-            State::Open => return Err(self.refused(operation, AWAY)),
-            State::Closed | State::Owing => call.await,
-        };
+    /// Runs a call after which nothing is to be made up for.
+    async fn ask<T>(&self, namespace: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let outcome = call.await;
         if outcome.as_ref().is_err_and(is_outage) {
-            self.circuit.alarm();
+            self.circuit.alarm(namespace);
         }
         outcome
     }
 
-    /// Runs a call that would be of what is still there, if the store is away or something is owed.
+    /// Runs a call that would be of what is still there, if that is owed.
     async fn ask_of<T>(
         &self,
         operation: &'static str,
         keys: &[&Key],
         call: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        if keys.iter().any(|key| self.owes(key)) {
+        if self.meet(operation, keys)?.owes_any() {
             return Err(self.refused(operation, OWED));
         }
-        self.ask(operation, call).await
+        self.ask(namespace(keys), call).await
     }
 
-    /// Runs a call after which something is not there any more; if it fails, that is owed.
+    /// Runs a call after which something is not there any more; if it fails, or its caller goes away,
+    /// that is owed.
     async fn remove<T>(
         &self,
         operation: &'static str,
+        namespace: &str,
         call: impl Future<Output = Result<T>>,
         owe: impl FnOnce(&mut Debts),
     ) -> Result<T> {
-        let outcome = match self.circuit.state() {
-            State::Open => Err(self.refused(operation, AWAY)),
-            State::Closed | State::Owing => call.await,
+        let mut removal = Removal {
+            circuit: &self.circuit,
+            owe: Some(owe),
         };
-        if outcome.as_ref().is_err_and(is_outage) {
-            self.circuit.owe(owe);
-            self.circuit.alarm();
+        let outcome = match self.meet(operation, &[]) {
+            Ok(_) => call.await,
+            Err(error) => Err(error),
+        };
+        if !outcome.as_ref().is_err_and(is_outage) {
+            removal.owe = None;
+            return outcome;
         }
+        drop(removal);
+        self.circuit.alarm(namespace);
         outcome
     }
 }
 
+/// What a call of some keys meets.
+enum Meets {
+    All,
+    /// Of each key, whether it is owed.
+    AllBut(Vec<bool>),
+}
+
+impl Meets {
+    fn owes_any(&self) -> bool {
+        matches!(self, Self::AllBut(owed) if owed.contains(&true))
+    }
+}
+
+/// Something that is being removed: owed, unless it is known to have been.
+struct Removal<'a, B: Backend, F: FnOnce(&mut Debts)> {
+    circuit: &'a Arc<Circuit<B>>,
+    owe: Option<F>,
+}
+
+impl<B: Backend, F: FnOnce(&mut Debts)> Drop for Removal<'_, B, F> {
+    fn drop(&mut self) {
+        if let Some(owe) = self.owe.take() {
+            self.circuit.owe(owe);
+            self.circuit.mend();
+        }
+    }
+}
+
+fn namespace<'a>(keys: &[&'a Key]) -> &'a str {
+    keys.first().map_or("", |key| key.namespace())
+}
+
 impl<B: Backend> CircuitBreakerBuilder<B> {
-    /// The longest time between two questions to a store that is away, and how long it has to have
-    /// answered until it is used again. One second by default; set it alike on all nodes.
-    pub fn max_pause(mut self, pause: Duration) -> Self {
-        self.max_pause = pause;
+    /// How long a store that was away has to have answered before it is used again. One second by
+    /// default. It is asked at least twice in that time; set it alike on all nodes.
+    pub fn recovery(mut self, recovery: Duration) -> Self {
+        self.recovery = recovery;
         self
     }
 
@@ -176,7 +227,7 @@ impl<B: Backend> CircuitBreakerBuilder<B> {
     /// Puts the breaker in front of the store.
     pub fn build(self) -> CircuitBreaker<B> {
         CircuitBreaker {
-            circuit: Circuit::new(self.store, self.max_pause, self.max_owed),
+            circuit: Circuit::new(self.store, self.recovery, self.max_owed),
         }
     }
 }
@@ -192,15 +243,16 @@ impl<B: Backend> Backend for CircuitBreaker<B> {
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
-        if self.owes(key) {
+        if self.meet("get", &[key])?.owes_any() {
             return Ok(None);
         }
-        self.ask("get", self.store().get(key)).await
+        self.ask(key.namespace(), self.store().get(key)).await
     }
 
     async fn set(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<()> {
         let call = self.store().set(key, entry, lifetime);
-        self.remove("set", call, |debts| debts.owe_key(key)).await
+        let owe = |debts: &mut Debts| debts.owe_key(key);
+        self.remove("set", key.namespace(), call, owe).await
     }
 
     async fn add(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<bool> {
@@ -215,8 +267,8 @@ impl<B: Backend> Backend for CircuitBreaker<B> {
 
     async fn delete(&self, key: &Key) -> Result<bool> {
         let call = self.store().delete(key);
-        self.remove("delete", call, |debts| debts.owe_key(key))
-            .await
+        let owe = |debts: &mut Debts| debts.owe_key(key);
+        self.remove("delete", key.namespace(), call, owe).await
     }
 
     async fn incr(&self, key: &Key, delta: i64) -> Result<i64> {
@@ -230,22 +282,22 @@ impl<B: Backend> Backend for CircuitBreaker<B> {
     }
 
     async fn ttl(&self, key: &Key) -> Result<Option<Lifetime>> {
-        if self.owes(key) {
+        if self.meet("ttl", &[key])?.owes_any() {
             return Ok(None);
         }
-        self.ask("ttl", self.store().ttl(key)).await
+        self.ask(key.namespace(), self.store().ttl(key)).await
     }
 
     async fn clear(&self, namespace: &str) -> Result<()> {
-        let owed = || Beginning::Namespace(namespace.to_owned());
+        let owe = |debts: &mut Debts| debts.owe(Beginning::Namespace(namespace.to_owned()));
         let call = self.store().clear(namespace);
-        self.remove("clear", call, |debts| debts.owe(owed())).await
+        self.remove("clear", namespace, call, owe).await
     }
 
     async fn flush_store(&self) -> Result<()> {
-        let call = self.store().flush_store();
-        let owe = |debts: &mut Debts| debts.owe(Beginning::Nothing);
-        self.remove("flush_store", call, owe).await
+        // It is not made up for: it would take what others have stored since.
+        self.ask_of("flush_store", &[], self.store().flush_store())
+            .await
     }
 
     async fn compare_and_set(
@@ -260,16 +312,14 @@ impl<B: Backend> Backend for CircuitBreaker<B> {
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
-        let owed: Vec<bool> = match self.circuit.state() {
-            State::Owing => {
-                let debts = self.circuit.debts();
-                keys.iter().map(|key| debts.covers(key)).collect()
+        let keys_met: Vec<&Key> = keys.iter().collect();
+        let meets = self.meet("get_many", &keys_met)?;
+        let call = self.store().get_many(keys);
+        let mut entries = self.ask(namespace(&keys_met), call).await?;
+        if let Meets::AllBut(owed) = meets {
+            for (entry, is_owed) in entries.iter_mut().zip(owed) {
+                entry.take_if(|_| is_owed);
             }
-            State::Closed | State::Open => Vec::new(),
-        };
-        let mut entries = self.ask("get_many", self.store().get_many(keys)).await?;
-        for (entry, is_owed) in entries.iter_mut().zip(owed) {
-            entry.take_if(|_| is_owed);
         }
         Ok(entries)
     }
@@ -278,14 +328,15 @@ impl<B: Backend> Backend for CircuitBreaker<B> {
         let keys: Vec<Key> = items.iter().map(|(key, ..)| key.clone()).collect();
         let owe = |debts: &mut Debts| keys.iter().for_each(|key| debts.owe_key(key));
         let call = self.store().set_many(items);
-        let outcomes = self.remove("set_many", call, owe).await?;
+        let namespace = keys.first().map_or("", Key::namespace);
+        let outcomes = self.remove("set_many", namespace, call, owe).await?;
         let is_lost = |outcome: &Result<()>| outcome.as_ref().is_err_and(is_outage);
         if outcomes.iter().any(is_lost) {
             let of_keys = keys.iter().zip(&outcomes);
             let lost = of_keys.filter(|(_, outcome)| is_lost(outcome));
             self.circuit
                 .owe(|debts| lost.for_each(|(key, _)| debts.owe_key(key)));
-            self.circuit.alarm();
+            self.circuit.alarm(namespace);
         }
         Ok(outcomes)
     }
@@ -293,17 +344,17 @@ impl<B: Backend> Backend for CircuitBreaker<B> {
     async fn delete_many(&self, keys: &[Key]) -> Result<u64> {
         let owe = |debts: &mut Debts| keys.iter().for_each(|key| debts.owe_key(key));
         let call = self.store().delete_many(keys);
-        self.remove("delete_many", call, owe).await
+        let namespace = keys.first().map_or("", Key::namespace);
+        self.remove("delete_many", namespace, call, owe).await
     }
 
     async fn delete_prefix(&self, prefix: &str) -> Result<u64> {
         if !self.capabilities().deletes_prefixes {
             return self.store().delete_prefix(prefix).await;
         }
-        let owed = || Beginning::Prefix(prefix.to_owned());
+        let owe = |debts: &mut Debts| debts.owe(Beginning::Prefix(prefix.to_owned()));
         let call = self.store().delete_prefix(prefix);
-        self.remove("delete_prefix", call, |debts| debts.owe(owed()))
-            .await
+        self.remove("delete_prefix", prefix, call, owe).await
     }
 
     fn peek(&self, key: &Key) -> Peek {

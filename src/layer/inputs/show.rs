@@ -175,20 +175,24 @@ fn shown_uri(uri: &Uri, target: &RequestTarget, form: &Form) -> Uri {
         Form::Origin => {
             parts.scheme = None;
             parts.authority = None;
-            // An empty path is `/`, also where nothing else says that there is one.
-            let root = PathAndQuery::from_static("/");
-            parts.path_and_query = Some(match parts.path_and_query {
-                Some(path) if path.as_str().starts_with('?') => {
-                    PathAndQuery::try_from(format!("/{}", path.as_str())).unwrap_or(path)
-                }
-                Some(path) if path.as_str() != "/" => path,
-                Some(_) | None => root,
-            });
+            parts.path_and_query = Some(rooted(parts.path_and_query));
         }
         Form::Absolute(scheme, authority) => {
             parts.scheme = Some(scheme.clone());
             parts.authority = Some(authority.clone());
+            parts.path_and_query = Some(rooted(parts.path_and_query));
         }
     }
     Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
+}
+
+/// An empty path is `/` (RFC 9110 section 4.2.3), also where nothing else says that there is one.
+fn rooted(path: Option<PathAndQuery>) -> PathAndQuery {
+    match path {
+        Some(path) if path.as_str().starts_with('?') => {
+            PathAndQuery::try_from(format!("/{}", path.as_str())).unwrap_or(path)
+        }
+        Some(path) if path.as_str() != "/" => path,
+        Some(_) | None => PathAndQuery::from_static("/"),
+    }
 }
