@@ -32,7 +32,7 @@ use trials::{Test, tests, trial};
 
 const TESTS: &[Test] = tests! {
     outages needs &["redis-server"] =>
-        a1_refused_at_boot, a2_killed_under_load, a3_hangs_under_load, a4_answers_late,
+        a1_refused_at_boot, a2_killed_under_load, a2_killed_behind_memory, a3_hangs_under_load, a4_answers_late,
         a7_comes_back, faults_of_the_network;
     removals needs &["redis-server"] =>
         a8_flaps_while_others_write, a9_removed_while_it_hangs, a9_removed_while_the_line_is_silent,

@@ -56,6 +56,30 @@ pub(crate) async fn a2_killed_under_load() {
     assert!(open.at(0.99) <= before.at(0.99) + 5 * MILLI + SLACK);
 }
 
+/// The same, with memory in front of it.
+pub(crate) async fn a2_killed_behind_memory() {
+    let mut redis = Redis::start(&[]).unwrap();
+    let far = redis_url(redis.port, OPERATION);
+    let far = far.replace(':', "%3A").replace('/', "%2F");
+    let far = far.replace('?', "%3F").replace('=', "%3D");
+    let site = Site::new(&format!("tiered://?far={far}")).await;
+    warm(&site).await;
+    let load = Running::on(&site, 3 * SECOND * times());
+    pause(SECOND * times()).await;
+    let killed = load.now();
+    redis.server.stop("KILL");
+    let load = load.finish().await;
+    let before = load.between(Duration::ZERO, killed);
+    let after = load.between(killed, Duration::MAX);
+    report(
+        "A2 tiered",
+        "0 wrong answers; hits in memory go on, p99 as before and 1 ms",
+        format_args!("before {before}; then {after}"),
+    );
+    assert!(after.hits() >= before.hits() - 0.05, "{after}");
+    assert!(after.at(0.99) <= before.at(0.99) + MILLI + SLACK, "{after}");
+}
+
 pub(crate) async fn a3_hangs_under_load() {
     let redis = Redis::start(&[]).unwrap();
     let proxy = Proxy::to(redis.port).await;

@@ -1,7 +1,9 @@
 //! Whether a store is used, and what is done until it is again.
 
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -123,13 +125,24 @@ impl<B: Backend> Circuit<B> {
     /// Whether the store answers.
     async fn probe(&self) -> bool {
         let keys = PROBES.map(|probe| KeySpace::default().key(0, probe));
-        let mut answers = false;
-        for key in keys.iter().flatten() {
-            answers = !matches!(self.store.get(key).await, Err(error) if is_outage(&error));
-            if answers {
-                break;
+        // All at once: what hangs takes one deadline, and not one for each.
+        let asked = keys.iter().flatten().map(|key| self.store.get(key));
+        let mut asked: Vec<_> = asked.map(Box::pin).collect();
+        let answers = poll_fn(|context| {
+            let mut answers = false;
+            asked.retain_mut(|answer| match answer.as_mut().poll(context) {
+                Poll::Ready(answer) => {
+                    answers |= !answer.is_err_and(|error| is_outage(&error));
+                    false
+                }
+                Poll::Pending => true,
+            });
+            match (answers, asked.is_empty()) {
+                (false, false) => Poll::Pending,
+                _ => Poll::Ready(answers),
             }
-        }
+        });
+        let answers = answers.await;
         if answers {
             *self.answered() = Some(Instant::now());
         }
@@ -166,18 +179,28 @@ impl<B: Backend> Circuit<B> {
     /// One try to bring the store back into use; how long it was away yet, if it was not.
     async fn try_to_close(&self, away: &mut Away) -> bool {
         if self.state() == State::Open {
-            if !self.probe().await {
-                away.since_answer = None;
+            let asked = Instant::now();
+            let answers = self.probe().await;
+            let took = asked.elapsed();
+            // An answer that came late is one of a store that was away until then.
+            if !answers || took >= TRUST {
                 away.was_confirmed = true;
+                away.longest_probe = away.longest_probe.max(took);
+            }
+            if !answers {
+                away.since_answer = None;
                 return false;
             }
             let since = *away.since_answer.get_or_insert_with(Instant::now);
             // Others that share the store may not have found it yet, and so not have removed what they
-            // owe.
-            if away.was_confirmed && since.elapsed() < self.max_pause {
+            // owe: they are between two questions, or wait for an answer that was lost.
+            let others = self.max_pause.max(away.longest_probe + FIRST_PAUSE);
+            if away.was_confirmed && since.elapsed() < others {
                 let _ = self.pay().await;
                 return false;
             }
+            // If it opens again before all is removed, that is another outage.
+            *away = Away::default();
             // It is used again but for what is owed, however long it refuses to remove that.
             self.state.store(OWING, Ordering::Release);
             observe::circuit(self.store.name(), "closed");
@@ -204,6 +227,8 @@ struct Away {
     was_confirmed: bool,
     /// Since when all had one.
     since_answer: Option<Instant>,
+    /// How long the one took that had none.
+    longest_probe: Duration,
 }
 
 async fn mend<B: Backend>(circuit: Weak<Circuit<B>>) {
@@ -213,6 +238,7 @@ async fn mend<B: Backend>(circuit: Weak<Circuit<B>>) {
         let Some(circuit) = circuit.upgrade() else {
             return;
         };
+        let asked = Instant::now();
         if circuit.try_to_close(&mut away).await {
             circuit.mending.store(false, Ordering::Release);
             // What was owed since was for this task to see.
@@ -222,11 +248,12 @@ async fn mend<B: Backend>(circuit: Weak<Circuit<B>>) {
             FIRST_PAUSE
         } else {
             pause = (pause * 2).min(circuit.max_pause);
-            pause
+            // From question to question, so that nobody is later than the others wait for him.
+            pause.saturating_sub(asked.elapsed()).max(FIRST_PAUSE)
         };
         drop(circuit);
-        // Nodes do not ask all at the same time.
-        sleep(pause_now.mul_f64(0.5 + chance() / 2.0)).await;
+        // Nodes do not ask all at the same time, and none at the last moment.
+        sleep(pause_now.mul_f64(0.5 + chance() * 0.4)).await;
     }
 }
 

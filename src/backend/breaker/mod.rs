@@ -160,7 +160,8 @@ impl<B: Backend> CircuitBreaker<B> {
 
 impl<B: Backend> CircuitBreakerBuilder<B> {
     /// The longest time between two questions to a store that is away, and how long it has to have
-    /// answered until it is used again. One second by default; set it alike on all nodes.
+    /// answered until it is used again, or longer if a question takes longer. One second by default; set it
+    /// alike on all nodes.
     pub fn max_pause(mut self, pause: Duration) -> Self {
         self.max_pause = pause;
         self
