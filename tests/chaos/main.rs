@@ -34,6 +34,10 @@ const TESTS: &[Test] = tests! {
     outages needs &["redis-server"] =>
         a1_refused_at_boot, a2_killed_under_load, a2_killed_behind_memory, a3_hangs_under_load, a4_answers_late,
         a7_comes_back, faults_of_the_network;
+    outages needs &["memcached"] => a3_memcached_hangs;
+    outages needs &["postgres"] => a3_postgres_hangs;
+    removals needs &["memcached"] => a9_removed_while_memcached_hangs;
+    removals needs &["postgres"] => a9_removed_while_postgres_hangs;
     removals needs &["redis-server"] =>
         a8_flaps_while_others_write, a9_removed_while_it_hangs, a9_removed_while_the_line_is_silent,
         a9_removed_and_back_with_old_data;

@@ -8,6 +8,8 @@ use axum_cache::backend::{Backend, CircuitBreaker, Redis as RedisStore};
 use crate::is_long;
 use crate::load::{Running, pause, times, warm};
 use crate::proxy::Proxy;
+use crate::support::servers::database::Database;
+use crate::support::servers::memcached::Memcached;
 use crate::support::servers::port;
 use crate::support::servers::redis::Redis;
 use crate::tools::{MILLI, OPERATION, SECOND, SLACK, Site, cache, redis_url, report, until};
@@ -76,7 +78,7 @@ pub(crate) async fn a2_killed_behind_memory() {
         "0 wrong answers; hits in memory go on, p99 as before and 1 ms",
         format_args!("before {before}; then {after}"),
     );
-    assert!(after.hits() >= before.hits() - 0.05, "{after}");
+    assert!(after.hits() >= before.hits() - 0.1, "{after}");
     assert!(after.at(0.99) <= before.at(0.99) + MILLI + SLACK, "{after}");
 }
 
@@ -106,6 +108,46 @@ pub(crate) async fn a3_hangs_under_load() {
     assert!(opening.longest() <= OPERATION + SLACK, "{opening}");
     assert!(then.at(0.99) <= before.at(0.99) + SLACK / 2, "{then}");
     a3_open_costs_little(&redis, &proxy).await;
+}
+
+pub(crate) async fn a3_memcached_hangs() {
+    let memcached = Memcached::start(&[]).unwrap();
+    let url = format!("{}?operation_timeout=0.25", memcached.url());
+    let signal = |signal: &str| memcached.server.signal(signal);
+    hangs("memcached", &url, OPERATION, signal).await;
+}
+
+pub(crate) async fn a3_postgres_hangs() {
+    let mut database = Database::postgres().unwrap();
+    let url = format!("{}?create_table=true&operation_timeout=0.5", database.url);
+    let signal = |signal: &str| database.signal(signal);
+    hangs("postgres", &url, 2 * OPERATION, signal).await;
+}
+
+/// Any store that hangs for two seconds.
+async fn hangs(store: &str, url: &str, operation: Duration, mut signal: impl FnMut(&str)) {
+    let site = Site::new(url).await;
+    warm(&site).await;
+    let load = Running::on(&site, 6 * SECOND);
+    pause(SECOND / 2).await;
+    let gone = load.now();
+    signal("STOP");
+    pause(2 * SECOND).await;
+    signal("CONT");
+    let back = load.now();
+    let load = load.finish().await;
+    let before = load.between(Duration::ZERO, gone);
+    let during = load.between(gone, back);
+    let normal = load.normal_after(back, before.hits());
+    report(
+        &format!("A3, A7 {store}"),
+        "0 wrong answers; no request later than one deadline; the usual share of hits within 2 s",
+        format_args!(
+            "deadline {operation:?}: before {before}; meanwhile {during}; as before after {normal:.1?}"
+        ),
+    );
+    assert!(during.longest() <= operation + SLACK, "{during}");
+    assert!(normal.unwrap() <= RECOVERY + SLACK + SECOND, "{normal:?}");
 }
 
 /// Whether a call fails at once, since the store was away.

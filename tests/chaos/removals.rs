@@ -9,17 +9,18 @@ use tokio::task::JoinSet;
 use crate::is_long;
 use crate::load::{Running, pause, times};
 use crate::proxy::Proxy;
+use crate::support::servers::database::Database;
+use crate::support::servers::memcached::Memcached;
 use crate::support::servers::redis::{Redis, command};
 use crate::tools::{MILLI, OPERATION, PAGES, SECOND, Site, World, redis_url, report, until};
 
 const NODES: usize = 3;
 
-async fn nodes(port: u16) -> Vec<Site> {
+async fn nodes(url: &str) -> Vec<Site> {
     let world = Arc::<World>::default();
-    let url = redis_url(port, OPERATION);
     let mut nodes = Vec::new();
     for _ in 0..NODES {
-        nodes.push(Site::of(&url, &world).await);
+        nodes.push(Site::of(url, &world).await);
     }
     nodes
 }
@@ -80,8 +81,8 @@ impl Watch {
 const CHANGED: usize = PAGES / 2;
 
 /// One node learns of changes while the store is away, for several times; nobody reads what was before.
-async fn a9(what: &str, port: u16, rounds: usize, mut away: impl AsyncFnMut(bool)) {
-    let nodes = nodes(port).await;
+async fn a9(what: &str, url: &str, rounds: usize, mut away: impl AsyncFnMut(bool)) {
+    let nodes = nodes(url).await;
     let (mut reads, mut found, mut stale, mut kept) = (0, 0, Vec::new(), usize::MAX);
     let mut longest = Duration::ZERO;
     for round in 0..rounds {
@@ -119,7 +120,7 @@ async fn a9(what: &str, port: u16, rounds: usize, mut away: impl AsyncFnMut(bool
         stale.extend(bad.into_iter().map(|bad| format!("round {round}: {bad}")));
     }
     report(
-        "A9 redis",
+        "A9",
         "0 reads of what was before, on all nodes",
         format_args!(
             "{what}, {rounds} times: {} of {reads} reads, {found} found something; all nodes back within {longest:.1?}; of {} reads of others at least {kept} found them",
@@ -140,7 +141,8 @@ pub(crate) async fn a9_removed_while_it_hangs() {
     let away = async |is_away: bool| {
         redis.server.signal(if is_away { "STOP" } else { "CONT" });
     };
-    a9("hangs", redis.port, rounds(), away).await;
+    let url = redis_url(redis.port, OPERATION);
+    a9("redis hangs", &url, rounds(), away).await;
 }
 
 pub(crate) async fn a9_removed_while_the_line_is_silent() {
@@ -153,7 +155,8 @@ pub(crate) async fn a9_removed_while_the_line_is_silent() {
             proxy.heal();
         }
     };
-    a9("silent line", proxy.port, rounds(), away).await;
+    let url = redis_url(proxy.port, OPERATION);
+    a9("redis, silent line", &url, rounds(), away).await;
 }
 
 pub(crate) async fn a9_removed_and_back_with_old_data() {
@@ -168,12 +171,32 @@ pub(crate) async fn a9_removed_and_back_with_old_data() {
             redis.start_again();
         }
     };
-    a9("killed, back with old data", port, rounds(), away).await;
+    let url = redis_url(port, OPERATION);
+    a9("redis killed, back with old data", &url, rounds(), away).await;
+}
+
+pub(crate) async fn a9_removed_while_memcached_hangs() {
+    let memcached = Memcached::start(&[]).unwrap();
+    let away = async |is_away: bool| {
+        let signal = if is_away { "STOP" } else { "CONT" };
+        memcached.server.signal(signal);
+    };
+    let url = format!("{}?operation_timeout=0.25", memcached.url());
+    a9("memcached hangs", &url, rounds() / 2, away).await;
+}
+
+pub(crate) async fn a9_removed_while_postgres_hangs() {
+    let mut database = Database::postgres().unwrap();
+    let url = format!("{}?create_table=true&operation_timeout=0.5", database.url);
+    let away = async |is_away: bool| {
+        database.signal(if is_away { "STOP" } else { "CONT" });
+    };
+    a9("postgres hangs", &url, rounds() / 2, away).await;
 }
 
 pub(crate) async fn a8_flaps_while_others_write() {
     let redis = Redis::start(&[]).unwrap();
-    let nodes = nodes(redis.port).await;
+    let nodes = nodes(&redis_url(redis.port, OPERATION)).await;
     let flaps = 5 * times();
     let load = Running::start(&nodes, 2 * flaps * SECOND + 6 * SECOND);
     let over = Arc::new(AtomicBool::new(false));
@@ -209,6 +232,8 @@ pub(crate) async fn a8_flaps_while_others_write() {
         }
     }
     let load = load.finish_unchecked().await;
+    // While it flaps, no node can tell the others: who joins a request that began before a change on
+    // another node gets what that one gets.
     let stale = load.stale();
     report(
         "A8 redis",

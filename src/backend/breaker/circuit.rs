@@ -187,20 +187,25 @@ impl<B: Backend> Circuit<B> {
                 away.was_confirmed = true;
                 away.longest_probe = away.longest_probe.max(took);
             }
+            away.answers = answers;
             if !answers {
                 away.since_answer = None;
                 return false;
             }
             let since = *away.since_answer.get_or_insert_with(Instant::now);
             // Others that share the store may not have found it yet, and so not have removed what they
-            // owe: they are between two questions, or wait for an answer that was lost.
-            let others = self.max_pause.max(away.longest_probe + FIRST_PAUSE);
+            // owe: they wait for an answer or a connection that was lost, and then for their next question.
+            let others = self.max_pause.mul_f64(1.5);
+            let others = others.max(away.longest_probe + self.max_pause / 2);
             if away.was_confirmed && since.elapsed() < others {
                 let _ = self.pay().await;
                 return false;
             }
             // If it opens again before all is removed, that is another outage.
-            *away = Away::default();
+            *away = Away {
+                answers,
+                ..Away::default()
+            };
             // It is used again but for what is owed, however long it refuses to remove that.
             self.state.store(OWING, Ordering::Release);
             observe::circuit(self.store.name(), "closed");
@@ -225,6 +230,8 @@ impl<B: Backend> Circuit<B> {
 struct Away {
     /// A question had no answer.
     was_confirmed: bool,
+    /// The last one had one.
+    answers: bool,
     /// Since when all had one.
     since_answer: Option<Instant>,
     /// How long the one took that had none.
@@ -244,10 +251,10 @@ async fn mend<B: Backend>(circuit: Weak<Circuit<B>>) {
             // What was owed since was for this task to see.
             return circuit.mend();
         }
-        let pause_now = if away.since_answer.is_some() {
+        let pause_now = if away.answers {
             FIRST_PAUSE
         } else {
-            pause = (pause * 2).min(circuit.max_pause);
+            pause = (pause * 2).min(circuit.max_pause / 2);
             // From question to question, so that nobody is later than the others wait for him.
             pause.saturating_sub(asked.elapsed()).max(FIRST_PAUSE)
         };

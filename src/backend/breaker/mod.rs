@@ -30,8 +30,8 @@ const OWED: &str = "the store was away, and has not removed yet what was here";
 /// When a call [times out](ErrorKind::Timeout) or the store is [unavailable](ErrorKind::Unavailable), it
 /// is asked in the background whether it answers, and until it does all calls fail at once. So a site
 /// whose store hangs waits for one deadline, not for one for each call. The store is asked again with
-/// pauses that grow up to [`max_pause`](CircuitBreakerBuilder::max_pause), and when it has answered for
-/// that long, it is used again: by then the other nodes that share it have found it, too.
+/// pauses that grow, and when it has answered [for long enough](CircuitBreakerBuilder::max_pause), it is used
+/// again: by then the other nodes that share it have found it, too.
 ///
 /// What could not be removed or replaced is removed as soon as the store is back, and not read before:
 /// nothing comes back that was deleted while the store was away, or invalidated by its tag. The call
@@ -159,9 +159,9 @@ impl<B: Backend> CircuitBreaker<B> {
 }
 
 impl<B: Backend> CircuitBreakerBuilder<B> {
-    /// The longest time between two questions to a store that is away, and how long it has to have
-    /// answered until it is used again, or longer if a question takes longer. One second by default; set it
-    /// alike on all nodes.
+    /// How long nodes wait for each other: a store that is away is asked again after half of it at most, and
+    /// has to have answered for one and a half until it is used again. One second by default; set it alike
+    /// on all nodes, and no shorter than making a connection may take.
     pub fn max_pause(mut self, pause: Duration) -> Self {
         self.max_pause = pause;
         self
