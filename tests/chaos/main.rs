@@ -45,7 +45,7 @@ const TESTS: &[Test] = tests! {
         a11_restarted_empty, a12_tags_are_evicted;
     refusals needs &["redis-server"] => a5_redis_refuses;
     refusals needs &["memcached"] => a5_memcached_refuses;
-    refusals needs &["postgres"] => a5_postgres_refuses;
+    refusals needs &["postgres", "psql"] => a5_postgres_refuses;
     refusals needs &[] => a5_sqlite_refuses, a5_files_refuse;
 };
 
