@@ -12,7 +12,6 @@ mod file;
 mod memcached;
 mod nodes;
 mod outages;
-mod proxy;
 mod purge;
 mod races;
 mod redis;
@@ -22,6 +21,9 @@ mod tiered;
 
 #[path = "../support/mod.rs"]
 mod support;
+
+#[path = "../support/proxy.rs"]
+mod proxy;
 
 #[path = "../support/trials.rs"]
 mod trials;

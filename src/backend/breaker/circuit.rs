@@ -32,9 +32,6 @@ const PROBES: [&str; 3] = [
     "axum-cache:probe:3",
 ];
 
-/// The time between the questions of one round.
-const PROBE_PAUSE: Duration = Duration::from_millis(25);
-
 /// How many keys of a batch that failed are tried by themselves, and fail, until the rest is put off.
 const SINGLE_FAILURES: usize = 2;
 
@@ -175,11 +172,10 @@ impl<B: Backend> Circuit<B> {
     async fn probe(self: &Arc<Self>) -> bool {
         let namespace = self.answers().namespace.clone();
         let mut asked = JoinSet::new();
-        for (number, probe) in (0..).zip(PROBES) {
+        // All at once: what hangs takes one deadline, and not one for each.
+        for probe in PROBES {
             let (circuit, key) = (Arc::clone(self), Key::within(&namespace, probe));
             asked.spawn(async move {
-                // A server that is well has answered before it is asked for the next.
-                sleep(PROBE_PAUSE * number).await;
                 let answer = circuit.store.get(&key).await;
                 !answer.is_err_and(|error| is_outage(&error))
             });
@@ -296,25 +292,35 @@ impl<B> Drop for Work<B> {
 /// Asks until the store is used again.
 async fn ask<B: Backend>(work: Work<B>) {
     let mut pause = FIRST_PAUSE;
-    let (mut was_away, mut back_since) = (false, None);
+    let (mut longest, mut back_since) = (None, None);
     loop {
         let Some(circuit) = work.circuit.upgrade() else {
             return;
         };
-        let wait = if circuit.probe().await {
+        let asked = Instant::now();
+        let answers = circuit.probe().await;
+        let took = asked.elapsed();
+        // An answer that came late is one of a store that was away until then.
+        if !answers || took >= TRUST {
+            longest = longest.max(Some(took));
+        }
+        let wait = if answers {
             let since: Instant = *back_since.get_or_insert_with(Instant::now);
             // After an outage, others that share the store may not have found it yet, and so not have
-            // removed what they owe.
-            if !was_away || since.elapsed() >= circuit.recovery {
+            // removed what they owe: they wait for an answer or a connection that was lost, and then for
+            // their next question.
+            let recovery = circuit.recovery;
+            let others = |longest: Duration| recovery.mul_f64(1.5).max(longest + recovery / 2);
+            if longest.is_none_or(|longest| since.elapsed() >= others(longest)) {
                 circuit.close();
                 return work.end();
             }
             FIRST_PAUSE
         } else {
-            (was_away, back_since) = (true, None);
-            // So that all nodes have asked within the time of recovery.
+            back_since = None;
             pause = (pause * 2).min(circuit.recovery / 2);
-            pause
+            // From question to question, so that nobody is later than the others wait for him.
+            pause.saturating_sub(took).max(FIRST_PAUSE)
         };
         drop(circuit);
         sleep(jittered(wait)).await;
@@ -342,9 +348,9 @@ async fn pay<B: Backend>(work: Work<B>) {
     }
 }
 
-/// Nodes do not ask all at the same time.
+/// Nodes do not ask all at the same time, and none at the last moment.
 fn jittered(pause: Duration) -> Duration {
-    pause.mul_f64(0.5 + chance() / 2.0)
+    pause.mul_f64(0.5 + chance() * 0.4)
 }
 
 /// Whether an error says that the store is away, and not that it refuses one call.

@@ -210,8 +210,9 @@ fn namespace<'a>(keys: &[&'a Key]) -> &'a str {
 }
 
 impl<B: Backend> CircuitBreakerBuilder<B> {
-    /// How long a store that was away has to have answered before it is used again. One second by
-    /// default. It is asked at least twice in that time; set it alike on all nodes.
+    /// How long nodes wait for each other: a store that is away is asked again after half of it at most,
+    /// and has to have answered for one and a half before it is used again. One second by default; set
+    /// it alike on all nodes, and no shorter than making a connection may take.
     pub fn recovery(mut self, recovery: Duration) -> Self {
         self.recovery = recovery;
         self

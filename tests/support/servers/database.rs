@@ -155,6 +155,12 @@ impl Database {
         Held(client.expect("the client comes with the server"))
     }
 
+    /// Runs one statement.
+    pub(crate) fn execute(&self, statement: &str) {
+        let output = self.client().arg(statement).output().expect("as above");
+        assert!(output.status.success(), "{output:?}");
+    }
+
     /// How many connections the server has.
     pub(crate) fn count_connections(&self) -> usize {
         let script = if self.is_postgres {

@@ -61,6 +61,15 @@ impl Memcached {
         format!("memcached://127.0.0.1:{}", self.port)
     }
 
+    /// Sends text, and waits for nothing but its being read.
+    pub(crate) fn tell(&self, text: &str) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it runs");
+        let text = format!("{text}quit\r\n");
+        stream.write_all(text.as_bytes()).expect("it reads");
+        // The end comes with `quit`.
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
+
     /// Sends text and reads what comes back within a moment.
     pub(crate) fn talk(&self, text: &str) -> String {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("it runs");

@@ -1,0 +1,113 @@
+//! A store that has lost what it was told.
+
+use std::time::Instant;
+
+use crate::load::{Running, pause, times, warm};
+use crate::support::servers::redis::{Redis, command};
+use crate::tools::{MILLI, OPERATION, PAGES, SECOND, Site, TTL, redis_url, report, until};
+
+/// How many reads of each page there are, and how many were stale.
+async fn look_often(site: &Site, rounds: usize) -> (usize, usize, usize) {
+    let (mut reads, mut found, mut stale) = (0, 0, 0);
+    for _ in 0..rounds {
+        for page in 0..PAGES {
+            if let Some((is_there, is_old)) = site.look(page).await {
+                reads += 1;
+                found += usize::from(is_there);
+                stale += usize::from(is_old);
+            }
+        }
+    }
+    (reads, found, stale)
+}
+
+fn rounds() -> usize {
+    if crate::is_long() { 25_000 } else { 100 }
+}
+
+/// Changes pages for so long, one after the other.
+async fn change_for(site: &Site, time: std::time::Duration) -> usize {
+    let start = Instant::now();
+    let mut changes = 0;
+    while start.elapsed() < time {
+        let _ = site.change(changes * 7 % PAGES).await;
+        changes += 1;
+        pause(10 * MILLI).await;
+    }
+    changes
+}
+
+pub(crate) async fn a11_restarted_empty() {
+    let mut redis = Redis::start(&[]).unwrap();
+    let site = Site::new(&redis_url(redis.port, OPERATION)).await;
+    warm(&site).await;
+    let load = Running::on(&site, 6 * SECOND);
+    let (mut changes, restarts) = (0, 2);
+    for _ in 0..restarts {
+        changes += change_for(&site, 500 * MILLI).await;
+        redis.server.stop("KILL");
+        changes += change_for(&site, 300 * MILLI).await;
+        redis.start_again();
+        changes += change_for(&site, 1500 * MILLI).await;
+    }
+    let load = load.finish().await;
+    until("back", async || site.look(0).await.is_some()).await;
+    let (reads, found, stale) = look_often(&site, rounds()).await;
+    report(
+        "A11 redis",
+        "0 wrong answers; 0 stale reads",
+        format_args!(
+            "empty {restarts} times: {changes} changes, {} stale of {} requests; then {stale} of {reads} reads, {found} found something",
+            load.stale(),
+            load.len(),
+        ),
+    );
+    assert_eq!(stale, 0);
+    assert!(found > 0);
+}
+
+pub(crate) async fn a12_tags_are_evicted() {
+    for policy in ["allkeys-lru", "allkeys-random"] {
+        let options = ["--maxmemory", "3mb", "--maxmemory-policy", policy];
+        let redis = Redis::start(&options).unwrap();
+        let site = Site::new(&redis_url(redis.port, OPERATION)).await;
+        warm(&site).await;
+        let tags = || {
+            let script = "return #redis.call('keys', '*axum-cache:tag:*')";
+            command(redis.port, &["EVAL", script, "0"]).unwrap()
+        };
+        let before = tags();
+        let load = Running::on(&site, 4 * SECOND * times());
+        let filling = tokio::spawn({
+            let cache = site.cache.clone();
+            async move {
+                for number in 0_u32..2000 * times() {
+                    let large = vec![number; 1000];
+                    let _ = cache.set(&format!("large:{number}"), &large, TTL).await;
+                    pause(MILLI).await;
+                }
+            }
+        });
+        let changes = change_for(&site, 3 * SECOND * times()).await;
+        filling.await.unwrap();
+        let after = tags();
+        let load = load.finish().await;
+        let (reads, found, stale) = look_often(&site, rounds()).await;
+        let stats = command(redis.port, &["INFO", "stats"]).unwrap();
+        let evicted = stats.lines().find(|line| line.starts_with("evicted_keys"));
+        let evicted = evicted.unwrap().trim();
+        report(
+            "A12 redis",
+            "0 wrong answers; 0 stale reads",
+            format_args!(
+                "{policy}: {evicted}, tags {} before and {} after; {changes} changes; {} stale of {}, then {stale} of {reads} reads, {found} found something",
+                before.trim(),
+                after.trim(),
+                load.stale(),
+                load.between(std::time::Duration::ZERO, std::time::Duration::MAX),
+            ),
+        );
+        assert_eq!(stale, 0);
+        assert!(evicted != "evicted_keys:0", "it was never full");
+    }
+}

@@ -1,0 +1,64 @@
+//! Real servers that are killed, stopped, emptied and filled up, behind a network with faults, and a site
+//! that goes on meanwhile.
+//!
+//! A load that does not wait for answers asks the site all the time. Each answer says which version of the
+//! data it was made of, and whose it is: so what is stale, or another one's, is counted and not guessed.
+//! Each test prints its figures beside its criterion; the names begin with the scenario. Times are those of
+//! a machine that may be busy, and what is asserted of them leaves room for that; counts that have to be 0
+//! leave none. The run is short unless `AXUM_CACHE_LONG` is set. A test whose server is not installed is
+//! ignored.
+#![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+#![allow(clippy::print_stdout, reason = "figures beside their criterion")]
+
+mod load;
+mod lost;
+mod outages;
+mod refusals;
+mod removals;
+mod tools;
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "../support/proxy.rs"]
+mod proxy;
+
+#[path = "../support/trials.rs"]
+mod trials;
+
+use libtest_mimic::Arguments;
+
+use trials::{Test, tests, trial};
+
+const TESTS: &[Test] = tests! {
+    outages needs &["redis-server"] =>
+        a1_refused_at_boot, a2_killed_under_load, a2_killed_behind_memory, a3_hangs_under_load, a4_answers_late,
+        a7_comes_back, faults_of_the_network;
+    outages needs &["memcached"] => a3_memcached_hangs;
+    outages needs &["postgres"] => a3_postgres_hangs;
+    removals needs &["memcached"] => a9_removed_while_memcached_hangs;
+    removals needs &["postgres"] => a9_removed_while_postgres_hangs;
+    removals needs &["redis-server"] =>
+        a8_flaps_while_others_write, a9_removed_while_it_hangs, a9_removed_while_the_line_is_silent,
+        a9_removed_and_back_with_old_data;
+    lost needs &["redis-server"] =>
+        a11_restarted_empty, a12_tags_are_evicted;
+    refusals needs &["redis-server"] => a5_redis_refuses;
+    refusals needs &["memcached"] => a5_memcached_refuses;
+    refusals needs &["postgres", "psql"] => a5_postgres_refuses;
+    refusals needs &[] => a5_sqlite_refuses, a5_files_refuse;
+};
+
+/// Whether the long run was asked for.
+fn is_long() -> bool {
+    std::env::var_os("AXUM_CACHE_LONG").is_some()
+}
+
+fn main() {
+    let trials = TESTS.iter();
+    let trials = trials.map(|(name, needs, test)| trial(*name, needs, test));
+    let mut arguments = Arguments::from_args();
+    // Each waits most of the time.
+    arguments.test_threads.get_or_insert(3);
+    libtest_mimic::run(&arguments, trials.collect()).exit();
+}
