@@ -145,6 +145,14 @@ pub(crate) async fn reads_are_spread_and_fall_back_to_the_leader() {
             .unwrap(),
     );
     cache.set("k", &1, Ttl::Default).await.unwrap();
+    for replica in &servers.replicas {
+        let start = Instant::now();
+        while command(replica.port, &["EXISTS", ":1:k"]).unwrap().trim() != ":1" {
+            assert!(start.elapsed() < Duration::from_secs(10), "no replica");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    // Long enough for what this process has written to be read from anywhere.
     tokio::time::sleep(Duration::from_millis(100)).await;
     let reads = |port| {
         let info = command(port, &["INFO", "commandstats"]).unwrap();
