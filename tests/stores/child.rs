@@ -107,6 +107,8 @@ pub(crate) fn run(workload: &str) {
             "steady" => steady(&cache).await,
             "compute" => crate::nodes::compute(&cache).await,
             "fenced" => crate::nodes::fenced(&cache).await,
+            "near-redis" => crate::near::node("redis").await,
+            "near-postgres" => crate::near::node("postgres").await,
             other => panic!("{other} is no workload"),
         }
     });

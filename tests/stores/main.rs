@@ -10,6 +10,7 @@ mod docsite;
 mod examples;
 mod file;
 mod memcached;
+mod near;
 mod nodes;
 mod outages;
 mod purge;
@@ -130,10 +131,11 @@ const PECULIAR: &[Test] = tests! {
         a_lost_answer_of_postgres_is_an_error, a_lost_answer_of_mysql_is_an_error;
     tiered needs &["redis-server", "postgres"] =>
         redis_carries_word_of_changes, postgres_carries_word_of_changes, near_hits_ask_nobody,
-        lost_messages_keep_the_bound_on_redis, lost_messages_keep_the_bound_on_postgres,
         a_half_open_line_to_redis_keeps_the_bound, a_half_open_line_to_postgres_keeps_the_bound,
         a_restart_of_the_server_keeps_the_bound, settings_make_the_tiers,
         the_example_runs_and_says_what_it_lacks;
+    near needs &["redis-server", "postgres"] =>
+        lost_messages_keep_the_bound_on_redis, lost_messages_keep_the_bound_on_postgres;
     memcached needs &["memcached"] =>
         too_large_is_refused_by_client_and_by_server, no_key_or_value_injects_a_command,
         forty_days_are_forty_days, cancelled_calls_leave_the_connection_in_step,
