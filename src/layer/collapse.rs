@@ -119,8 +119,9 @@ impl Collapse {
         let (slot, tag) = self.slot(page);
         let mark = slot.load(Ordering::Relaxed);
         let left = (mark >> 1 & ((1 << 39) - 1)).checked_sub(seconds(now))?;
-        // More than was ever given is left if the clock went back.
-        if mark >> 40 != tag || left == 0 || left > ttl.as_secs() {
+        // More than was ever given is left if the clock went back; a second more, if the mark was renewed
+        // since the request came.
+        if mark >> 40 != tag || left == 0 || left > ttl.as_secs().saturating_add(1) {
             return None;
         }
         Some(if mark & 1 == 1 {
@@ -227,6 +228,9 @@ mod tests {
         assert_eq!(collapse.marked("a", at(9), TTL), Some(Alone::Refused));
         assert_eq!(collapse.marked("a", at(10), TTL), None);
         assert_eq!(collapse.marked("b", at(0), TTL), None);
+        // By a request that came before the clock struck.
+        collapse.mark("a", Alone::Refused, at(1), TTL);
+        assert_eq!(collapse.marked("a", at(0), TTL), Some(Alone::Refused));
         collapse.mark("a", Alone::TooLarge, at(0), TTL);
         assert_eq!(collapse.marked("a", at(0), TTL), Some(Alone::TooLarge));
         collapse.unmark("b");
