@@ -117,7 +117,7 @@ fn broken(length: usize, end: End, waits: bool) -> Response {
 }
 
 /// The first answer breaks at `length`; later ones are whole.
-fn breaking(memory: &Memory, length: usize, end: End, waits: bool) -> Site {
+fn breaking(memory: &Arc<Memory>, length: usize, end: End, waits: bool) -> Site {
     let runs = Arc::new(AtomicUsize::new(0));
     let router = Router::new().fallback(move || {
         let response = if runs.fetch_add(1, Ordering::SeqCst) == 0 {
@@ -127,7 +127,7 @@ fn breaking(memory: &Memory, length: usize, end: End, waits: bool) -> Site {
         };
         async move { response }
     });
-    let layer = CacheLayer::new(Cache::new(memory.clone())).etags(ETags::Off);
+    let layer = CacheLayer::new(Cache::new(Arc::clone(memory))).etags(ETags::Off);
     behind(&layer, router).0
 }
 
@@ -174,8 +174,9 @@ async fn receive(site: &Site) -> Received {
 const NO_PAGES: usize = 1;
 
 /// A store for one body: there are thousands of them.
-fn small() -> Memory {
-    Memory::builder().max_bytes(4 << 20).build().unwrap()
+/// One handle, shared: of two, the other could be of a node that has to be told of leases.
+fn small() -> Arc<Memory> {
+    Arc::new(Memory::builder().max_bytes(4 << 20).build().unwrap())
 }
 
 fn sampled(count: usize) -> impl Iterator<Item = usize> {
