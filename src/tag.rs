@@ -196,10 +196,10 @@ impl Generation {
     }
 
     /// What has become of an entry of this generation.
-    pub(crate) fn state(self, present: Option<Self>) -> TagState {
-        match present {
+    pub(crate) fn state(self, present: Option<Present>) -> TagState {
+        match present.map(|present| present.generation) {
             Some(present) if present == self => TagState::Current,
-            Some(present) if present.hard == self.hard => TagState::Expired,
+            Some(present) if self.lives_in(present) => TagState::Expired,
             _ => TagState::Invalid,
         }
     }
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn what_is_missing_or_new_invalidates_and_what_is_expired_does_not() {
         let now = present();
-        let state = |then: Present| now.generation.state(Some(then.generation));
+        let state = |then: Present| now.generation.state(Some(then));
         assert_eq!(state(now), TagState::Current);
         assert_eq!(state(now.expired()), TagState::Expired);
         assert_eq!(state(present()), TagState::Invalid);

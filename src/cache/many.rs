@@ -84,24 +84,13 @@ impl Cache {
                 return Ok(failed);
             }
             let Some(lifetime) = lifetime else {
-                let keys = batch.into_iter().map(|(key, _)| key).collect();
-                self.delete_final(keys).await?;
+                let keys: Vec<Key> = batch.into_iter().map(|(key, _)| key).collect();
+                self.delete_final(&keys).await?;
                 return Ok(failed);
             };
             let setting = async {
-                let stamps = match self.stamps(&self.tags).await {
-                    Ok(stamps) => stamps,
-                    // What is there is not to stay, as if it could not be replaced.
-                    Err(error) => {
-                        let keys = batch.iter().map(|(key, _)| key.clone()).collect();
-                        let _ = self.delete_final(keys).await;
-                        return Err(error);
-                    }
-                };
-                self.keep_tags(&stamps, lifetime).await;
-                for (key, _) in &batch {
-                    self.bar_fills(key).await;
-                }
+                let keys: Vec<Key> = batch.iter().map(|(key, _)| key.clone()).collect();
+                let stamps = self.replace(&keys, lifetime).await?;
                 let batch = batch.into_iter().map(|(key, entry)| {
                     let entry = self.stamped(&key, entry, lifetime, &stamps)?;
                     Ok((key, entry, lifetime))
@@ -128,7 +117,7 @@ impl Cache {
         keys: impl IntoIterator<Item = K>,
     ) -> impl Future<Output = Result<u64>> + Send {
         let finals = self.final_keys(keys).map(|(_, finals)| finals);
-        async move { self.delete_final(finals?).await }
+        async move { self.delete_final(&finals?).await }
     }
 
     pub(crate) async fn fetch_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
@@ -138,12 +127,12 @@ impl Cache {
         self.backend().get_many(keys).await
     }
 
-    async fn delete_final(&self, keys: Vec<Key>) -> Result<u64> {
+    pub(super) async fn delete_final(&self, keys: &[Key]) -> Result<u64> {
         if keys.is_empty() {
             return Ok(0);
         }
-        let delete = self.backend().delete_many(&keys);
-        self.removing(Reach::Keys(&keys), delete).await
+        let delete = self.backend().delete_many(keys);
+        self.removing(Reach::Keys(keys), delete).await
     }
 
     pub(super) fn final_keys<K: AsRef<str>>(

@@ -353,10 +353,11 @@ impl Cache {
         removed
     }
 
-    /// Lets no fill of `key` land that began before: what is about to be stored there is newer, even
-    /// once it has expired.
-    async fn bar_fills(&self, key: &Key) {
-        self.shared.fences.invalidate(key.as_str()).await;
+    /// Lets no fill of `keys` land that began before.
+    async fn bar_fills(&self, keys: &[Key]) {
+        for key in keys {
+            self.shared.fences.invalidate(key.as_str()).await;
+        }
     }
 
     async fn bar(&self, reach: Reach<'_>) {

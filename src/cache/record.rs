@@ -255,6 +255,26 @@ impl Cache {
         self.stamped(key, value, lifetime, &stamps)
     }
 
+    /// What precedes storing values with the tags of this handle in the place of what is there: their
+    /// stamps; and no fill of an older value lands any more, not even once the new one has expired.
+    ///
+    /// # Errors
+    ///
+    /// If the stamps cannot be had. Was that for the store, what is there is removed: nothing older is
+    /// to stay where it could not be replaced.
+    pub(super) async fn replace(&self, keys: &[Key], lifetime: Lifetime) -> Result<Vec<TagStamp>> {
+        let stamps = match self.stamps(&self.tags).await {
+            Err(error) if error.is_transient() => {
+                let _ = self.delete_final(keys).await;
+                return Err(error);
+            }
+            stamps => stamps?,
+        };
+        self.keep_tags(&stamps, lifetime).await;
+        self.bar_fills(keys).await;
+        Ok(stamps)
+    }
+
     pub(super) fn stamped(
         &self,
         key: &Key,

@@ -436,8 +436,7 @@ impl Cache {
         let keys: Vec<Key> = marks.iter().map(|(key, _)| key.clone()).collect();
         let entries = self.fetch_each(&keys).await?;
         let state = marks.iter().zip(entries).map(|((_, generation), entry)| {
-            let present = entry.as_ref().and_then(Present::of_entry);
-            generation.state(present.map(|present| present.generation))
+            generation.state(entry.as_ref().and_then(Present::of_entry))
         });
         Ok(state.max().unwrap_or(TagState::Current))
     }
@@ -467,7 +466,7 @@ impl Cache {
                 Peek::Miss => None,
                 Peek::Declined => return None,
             };
-            state = state.max(generation.state(present.map(|present| present.generation)));
+            state = state.max(generation.state(present));
         }
         Some(state)
     }
@@ -506,7 +505,7 @@ fn known_state(marks: &Marks, read: &TagsRead) -> Option<TagState> {
     let mut state = TagState::Current;
     for (key, generation) in marks.iter() {
         let (_, present) = read.iter().find(|(read, _)| read == key)?;
-        state = state.max(generation.state(present.map(|present| present.generation)));
+        state = state.max(generation.state(*present));
     }
     Some(state)
 }

@@ -62,15 +62,8 @@ impl Cache {
             };
             let key = self.final_key(key)?;
             let setting = async {
-                let entry = match self.tagged(&key, entry, lifetime).await {
-                    Ok(entry) => entry,
-                    // What is there is not to stay, as if it could not be replaced.
-                    Err(error) => {
-                        let _ = self.delete_key(&key).await;
-                        return Err(error);
-                    }
-                };
-                self.bar_fills(&key).await;
+                let stamps = self.replace(slice::from_ref(&key), lifetime).await?;
+                let entry = self.stamped(&key, entry, lifetime, &stamps)?;
                 self.backend().set(&key, entry, lifetime).await
             };
             self.or_instead("set", setting.await, || ())

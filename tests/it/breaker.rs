@@ -298,6 +298,15 @@ async fn what_could_not_get_its_tags_is_replaced_by_nothing() {
         (bench.get("one").await, bench.get("many").await),
         (None, None)
     );
+    // What the caller did wrong changes nothing.
+    for key in ["one", "many"] {
+        bench.cache.set(key, &3, HOUR).await.unwrap();
+    }
+    let bad = bench.cache.with_tags([""]);
+    assert!(bad.set("one", &4, HOUR).await.is_err());
+    assert!(bad.set_many([("many", 4)], HOUR).await.is_err());
+    let kept = (bench.get("one").await, bench.get("many").await);
+    assert_eq!(kept, (Some(3), Some(3)));
 }
 
 /// Of another application, whose keys this one may not even ask for.

@@ -64,6 +64,12 @@ impl Debts {
         self.keys.contains_key(key) || self.beginnings.keys().any(begins)
     }
 
+    pub(super) fn owe_keys<'a>(&mut self, keys: impl IntoIterator<Item = &'a Key>) {
+        for key in keys {
+            self.owe_key(key);
+        }
+    }
+
     pub(super) fn owe_key(&mut self, key: &Key) {
         self.last += 1;
         if self.keys.len() >= self.most && !self.keys.contains_key(key) {

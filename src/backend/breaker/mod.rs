@@ -107,12 +107,16 @@ impl<B: Backend> CircuitBreaker<B> {
     }
 
     /// What a call of these keys meets.
-    fn meet(&self, operation: &'static str, keys: &[&Key]) -> Result<Meets> {
+    fn meet<'a>(
+        &self,
+        operation: &'static str,
+        keys: impl IntoIterator<Item = &'a Key>,
+    ) -> Result<Meets> {
         match self.circuit.state() {
             State::Closed => Ok(Meets::All),
             State::Owing => {
                 let debts = self.circuit.debts();
-                let owed = keys.iter().map(|key| debts.covers(key)).collect();
+                let owed = keys.into_iter().map(|key| debts.covers(key)).collect();
                 Ok(Meets::AllBut(owed))
             }
             State::Open => {
@@ -144,10 +148,10 @@ impl<B: Backend> CircuitBreaker<B> {
         keys: &[&Key],
         call: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        if self.meet(operation, keys)?.owes_any() {
+        if self.meet(operation, keys.iter().copied())?.owes_any() {
             return Err(self.refused(operation, OWED));
         }
-        self.ask(namespace(keys), call).await
+        self.ask(namespace(keys.iter().copied()), call).await
     }
 
     /// Runs a call after which something is not there any more; if it fails, or its caller goes away,
@@ -163,7 +167,7 @@ impl<B: Backend> CircuitBreaker<B> {
             circuit: &self.circuit,
             owe: Some(owe),
         };
-        let outcome = match self.meet(operation, &[]) {
+        let outcome = match self.meet(operation, []) {
             Ok(_) => call.await,
             Err(error) => Err(error),
         };
@@ -205,8 +209,8 @@ impl<B: Backend, F: FnOnce(&mut Debts)> Drop for Removal<'_, B, F> {
     }
 }
 
-fn namespace<'a>(keys: &[&'a Key]) -> &'a str {
-    keys.first().map_or("", |key| key.namespace())
+fn namespace<'a>(keys: impl IntoIterator<Item = &'a Key>) -> &'a str {
+    keys.into_iter().next().map_or("", Key::namespace)
 }
 
 impl<B: Backend> CircuitBreakerBuilder<B> {
@@ -244,7 +248,7 @@ impl<B: Backend> Backend for CircuitBreaker<B> {
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
-        if self.meet("get", &[key])?.owes_any() {
+        if self.meet("get", [key])?.owes_any() {
             return Ok(None);
         }
         self.ask(key.namespace(), self.store().get(key)).await
@@ -283,7 +287,7 @@ impl<B: Backend> Backend for CircuitBreaker<B> {
     }
 
     async fn ttl(&self, key: &Key) -> Result<Option<Lifetime>> {
-        if self.meet("ttl", &[key])?.owes_any() {
+        if self.meet("ttl", [key])?.owes_any() {
             return Ok(None);
         }
         self.ask(key.namespace(), self.store().ttl(key)).await
@@ -313,10 +317,10 @@ impl<B: Backend> Backend for CircuitBreaker<B> {
     }
 
     async fn get_many(&self, keys: &[Key]) -> Result<Vec<Option<Entry>>> {
-        let keys_met: Vec<&Key> = keys.iter().collect();
-        let meets = self.meet("get_many", &keys_met)?;
-        let call = self.store().get_many(keys);
-        let mut entries = self.ask(namespace(&keys_met), call).await?;
+        let meets = self.meet("get_many", keys)?;
+        let mut entries = self
+            .ask(namespace(keys), self.store().get_many(keys))
+            .await?;
         if let Meets::AllBut(owed) = meets {
             for (entry, is_owed) in entries.iter_mut().zip(owed) {
                 entry.take_if(|_| is_owed);
@@ -327,25 +331,25 @@ impl<B: Backend> Backend for CircuitBreaker<B> {
 
     async fn set_many(&self, items: Vec<(Key, Entry, Lifetime)>) -> Result<Vec<Result<()>>> {
         let keys: Vec<Key> = items.iter().map(|(key, ..)| key.clone()).collect();
-        let owe = |debts: &mut Debts| keys.iter().for_each(|key| debts.owe_key(key));
+        let owe = |debts: &mut Debts| debts.owe_keys(&keys);
         let call = self.store().set_many(items);
-        let namespace = keys.first().map_or("", Key::namespace);
+        let namespace = namespace(&keys);
         let outcomes = self.remove("set_many", namespace, call, owe).await?;
         let is_lost = |outcome: &Result<()>| outcome.as_ref().is_err_and(is_outage);
         if outcomes.iter().any(is_lost) {
             let of_keys = keys.iter().zip(&outcomes);
             let lost = of_keys.filter(|(_, outcome)| is_lost(outcome));
             self.circuit
-                .owe(|debts| lost.for_each(|(key, _)| debts.owe_key(key)));
+                .owe(|debts| debts.owe_keys(lost.map(|(key, _)| key)));
             self.circuit.alarm(namespace);
         }
         Ok(outcomes)
     }
 
     async fn delete_many(&self, keys: &[Key]) -> Result<u64> {
-        let owe = |debts: &mut Debts| keys.iter().for_each(|key| debts.owe_key(key));
+        let owe = |debts: &mut Debts| debts.owe_keys(keys);
         let call = self.store().delete_many(keys);
-        let namespace = keys.first().map_or("", Key::namespace);
+        let namespace = namespace(keys);
         self.remove("delete_many", namespace, call, owe).await
     }
 
