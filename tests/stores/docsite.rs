@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use crate::races;
 use crate::services::Store;
 use crate::support::servers::folder;
 
@@ -152,7 +153,8 @@ pub(crate) fn same_bytes(store: &'static Store) {
     assert_eq!(hits.iter().filter(|hit| **hit).count(), 3, "{expected:#?}");
     assert!(expected[10].body.contains("delta"), "{expected:#?}");
     let service = (store.start)();
-    for (answer, expected) in visit(&service.url()).iter().zip(&expected) {
+    let answers = visit(&races::url(store, &*service));
+    for (answer, expected) in answers.iter().zip(&expected) {
         assert_eq!(answer, expected);
     }
 }

@@ -53,7 +53,7 @@ fn main() {
             Box::pin(races::counts(store))
         });
         add("no_read_is_torn_or_missed", true, |store| {
-            Box::pin(races::reads(store))
+            Box::pin(async move { races::reads(store) })
         });
         add("the_site_answers_the_same_bytes", true, |store| {
             Box::pin(async move { docsite::same_bytes(store) })

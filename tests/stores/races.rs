@@ -85,12 +85,11 @@ pub(crate) async fn counts(store: &'static Store) {
 }
 
 /// 100,000 reads from three processes while a fourth sets and touches.
-pub(crate) async fn reads(store: &'static Store) {
+pub(crate) fn reads(store: &'static Store) {
     let service = (store.start)();
     let url = url(store, &*service);
     let mut writer = Client::start(&url, "write");
-    // Replicas have seen the first writes.
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    service.catch_up();
     let mut readers = clients(&url, "read", PROCESSES - 1);
     for answer in all(&mut readers, "33336") {
         assert!(answer.starts_with("0 ") || answer == "0", "{answer}");

@@ -24,6 +24,9 @@ pub(crate) trait Service: Send {
     /// Its `CACHE_URL`.
     fn url(&self) -> String;
 
+    /// Waits until what was written is read, whichever server is asked.
+    fn catch_up(&self) {}
+
     /// Breaks the connections that clients have.
     fn kill_clients(&mut self) {
         unimplemented!("it has no server")
@@ -141,6 +144,10 @@ impl Service for Replicated {
         self.urls().join(",")
     }
 
+    fn catch_up(&self) {
+        self.catch_up();
+    }
+
     fn kill_clients(&mut self) {
         self.urls()
             .iter()
@@ -192,6 +199,10 @@ impl Service for Cluster {
 impl Service for Sentinel {
     fn url(&self) -> String {
         format!("{}?read_from_replicas=true", self.url())
+    }
+
+    fn catch_up(&self) {
+        self.catch_up();
     }
 }
 

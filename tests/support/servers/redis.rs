@@ -71,8 +71,16 @@ impl Replicated {
             .map(|_| Redis::start(&["--replicaof", "127.0.0.1", &of]))
             .collect();
         let replicas = replicas?;
-        leader.server.wait_until(|| feeds(leader.port, 2));
-        Some(Self { leader, replicas })
+        let servers = Self { leader, replicas };
+        servers.catch_up();
+        Some(servers)
+    }
+
+    /// Waits until the replicas have what the leader has now.
+    pub(crate) fn catch_up(&self) {
+        self.leader
+            .server
+            .wait_until(|| feeds(self.leader.port, self.replicas.len()));
     }
 
     /// The leader's URL, then the replicas'.
@@ -128,7 +136,8 @@ impl Cluster {
     pub(crate) fn wait(&self) {
         let knows_all = |node: &Redis| {
             let info = command(node.port, &["CLUSTER", "INFO"]).unwrap_or_default();
-            info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")
+            let facts = ["cluster_state:ok", "known_nodes:3", "slots_ok:16384"];
+            facts.iter().all(|fact| info.contains(fact))
         };
         for node in &self.nodes {
             node.server.wait_until(|| knows_all(node));
@@ -178,6 +187,11 @@ impl Sentinel {
             leader,
             replica,
         })
+    }
+
+    /// Waits until the replica has what the leader has now.
+    pub(crate) fn catch_up(&self) {
+        self.leader.server.wait_until(|| feeds(self.leader.port, 1));
     }
 
     pub(crate) fn url(&self) -> String {
