@@ -18,6 +18,7 @@ mod races;
 mod redis;
 mod services;
 mod sql;
+mod staleness;
 mod tiered;
 
 #[path = "../support/mod.rs"]

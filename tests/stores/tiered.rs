@@ -1,13 +1,12 @@
 //! Memory in front of a store that several nodes share, over real servers: how old what is read may be,
 //! also when messages and connections fail.
 //!
-//! Each value is a number, one more than the last. A read is stale by the time since the write of the
-//! next number had returned. `AXUM_CACHE_LONG=1` runs with the default bound and longer faults.
+//! `AXUM_CACHE_LONG=1` runs with the default bound and longer faults.
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum_cache::backend::{
@@ -19,14 +18,12 @@ use axum_cache::key::Key;
 use axum_cache::ttl::Lifetime;
 use axum_cache::{Cache, Caches, Result, Settings, Ttl};
 use bytes::Bytes;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::proxy::Proxy;
+use crate::staleness::{KEYS, Load, Written, assert_bound, name};
 use crate::support::servers::database::Database;
 use crate::support::servers::redis::{Redis, command};
-
-pub(crate) const KEYS: usize = 6;
 
 pub(crate) fn is_long() -> bool {
     std::env::var_os("AXUM_CACHE_LONG").is_some_and(|long| long == "1")
@@ -283,130 +280,6 @@ fn postgres_nodes(server: &Database, nodes: usize) -> Vec<Node> {
     (0..nodes).map(|_| postgres_node(&server.url)).collect()
 }
 
-/// Writes and reads of all nodes, until told to end.
-struct Load {
-    is_over: Arc<AtomicBool>,
-    /// When the write of each number returned, by key.
-    written: Arc<Vec<Mutex<Vec<Instant>>>>,
-    readers: Vec<JoinHandle<Vec<Read>>>,
-    writers: Vec<JoinHandle<()>>,
-}
-
-struct Read {
-    key: usize,
-    number: usize,
-    began: Instant,
-}
-
-/// What came of it.
-struct Outcome {
-    reads: usize,
-    stale: usize,
-    worst: Vec<Duration>,
-}
-
-impl Load {
-    /// Each key has one node that writes it; all nodes read all.
-    async fn start(nodes: &[Node]) -> Self {
-        let written: Arc<Vec<Mutex<Vec<Instant>>>> =
-            Arc::new((0..KEYS).map(|_| Mutex::default()).collect());
-        for key in 0..KEYS {
-            let writer = &nodes[key % nodes.len()].cache;
-            writer.set(&name(key), &0, Ttl::Never).await.unwrap();
-            written[key].lock().unwrap().push(Instant::now());
-        }
-        let is_over = Arc::new(AtomicBool::new(false));
-        let writers = nodes.iter().enumerate().map(|(at, node)| {
-            let (cache, is_over) = (node.cache.clone(), Arc::clone(&is_over));
-            let (written, nodes) = (Arc::clone(&written), nodes.len());
-            tokio::spawn(async move {
-                let mut number = 0;
-                while !is_over.load(Ordering::SeqCst) {
-                    number += 1;
-                    for key in (at..KEYS).step_by(nodes) {
-                        // Whatever fails is tried until it is done: numbers leave none out.
-                        while let Err(error) = cache.set(&name(key), &number, Ttl::Never).await {
-                            assert!(error.is_transient(), "{error}");
-                        }
-                        written[key].lock().unwrap().push(Instant::now());
-                        sleep(Duration::from_millis(23)).await;
-                    }
-                }
-            })
-        });
-        let writers = writers.collect();
-        let readers = nodes.iter().map(|node| {
-            let (cache, is_over) = (node.cache.clone(), Arc::clone(&is_over));
-            tokio::spawn(async move {
-                let mut reads = Vec::new();
-                while !is_over.load(Ordering::SeqCst) {
-                    for key in 0..KEYS {
-                        let began = Instant::now();
-                        if let Ok(Some(number)) = cache.get(&name(key)).await {
-                            reads.push(Read { key, number, began });
-                        }
-                    }
-                    sleep(Duration::from_millis(2)).await;
-                }
-                reads
-            })
-        });
-        let readers = readers.collect();
-        Self {
-            is_over,
-            written,
-            readers,
-            writers,
-        }
-    }
-
-    async fn finish(self) -> Outcome {
-        self.is_over.store(true, Ordering::SeqCst);
-        for writer in self.writers {
-            writer.await.unwrap();
-        }
-        let mut outcome = Outcome {
-            reads: 0,
-            stale: 0,
-            worst: Vec::new(),
-        };
-        for reader in self.readers {
-            let mut worst = Duration::ZERO;
-            for read in reader.await.unwrap() {
-                outcome.reads += 1;
-                let written = self.written[read.key].lock().unwrap();
-                let next = written.get(read.number + 1);
-                let stale = next.map_or(Duration::ZERO, |next| {
-                    read.began.saturating_duration_since(*next)
-                });
-                outcome.stale += usize::from(!stale.is_zero());
-                worst = worst.max(stale);
-            }
-            outcome.worst.push(worst);
-        }
-        outcome
-    }
-}
-
-pub(crate) fn name(key: usize) -> String {
-    format!("key-{key}")
-}
-
-impl Outcome {
-    fn check(&self, what: &str, more: &str) {
-        let (bound, _) = times();
-        let worst: Vec<_> = self.worst.iter().map(Duration::as_millis).collect();
-        println!(
-            "{what}: staleness by node {worst:?} ms, criterion <= {} ms; {} of {} reads stale{more}",
-            bound.as_millis(),
-            self.stale,
-            self.reads
-        );
-        assert!(self.worst.iter().all(|worst| *worst <= bound), "{what}");
-        assert!(self.reads > 500, "{what}: too few reads to say anything");
-    }
-}
-
 /// What one node changes, the others see; the longest time that took.
 async fn assert_changes_are_seen(what: &str, nodes: &[Node]) {
     Node::ready(nodes).await;
@@ -536,7 +409,11 @@ async fn assert_silence_is_noticed(
 ) {
     let (bound, lasts) = times();
     Node::ready(&nodes).await;
-    let load = Load::start(&nodes).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("written");
+    Written::create(&path);
+    let load = |(at, node): (usize, &Node)| Load::start(&node.cache, &path, at, nodes.len());
+    let loads: Vec<_> = nodes.iter().enumerate().map(load).collect();
     sleep(bound / 2).await;
     if is_server_there {
         proxy.forget();
@@ -563,8 +440,11 @@ async fn assert_silence_is_noticed(
         bound.as_millis(),
         back.as_millis()
     );
-    let outcome = load.finish().await;
-    outcome.check(&format!("A13 {what}"), &more);
+    let mut outcomes = Vec::new();
+    for load in loads {
+        outcomes.push(load.end().await);
+    }
+    assert_bound(&format!("A13 {what}"), bound, &outcomes, &more);
     assert!(noticed <= bound);
     assert_all_equal(&nodes).await;
 }
