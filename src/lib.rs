@@ -30,6 +30,7 @@
 //! | fragments | [`fragment`], [`Cache::render`] |
 //! | configuration | [`Caches`], [`Settings`] |
 //! | stores | [`backend`], [`conformance`] |
+//! | tests | [`testing`], [`clock::ManualClock`] |
 //! | the manual | [`docs`]: guide, stores, Django, architecture, changelog |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -69,6 +70,8 @@ pub mod extract;
 #[cfg(feature = "askama")]
 pub mod fragment;
 mod page;
+#[cfg(feature = "testing")]
+pub mod testing;
 
 pub mod docs;
 

@@ -46,10 +46,10 @@ const STORES: &[Store] = &[
         fixture: || with_clock(|memory| AnyBackend::new(std::sync::Arc::new(memory))),
     },
     Store {
-        name: "memory-remote",
+        name: "test-backend",
         cases: CASES,
         needs: &[],
-        fixture: || with_clock(|memory| AnyBackend::new(backends::Remote::over(memory))),
+        fixture: || with_clock(|memory| AnyBackend::new(backends::Remote::new(memory))),
     },
     Store {
         name: "memory-behind-breaker",
@@ -57,7 +57,7 @@ const STORES: &[Store] = &[
         needs: &[],
         fixture: || {
             with_clock(|memory| {
-                AnyBackend::new(backend::CircuitBreaker::new(backends::Remote::over(memory)))
+                AnyBackend::new(backend::CircuitBreaker::new(backends::Remote::new(memory)))
             })
         },
     },

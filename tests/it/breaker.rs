@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use axum_cache::backend::{Backend, CircuitBreaker, Memory};
+use axum_cache::testing::Fault;
 use axum_cache::{Cache, ErrorKind};
 use tokio::time::{Instant, sleep};
 
-use crate::support::backends::Remote;
+use crate::support::backends::{Remote, down};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLI: Duration = Duration::from_millis(1);
@@ -20,7 +21,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        Self::node(&Remote::shared())
+        Self::node(&Remote::default().with_shared(true))
     }
 
     fn node(remote: &Remote) -> Self {
@@ -51,8 +52,8 @@ impl Bench {
 async fn one_call_waits_for_a_store_that_is_away_and_the_others_do_not() {
     let bench = Bench::new();
     bench.cache.set("k", &1, HOUR).await.unwrap();
-    bench.remote.set_broken(true);
-    bench.remote.delay(200 * MILLI);
+    bench.remote.inject(down());
+    bench.remote.inject(Fault::delay(200 * MILLI));
     let start = Instant::now();
     for call in 0..20 {
         let failed = bench.cache.get::<i32>("k").await.unwrap_err();
@@ -60,13 +61,12 @@ async fn one_call_waits_for_a_store_that_is_away_and_the_others_do_not() {
     }
     assert_eq!(start.elapsed(), 200 * MILLI);
     assert!(bench.breaker.is_open());
-    bench.remote.take_calls();
+    bench.remote.take_counts();
     sleep(60 * SECOND).await;
-    let calls = bench.remote.take_calls();
+    let calls = bench.remote.take_counts();
     // Three keys a question, and no more than a question every quarter of a second.
     assert!(calls[0].0 == "get" && calls[0].1 <= 3 * 60 * 4, "{calls:?}");
-    bench.remote.delay(Duration::ZERO);
-    bench.remote.set_broken(false);
+    bench.remote.heal();
     let took = bench.closes().await;
     assert!(
         took > SECOND && took <= 2 * SECOND + 100 * MILLI,
@@ -79,21 +79,21 @@ async fn one_call_waits_for_a_store_that_is_away_and_the_others_do_not() {
 async fn a_single_error_costs_next_to_nothing() {
     let bench = Bench::new();
     bench.cache.set("k", &1, HOUR).await.unwrap();
-    bench.remote.set_broken(true);
+    bench.remote.inject(down());
     assert!(bench.cache.get::<i32>("k").await.is_err());
-    bench.remote.set_broken(false);
+    bench.remote.heal();
     sleep(MILLI).await;
     assert!(!bench.breaker.is_open());
     assert_eq!(bench.get("k").await, Some(1));
     // One that fails often, but answers, is not asked all the time.
-    bench.remote.take_calls();
+    bench.remote.take_counts();
     for _ in 0..1000 {
-        bench.remote.set_broken(true);
+        bench.remote.inject(down());
         let _ = bench.cache.get::<i32>("k").await;
-        bench.remote.set_broken(false);
+        bench.remote.heal();
         sleep(MILLI).await;
     }
-    let calls = bench.remote.take_calls();
+    let calls = bench.remote.take_counts();
     assert!(
         calls == [("get", calls[0].1)] && calls[0].1 < 1000 + 4 * 10,
         "{calls:?}"
@@ -109,7 +109,7 @@ async fn nothing_comes_back_that_was_removed_while_the_store_was_away() {
         cache.set(key, &1, HOUR).await.unwrap();
     }
     tagged.set("tagged", &1, HOUR).await.unwrap();
-    remote.set_broken(true);
+    remote.inject(down());
     assert!(cache.get::<i32>("kept").await.is_err());
     assert!(cache.delete("deleted").await.is_err());
     assert!(cache.set("replaced", &2, HOUR).await.is_err());
@@ -118,7 +118,7 @@ async fn nothing_comes_back_that_was_removed_while_the_store_was_away() {
     assert!(cache.invalidate(["t"]).await.is_err());
     sleep(5 * SECOND).await;
     // Also not if it comes back in the middle of all that.
-    remote.set_broken(false);
+    remote.heal();
     let gone = ["deleted", "replaced", "one", "two", "below/1", "tagged"];
     for _ in 0..300 {
         for key in gone {
@@ -142,15 +142,15 @@ async fn a_removal_that_fails_for_itself_holds_up_nothing_else() {
         bench.cache.set(key, &1, HOUR).await.unwrap();
     }
     // The breaker has just been told that the store answers.
-    bench.remote.set_broken(true);
+    bench.remote.inject(down());
     assert!(bench.cache.get::<i32>("a").await.is_err());
-    bench.remote.set_broken(false);
+    bench.remote.heal();
     sleep(MILLI).await;
-    bench.remote.set_broken(true);
+    bench.remote.inject(down());
     assert!(bench.cache.delete("a").await.is_err());
     assert_eq!(bench.get("a").await, None);
     assert!(!bench.breaker.is_open());
-    bench.remote.set_broken(false);
+    bench.remote.heal();
     assert_eq!(bench.get("b").await, Some(1));
     sleep(SECOND).await;
     assert_eq!(bench.get("a").await, None);
@@ -159,21 +159,21 @@ async fn a_removal_that_fails_for_itself_holds_up_nothing_else() {
 
 #[tokio::test(start_paused = true)]
 async fn all_nodes_wait_for_what_another_one_owes() {
-    let remote = Remote::shared();
+    let remote = Remote::default().with_shared(true);
     let nodes = [(); 3].map(|()| Bench::node(&remote));
     for round in 0..50 {
         let key = format!("k{round}");
         nodes[0].cache.set(&key, &1, HOUR).await.unwrap();
         // An error so soon after the last answer would be taken for that call's own.
         sleep(200 * MILLI).await;
-        remote.set_broken(true);
+        remote.inject(down());
         for node in &nodes {
             assert!(node.cache.get::<i32>(&key).await.is_err());
         }
         sleep(MILLI * (round * 97 % 3000 + 5)).await;
         assert!(nodes[0].cache.delete(&key).await.is_err());
         sleep(MILLI * (round * 31 % 500)).await;
-        remote.set_broken(false);
+        remote.heal();
         let back = Instant::now();
         while nodes.iter().any(|node| node.breaker.is_open()) {
             for (number, node) in nodes.iter().enumerate() {
@@ -190,13 +190,13 @@ async fn all_nodes_wait_for_what_another_one_owes() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_is_early_since_an_answer_was_late() {
-    let remote = Remote::shared();
+    let remote = Remote::default().with_shared(true);
     for round in 0..100 {
         let nodes = [(); 3].map(|()| Bench::node(&remote));
         let key = format!("k{round}");
         nodes[0].cache.set(&key, &1, HOUR).await.unwrap();
-        remote.delay(250 * MILLI);
-        remote.set_broken(true);
+        remote.inject(Fault::delay(250 * MILLI));
+        remote.inject(down());
         assert!(nodes[0].cache.delete(&key).await.is_err());
         // The others have nothing to do with it until it has been away for long.
         sleep(MILLI * (round * 97 % 3000)).await;
@@ -205,8 +205,7 @@ async fn nobody_is_early_since_an_answer_was_late() {
         }
         sleep(MILLI * (round * 31 % 800 + 5)).await;
         // What was asked is answered yet, as by a store that had stood still.
-        remote.delay(Duration::ZERO);
-        remote.set_broken(false);
+        remote.heal();
         let back = Instant::now();
         while nodes.iter().any(|node| node.breaker.is_open()) {
             for (number, node) in nodes.iter().enumerate() {
@@ -221,7 +220,7 @@ async fn nobody_is_early_since_an_answer_was_late() {
 
 #[tokio::test(start_paused = true)]
 async fn of_too_many_keys_the_whole_cache_is_owed_and_no_other() {
-    let remote = Remote::shared();
+    let remote = Remote::default().with_shared(true);
     let breaker = CircuitBreaker::builder(remote.clone()).max_owed(10).build();
     let cache = |prefix| Cache::builder(breaker.clone()).key_prefix(prefix).build();
     let (own, other) = (cache("own").unwrap(), cache("other").unwrap());
@@ -230,11 +229,11 @@ async fn of_too_many_keys_the_whole_cache_is_owed_and_no_other() {
             cache.set(&key.to_string(), &1, HOUR).await.unwrap();
         }
     }
-    remote.set_broken(true);
+    remote.inject(down());
     for key in 0..20 {
         assert!(own.delete(&key.to_string()).await.is_err());
     }
-    remote.set_broken(false);
+    remote.heal();
     sleep(3 * SECOND).await;
     for key in 0..30 {
         assert_eq!(own.get::<i32>(&key.to_string()).await.unwrap(), None);
@@ -255,15 +254,15 @@ async fn what_the_caller_did_wrong_is_no_outage() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_asks_for_a_breaker_that_is_gone() {
-    let remote = Remote::over(Memory::new());
+    let remote = Remote::new(Memory::new());
     let breaker = CircuitBreaker::new(remote.clone());
-    remote.set_broken(true);
+    remote.inject(down());
     assert!(breaker.flush_store().await.is_err());
     drop(breaker);
     sleep(2 * SECOND).await;
-    remote.take_calls();
+    remote.take_counts();
     sleep(60 * SECOND).await;
-    assert_eq!(remote.take_calls(), []);
+    assert_eq!(remote.take_counts(), []);
 }
 
 #[tokio::test(start_paused = true)]
@@ -272,10 +271,10 @@ async fn a_removal_whose_caller_goes_away_is_owed() {
     for key in ["a", "b"] {
         bench.cache.set(key, &1, HOUR).await.unwrap();
     }
-    bench.remote.delay(2 * SECOND);
+    bench.remote.inject(Fault::delay(2 * SECOND));
     let impatient = tokio::time::timeout(SECOND, bench.cache.delete("a"));
     assert!(impatient.await.is_err());
-    bench.remote.delay(Duration::ZERO);
+    bench.remote.heal();
     assert_eq!(bench.get("a").await, None);
     assert_eq!(bench.get("b").await, Some(1));
     sleep(SECOND).await;
@@ -288,11 +287,11 @@ async fn what_could_not_get_its_tags_is_replaced_by_nothing() {
     for key in ["one", "many"] {
         bench.cache.set(key, &1, HOUR).await.unwrap();
     }
-    bench.remote.set_broken(true);
+    bench.remote.inject(down());
     let tagged = bench.cache.with_tags(["t"]);
     assert!(tagged.set("one", &2, HOUR).await.is_err());
     assert!(tagged.set_many([("many", 2)], HOUR).await.is_err());
-    bench.remote.set_broken(false);
+    bench.remote.heal();
     bench.closes().await;
     assert_eq!(
         (bench.get("one").await, bench.get("many").await),
@@ -319,7 +318,7 @@ async fn nothing_is_asked_for_or_removed_that_belongs_to_others() {
             key.to_owned()
         }
     }
-    let remote = Remote::shared();
+    let remote = Remote::default().with_shared(true);
     let breaker = CircuitBreaker::builder(remote.clone()).max_owed(10).build();
     let plain = Cache::builder(breaker.clone()).key_function(Plain);
     let (plain, own) = (plain.build().unwrap(), Cache::new(breaker.clone()));
@@ -329,14 +328,14 @@ async fn nothing_is_asked_for_or_removed_that_belongs_to_others() {
     for key in 0..30 {
         plain.set(&key.to_string(), &1, HOUR).await.unwrap();
     }
-    remote.set_broken(true);
+    remote.inject(down());
     for key in 0..30 {
         assert!(plain.delete(&key.to_string()).await.is_err());
     }
     for prefix in 0..2000 {
         assert!(own.delete_prefix(&format!("{prefix}/")).await.is_err());
     }
-    remote.set_broken(false);
+    remote.heal();
     sleep(60 * SECOND).await;
     assert!(!breaker.is_open());
     for key in 0..30 {
@@ -355,10 +354,10 @@ fn a_breaker_outlives_the_runtime_that_it_opened_in() {
     };
     runtime().block_on(async {
         bench.cache.set("k", &1, HOUR).await.unwrap();
-        bench.remote.set_broken(true);
+        bench.remote.inject(down());
         assert!(bench.cache.delete("k").await.is_err());
     });
-    bench.remote.set_broken(false);
+    bench.remote.heal();
     runtime().block_on(async {
         assert!(bench.breaker.is_open());
         for _ in 0..500 {

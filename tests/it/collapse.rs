@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt};
 
-use crate::support::backends::Remote;
+use crate::support::backends::{Remote, down};
 use crate::support::http::{Channel, Server};
 
 const PARTS: usize = 20;
@@ -302,7 +302,7 @@ async fn a_layer_twice_on_the_way_does_not_wait_for_itself() {
 #[tokio::test]
 async fn a_store_that_fails_still_lets_one_request_answer_all() {
     let remote = Remote::default();
-    remote.set_broken(true);
+    remote.inject(down());
     let slow = Slow::default();
     let site = slow.behind(&CacheLayer::new(Cache::new(remote)));
     for (body, _) in crowd(&site, 100).await {

@@ -9,7 +9,7 @@ use axum_cache::clock::ManualClock;
 use axum_cache::fragment::fragment_key;
 use axum_cache::{Cache, Caches, ErrorKind};
 
-use crate::support::backends::Remote;
+use crate::support::backends::{Remote, down};
 
 mod filters {
     pub(crate) use axum_cache::fragment::filters::cache;
@@ -64,7 +64,7 @@ async fn a_page_of_twenty_fragments_costs_one_read_warm() {
 
     // Cold: the nested fragment shows up when the one round it turns out to be missing.
     assert_eq!(cache.render(page()).await.unwrap(), plain);
-    assert_eq!(remote.take_calls(), [("get_many", 2), ("set_many", 1)]);
+    assert_eq!(remote.take_counts(), [("get_many", 2), ("set_many", 1)]);
     assert_eq!(
         runs.take(),
         21,
@@ -73,22 +73,22 @@ async fn a_page_of_twenty_fragments_costs_one_read_warm() {
 
     for _ in 0..3 {
         assert_eq!(cache.render(page()).await.unwrap(), plain);
-        assert_eq!(remote.take_calls(), [("get_many", 1)]);
+        assert_eq!(remote.take_counts(), [("get_many", 1)]);
         assert_eq!(runs.take(), 0, "no body runs on a warm page");
     }
 
     // One is gone: one read, one body, one write.
     assert!(cache.delete(&fragment_key(&("item", 3))).await.unwrap());
-    remote.take_calls();
+    remote.take_counts();
     assert_eq!(cache.render(page()).await.unwrap(), plain);
-    assert_eq!(remote.take_calls(), [("get_many", 1), ("set_many", 1)]);
+    assert_eq!(remote.take_counts(), [("get_many", 1), ("set_many", 1)]);
     assert_eq!(runs.take(), 1);
 
     // The outer one is gone, the inner one is not: it is fetched, and does not run.
     assert!(cache.delete(&fragment_key(&("item", 7))).await.unwrap());
-    remote.take_calls();
+    remote.take_counts();
     assert_eq!(cache.render(page()).await.unwrap(), plain);
-    assert_eq!(remote.take_calls(), [("get_many", 2), ("set_many", 1)]);
+    assert_eq!(remote.take_counts(), [("get_many", 2), ("set_many", 1)]);
     assert_eq!(runs.take(), 2, "the outer body, twice");
 }
 
@@ -247,13 +247,13 @@ async fn t_04_using_names_the_cache_and_template_fragments_is_the_usual_one() {
     let caches = Caches::new(Cache::new(default.clone())).with("fast", Cache::new(fast.clone()));
     let page = |n| Aliases { n, alias: "fast" };
     assert_eq!(caches.default().render(page(1)).await.unwrap(), "111");
-    assert_eq!(default.take_calls(), [("get_many", 1), ("set_many", 1)]);
-    assert_eq!(fast.take_calls(), [("get_many", 1), ("set_many", 1)]);
+    assert_eq!(default.take_counts(), [("get_many", 1), ("set_many", 1)]);
+    assert_eq!(fast.take_counts(), [("get_many", 1), ("set_many", 1)]);
 
     let caches = caches.with("template_fragments", Cache::new(usual.clone()));
     assert_eq!(caches.default().render(page(2)).await.unwrap(), "211");
-    assert_eq!(default.take_calls(), []);
-    assert_eq!(usual.take_calls(), [("get_many", 1), ("set_many", 1)]);
+    assert_eq!(default.take_counts(), []);
+    assert_eq!(usual.take_counts(), [("get_many", 1), ("set_many", 1)]);
 
     let unknown = Aliases {
         n: 3,
@@ -313,7 +313,7 @@ async fn t_06_blocks_with_equal_keys_share_an_entry() {
         "first,first"
     );
     assert_eq!(runs.take(), 1);
-    assert_eq!(remote.take_calls(), [("get_many", 1), ("set_many", 1)]);
+    assert_eq!(remote.take_counts(), [("get_many", 1), ("set_many", 1)]);
 }
 
 #[derive(Template)]
@@ -356,7 +356,7 @@ async fn a_body_that_fails_is_the_renders_error_and_is_not_stored() {
     let cache = Cache::new(remote.clone());
     let error = cache.render(Failing { fails: true }).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Render);
-    assert_eq!(remote.take_calls(), [("get_many", 1)]);
+    assert_eq!(remote.take_counts(), [("get_many", 1)]);
     assert_eq!(
         cache.render(Failing { fails: false }).await.unwrap(),
         "fine"
@@ -371,13 +371,13 @@ async fn a_store_that_fails_changes_nothing_but_the_work() {
         title: "t",
         runs: &runs,
     };
-    remote.set_broken(true);
+    remote.inject(down());
     assert_eq!(
         cache.render(page()).await.unwrap(),
         page().render().unwrap()
     );
     // It is not bothered with a write either.
-    assert_eq!(remote.take_calls(), [("get_many", 2)]);
+    assert_eq!(remote.take_counts(), [("get_many", 2)]);
 }
 
 #[tokio::test]
@@ -439,7 +439,7 @@ async fn a_page_without_fragments_costs_nothing() {
     let remote = Remote::default();
     let cache = Cache::new(remote.clone());
     assert_eq!(cache.render(&None_ { n: 1 }).await.unwrap(), "<p>1</p>");
-    assert_eq!(remote.take_calls(), []);
+    assert_eq!(remote.take_counts(), []);
 }
 
 #[cfg(feature = "django-keys")]
@@ -497,14 +497,14 @@ async fn a_tag_takes_a_block_and_all_that_hold_it() {
     assert_eq!(first.0, "<p>one<b>one</b></p>");
     assert_eq!(first.1, axum_cache::Tags::new(["inner", "post:7"]));
     runs.take();
-    remote.take_calls();
+    remote.take_counts();
     let warm = cache.render_with_tags(page("two")).await.unwrap();
     assert_eq!((&warm, runs.take()), (&first, 0));
     // Its own tags are asked for with the block; that of the inner one is known by the entry alone,
     // the first time.
-    assert_eq!(remote.take_calls(), [("get_many", 2)]);
+    assert_eq!(remote.take_counts(), [("get_many", 2)]);
     assert_eq!(cache.render(page("two")).await.unwrap(), first.0);
-    assert_eq!(remote.take_calls(), [("get_many", 1)]);
+    assert_eq!(remote.take_counts(), [("get_many", 1)]);
     cache.invalidate(["inner"]).await.unwrap();
     assert_eq!(
         cache.render(page("three")).await.unwrap(),
@@ -606,10 +606,10 @@ async fn a_list_of_templates_costs_one_read() {
     let first = cache.render_many(pages()).await.unwrap();
     assert_eq!(first.len(), 3);
     runs.take();
-    remote.take_calls();
+    remote.take_counts();
     let warm = cache.render_many(pages()).await.unwrap();
     assert_eq!((&warm, runs.take()), (&first, 0));
-    assert_eq!(remote.take_calls(), [("get_many", 1)]);
+    assert_eq!(remote.take_counts(), [("get_many", 1)]);
     let none: Vec<Twenty<'_>> = Vec::new();
     assert_eq!(cache.render_many(none).await.unwrap(), Vec::<String>::new());
 }

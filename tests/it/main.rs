@@ -4,34 +4,34 @@
 
 #[cfg(all(feature = "askama", feature = "memory"))]
 mod attack;
-#[cfg(feature = "memory")]
+#[cfg(all(feature = "memory", feature = "testing"))]
 mod breaker;
 #[cfg(feature = "memory")]
 mod caches;
-#[cfg(all(feature = "axum", feature = "memory"))]
+#[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod collapse;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod conditions;
 #[cfg(feature = "file")]
 mod files;
-#[cfg(all(feature = "askama", feature = "memory"))]
+#[cfg(all(feature = "askama", feature = "memory", feature = "testing"))]
 mod fragments;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod inputs;
 mod keys;
-#[cfg(all(feature = "axum", feature = "memory"))]
+#[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod origin;
-#[cfg(feature = "memory")]
+#[cfg(all(feature = "memory", feature = "testing"))]
 mod outage;
-#[cfg(all(feature = "axum", feature = "memory"))]
+#[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod page_lease;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod page_stale;
-#[cfg(all(feature = "axum", feature = "memory"))]
+#[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod page_tags;
-#[cfg(all(feature = "axum", feature = "memory"))]
+#[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod pages;
-#[cfg(all(feature = "axum", feature = "memory"))]
+#[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod purge;
 #[cfg(feature = "memory")]
 mod support;

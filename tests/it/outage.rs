@@ -10,7 +10,7 @@ use axum_cache::clock::ManualClock;
 use axum_cache::{Cache, Caches, ErrorKind, OnError, Policy, Settings};
 use tokio::time::{Instant, sleep};
 
-use crate::support::backends::Remote;
+use crate::support::backends::{Remote, down};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -19,7 +19,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 async fn by_default_low_level_calls_say_that_the_store_failed() {
     let remote = Remote::default();
     let cache = Cache::new(remote.clone());
-    remote.set_broken(true);
+    remote.inject(down());
     let kind = |error: axum_cache::Error| error.kind();
     let unavailable = ErrorKind::Unavailable;
     assert_eq!(cache.get::<i32>("k").await.map_err(kind), Err(unavailable));
@@ -39,7 +39,7 @@ async fn where_errors_are_misses_reads_find_nothing_and_removals_fail() {
     let builder = Cache::builder(remote.clone()).on_error(OnError::Miss);
     let cache = builder.build().unwrap();
     cache.set("k", &1, HOUR).await.unwrap();
-    remote.set_broken(true);
+    remote.inject(down());
     assert_eq!(cache.get::<i32>("k").await.unwrap(), None);
     assert!(cache.get_many::<_, i32>(["k"]).await.unwrap().is_empty());
     assert!(!cache.contains("k").await.unwrap());
@@ -58,7 +58,7 @@ async fn where_errors_are_misses_reads_find_nothing_and_removals_fail() {
         assert_eq!(failed.unwrap_err().kind(), ErrorKind::Unavailable);
     }
     // What is wrong with the call itself is an error as ever.
-    remote.set_broken(false);
+    remote.heal();
     let refused = cache.incr("nothing", 1).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::KeyMissing);
     assert_eq!(cache.get::<i32>("k").await.unwrap(), Some(1));
@@ -68,7 +68,7 @@ async fn where_errors_are_misses_reads_find_nothing_and_removals_fail() {
 async fn a15_a_call_that_fails_closed_computes_nothing() {
     let remote = Remote::default();
     let cache = Cache::new(remote.clone());
-    remote.set_broken(true);
+    remote.inject(down());
     let runs = AtomicUsize::new(0);
     let policy = Policy::new(HOUR).fail_closed();
     let made = cache.get_or_set("k", policy, || {
@@ -81,7 +81,7 @@ async fn a15_a_call_that_fails_closed_computes_nothing() {
     });
     assert_eq!(many.await.unwrap_err().kind(), ErrorKind::Unavailable);
     assert_eq!(runs.load(Ordering::SeqCst), 0);
-    remote.set_broken(false);
+    remote.heal();
     assert!(!cache.contains("k").await.unwrap());
 }
 
@@ -107,7 +107,9 @@ async fn a16_the_origin_is_never_asked_for_more_than_it_bears() {
         let remote = Remote::default();
         let cache = Cache::builder(remote.clone()).max_computations(50);
         let cache = cache.build().unwrap();
-        remote.set_broken(is_broken);
+        if is_broken {
+            remote.inject(down());
+        }
         let origin = Origin::default();
         let callers = (0..500).map(|key| {
             let (cache, origin) = (cache.clone(), origin.clone());

@@ -13,6 +13,7 @@ use axum_cache::backend::{Backend, Memory};
 use axum_cache::clock::ManualClock;
 use axum_cache::entry::Entry;
 use axum_cache::layer::CacheService;
+use axum_cache::testing::Fault;
 use axum_cache::ttl::Lifetime;
 use axum_cache::{Cache, CacheLayer};
 use tokio::sync::Notify;
@@ -20,7 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tower::Layer;
 
-use crate::support::backends::Remote;
+use crate::support::backends::{Remote, down};
 use crate::support::site::{Seen, ask};
 
 const SITE: &str = "http://site.test";
@@ -95,7 +96,7 @@ fn nodes(remote: &Remote) -> [CacheLayer; 2] {
 
 #[tokio::test]
 async fn a_page_that_another_node_purges_while_it_is_made_is_not_stored() {
-    let remote = Remote::shared();
+    let remote = Remote::default().with_shared(true);
     let [here, there] = nodes(&remote);
     let pages = Pages::default();
     let site = pages.behind(&here);
@@ -125,7 +126,7 @@ async fn a_page_that_another_node_purges_while_it_is_made_is_not_stored() {
 
 #[tokio::test]
 async fn nodes_that_make_variants_at_a_time_store_them_side_by_side() {
-    let remote = Remote::shared();
+    let remote = Remote::default().with_shared(true);
     let layers = nodes(&remote);
     let pages = Pages::default();
     let sites = layers.each_ref().map(|layer| pages.behind(layer));
@@ -160,13 +161,13 @@ async fn nodes_that_make_variants_at_a_time_store_them_side_by_side() {
 #[tokio::test(start_paused = true)]
 async fn a_miss_waits_for_two_round_trips_and_a_hit_for_one() {
     const TRIP: Duration = Duration::from_millis(10);
-    let remote = Remote::shared();
+    let remote = Remote::default().with_shared(true);
     let layer = CacheLayer::new(Cache::new(remote.clone())).tags(["layer"]);
     let pages = Pages::default();
     let site = pages.behind(&layer);
     // From now on there is a turn, and a generation of the tag.
     get(&site, "/first", "de").await;
-    remote.delay(TRIP);
+    remote.inject(Fault::delay(TRIP));
     for (language, miss, hit) in [("de", 2, 1), ("en", 3, 1), ("de", 0, 2)] {
         let (start, calling) = (Instant::now(), site.clone());
         if miss > 0 {
@@ -186,12 +187,12 @@ async fn a_miss_waits_for_two_round_trips_and_a_hit_for_one() {
 
 #[tokio::test]
 async fn a_crowd_takes_one_lease_and_what_is_not_stored_gives_it_back() {
-    let remote = Remote::shared();
+    let remote = Remote::default().with_shared(true);
     let layer = CacheLayer::new(Cache::new(remote.clone()));
     let pages = Pages::default();
     let site = pages.behind(&layer);
     get(&site, "/first", "de").await;
-    remote.take_calls();
+    remote.take_counts();
     let crowd = |path: &'static str| {
         let site = site.clone();
         let asking = (0..100).map(move |_| {
@@ -203,7 +204,7 @@ async fn a_crowd_takes_one_lease_and_what_is_not_stored_gives_it_back() {
     crowd("/").join_all().await;
     assert_eq!(pages.runs(), 2);
     let calls = |name: &str| {
-        let calls = remote.take_calls();
+        let calls = remote.take_counts();
         let count = |of: &str| {
             calls
                 .iter()
@@ -238,7 +239,7 @@ async fn a_crowd_takes_one_lease_and_what_is_not_stored_gives_it_back() {
 async fn a_lease_lasts_as_long_as_its_holder_works() {
     let clock = ManualClock::at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000));
     let memory = Memory::builder().clock(clock.clone()).build().unwrap();
-    let remote = Remote::over(memory).into_shared();
+    let remote = Remote::new(memory).with_shared(true);
     let cache = Cache::builder(remote.clone())
         .clock(clock.clone())
         .build()
@@ -266,9 +267,9 @@ async fn a_lease_lasts_as_long_as_its_holder_works() {
         .final_key(&layer.page_key(&uri("/gone")).unwrap())
         .unwrap();
     assert!(remote.get(&key).await.unwrap().is_some());
-    remote.set_broken(true);
+    remote.inject(down());
     clock.advance(Duration::from_secs(11));
-    remote.set_broken(false);
+    remote.heal();
     assert!(remote.get(&key).await.unwrap().is_none());
     pages.goes_on.notify_one();
     asking.await.unwrap();
@@ -282,7 +283,7 @@ async fn a_lease_lasts_as_long_as_its_holder_works() {
 
 #[tokio::test]
 async fn what_is_damaged_is_replaced() {
-    let remote = Remote::shared();
+    let remote = Remote::default().with_shared(true);
     let cache = Cache::new(remote.clone());
     let layer = CacheLayer::new(cache.clone());
     let pages = Pages::default();
@@ -306,14 +307,14 @@ async fn what_is_damaged_is_replaced() {
 /// A store that cannot be written to stores nothing, and is no reason to ask more than once.
 #[tokio::test]
 async fn a_place_that_cannot_be_taken_keeps_nobody_from_an_answer() {
-    let remote = Remote::shared();
+    let remote = Remote::default().with_shared(true);
     let layer = CacheLayer::new(Cache::new(remote.clone()));
     let pages = Pages::default();
     let site = pages.behind(&layer);
-    remote.break_after(1);
+    remote.inject(down().after(1));
     let seen = get(&site, "/", "de").await;
     assert_eq!(seen.status, "axum-cache; fwd=uri-miss; detail=unavailable");
-    remote.set_broken(false);
+    remote.heal();
     get(&site, "/", "de").await;
     assert!(get(&site, "/", "de").await.is_hit());
 }
@@ -322,7 +323,10 @@ async fn a_place_that_cannot_be_taken_keeps_nobody_from_an_answer() {
 #[cfg(feature = "django-keys")]
 #[tokio::test]
 async fn a_purge_takes_variants_that_are_named_as_django_does() {
-    for cache in [Cache::new(Memory::new()), Cache::new(Remote::shared())] {
+    for cache in [
+        Cache::new(Memory::new()),
+        Cache::new(Remote::default().with_shared(true)),
+    ] {
         let layer = CacheLayer::new(cache).page_keys(axum_cache::key::DjangoKeys::new());
         let site = Pages::default().behind(&layer);
         for language in ["de", "en"] {

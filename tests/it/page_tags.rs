@@ -15,7 +15,7 @@ use axum_cache::{Cache, CacheLayer, Tags, cache_page};
 use tokio::sync::Notify;
 use tower::{Layer, ServiceExt};
 
-use crate::support::backends::Remote;
+use crate::support::backends::{Remote, down};
 use crate::support::site::ask;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -357,10 +357,10 @@ async fn tags_cost_no_read_once_they_are_known() {
         ("/vary", "en", 3, 2),
     ] {
         for (round, most) in [first, then, then].into_iter().enumerate() {
-            remote.take_calls();
+            remote.take_counts();
             let seen = ask(&site, uri, &[("accept-language", language)]).await;
             assert!(seen.is_hit(), "{uri} {language} {seen:?}");
-            let calls: usize = remote.take_calls().iter().map(|(_, count)| count).sum();
+            let calls: usize = remote.take_counts().iter().map(|(_, count)| count).sum();
             assert!(calls <= most, "{uri} {language} {round}: {calls}");
         }
     }
@@ -375,15 +375,15 @@ async fn a_store_that_cannot_say_the_tags_makes_a_miss() {
     let layer = CacheLayer::new(Cache::new(remote.clone())).tags(["layer"]);
     let site = Pages::default().behind(&layer);
     ask(&site, "/?a", &[]).await;
-    remote.break_after(1);
+    remote.inject(down().after(1));
     let seen = ask(&site, "/?a", &[]).await;
     assert_eq!(seen.status, "axum-cache; fwd=bypass; detail=unavailable");
-    remote.set_broken(false);
+    remote.heal();
     assert!(ask(&site, "/?a", &[]).await.is_hit());
     // The look-up finds nothing, and then the tags cannot be read.
-    remote.break_after(1);
+    remote.inject(down().after(1));
     assert_eq!(ask(&site, "/?b", &[]).await.body, "2");
-    remote.set_broken(false);
+    remote.heal();
     assert!(!ask(&site, "/?b", &[]).await.is_hit());
 }
 

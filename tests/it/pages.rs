@@ -14,10 +14,11 @@ use axum::routing::{get, post};
 use axum_cache::backend::{Backend, Memory};
 use axum_cache::clock::ManualClock;
 use axum_cache::control::{never_cache, vary_on_cookie, vary_on_headers};
+use axum_cache::testing::{Fault, Operation};
 use axum_cache::{Cache, CacheLayer, Ttl, cache_page};
 use tower::Layer;
 
-use crate::support::backends::Remote;
+use crate::support::backends::{Remote, down};
 use crate::support::http::{Answer, Channel, Server};
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -402,7 +403,7 @@ async fn a_store_that_fails_leaves_the_site_as_it_is() {
     let (remote, counted) = (Remote::default(), Counted::default());
     let layer = CacheLayer::new(Cache::new(remote.clone()));
     let server = Server::start(layer.layer(counted.router())).await;
-    remote.set_broken(true);
+    remote.inject(down());
     for _ in 0..2 {
         let answer = server.get("/").await;
         assert_eq!(answer.status, 200);
@@ -412,11 +413,11 @@ async fn a_store_that_fails_leaves_the_site_as_it_is() {
         );
     }
     // It is asked once a request, and not bothered with a write.
-    assert_eq!(remote.take_calls(), [("get", 2)]);
-    remote.set_broken(false);
+    assert_eq!(remote.take_counts(), [("get", 2)]);
+    remote.heal();
     assert!(twice(&server, "/", &[]).await.1.is_hit());
     // Two of the reads are look-ups, and one is of the turn of the tags, which is there from now on.
-    let calls = remote.take_calls();
+    let calls = remote.take_counts();
     assert_eq!(calls, [("add", 1), ("get", 3), ("set_many", 1)]);
 }
 
@@ -430,9 +431,9 @@ async fn a_hit_is_one_read_and_with_variants_two() {
     for language in ["accept-language: en", "accept-language: de"] {
         twice(&server, path, &[language]).await;
     }
-    remote.take_calls();
+    remote.take_counts();
     assert!(server.get("/").await.is_hit());
-    assert_eq!(remote.take_calls(), [("get", 1)]);
+    assert_eq!(remote.take_counts(), [("get", 1)]);
     assert!(
         server
             .send("GET", path, &["accept-language: de"])
@@ -440,7 +441,7 @@ async fn a_hit_is_one_read_and_with_variants_two() {
             .is_hit()
     );
     assert_eq!(
-        remote.take_calls(),
+        remote.take_counts(),
         [("get", 1)],
         "the last variant is inline"
     );
@@ -450,7 +451,7 @@ async fn a_hit_is_one_read_and_with_variants_two() {
             .await
             .is_hit()
     );
-    assert_eq!(remote.take_calls(), [("get", 2)]);
+    assert_eq!(remote.take_counts(), [("get", 2)]);
 }
 
 #[tokio::test]
@@ -492,7 +493,7 @@ async fn a_variant_made_after_a_purge_does_not_bring_back_the_others() {
     let primary = cache.final_key(&layer.page_key(&uri).unwrap()).unwrap();
     let before = remote.get(&primary).await.unwrap();
     assert!(layer.purge(&uri).await.unwrap());
-    remote.answer_next_get(before);
+    remote.inject(Fault::find(before).on(Operation::Get).times(1));
     let third = server.send("GET", path, &["accept-language: c"]).await;
     let status = third.cache_status();
     assert!(status.contains("fwd=vary-miss"), "{status}");

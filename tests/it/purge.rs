@@ -233,9 +233,9 @@ async fn a_hit_is_one_read() {
     let remote = Remote::default();
     let layer = CacheLayer::new(Cache::new(remote.clone()));
     fill(&layer, &["http://site.test/a/b/c?d=e"]).await;
-    remote.take_calls();
+    remote.take_counts();
     assert_hits(&layer, &["http://site.test/a/b/c?d=e"], true).await;
-    assert_eq!(remote.take_calls(), [("get", 1)]);
+    assert_eq!(remote.take_counts(), [("get", 1)]);
 }
 
 /// Keys that do not tell what is below a path.

@@ -31,6 +31,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("fuzzing", 6),
     ("model", 6),
     ("page", 5),
+    ("testing", 5),
 ];
 
 /// Where each foreign crate may be named.

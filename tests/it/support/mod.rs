@@ -1,6 +1,7 @@
 //! What several tests need: a backend that counts its calls, one that fails, and a real client.
 
 #[allow(dead_code, reason = "the conformance tests use it too")]
+#[cfg(feature = "testing")]
 pub(crate) mod backends;
 #[cfg(feature = "axum")]
 pub(crate) mod http;
