@@ -18,12 +18,17 @@ pub fn answered_from_cache<B>(response: &Response<B>) -> bool {
     let lines = response.headers().get_all(CACHE_STATUS);
     let mut lines = lines.iter().filter_map(|line| line.to_str().ok());
     lines.any(|line| {
-        let mut in_quotes = false;
-        let parameters = line.split(|it| {
-            in_quotes ^= it == '"';
-            !in_quotes && (it == ',' || it == ';')
-        });
-        parameters.into_iter().any(|it| it.trim() == "hit")
+        let mut members = split(line, ',');
+        members.any(|member| split(member, ';').skip(1).any(|it| it.trim() == "hit"))
+    })
+}
+
+/// Split where it is not quoted.
+fn split(text: &str, at: char) -> impl Iterator<Item = &str> {
+    let mut is_quoted = false;
+    text.split(move |it| {
+        is_quoted ^= it == '"';
+        it == at && !is_quoted
     })
 }
 

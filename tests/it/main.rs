@@ -37,6 +37,8 @@ mod purge;
 mod support;
 #[cfg(all(feature = "askama", feature = "axum", feature = "memory"))]
 mod tag_life;
+#[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
+mod testing;
 mod tidy;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod veto;

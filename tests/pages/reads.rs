@@ -53,10 +53,10 @@ pub(crate) async fn one_read_and_with_variants_two() {
             }
             for (what, method, fields, status) in ANSWERS {
                 for language in ["en", "de"] {
-                    remote.take_calls();
+                    remote.take_counts();
                     let fields = [&[("accept-language", language)], *fields].concat();
                     let seen = ask(&site, method, path, &fields).await;
-                    let calls = remote.take_calls();
+                    let calls = remote.take_counts();
                     assert!(seen.is_hit(), "{name} {what}: {:?}", seen.members);
                     assert_eq!(seen.status.as_u16(), *status, "{name} {what}");
                     let most = if variants && name != "narrow" { 2 } else { 1 };
