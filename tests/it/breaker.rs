@@ -100,6 +100,41 @@ async fn a_single_error_costs_next_to_nothing() {
     );
 }
 
+/// An outage that is over before anybody has asked: who waited in vain has learned of it nevertheless.
+#[tokio::test(start_paused = true)]
+async fn who_had_no_answer_for_long_waits_for_what_others_owe() {
+    let memory = Memory::new();
+    let [one, other] = [(); 2].map(|()| Bench::node(&Remote::new(memory.clone())));
+    one.cache.set("k", &1, HOUR).await.unwrap();
+    assert_eq!(other.get("k").await, Some(1));
+    let away = [Fault::delay(250 * MILLI), Fault::error(ErrorKind::Timeout)];
+    for node in [&one, &other] {
+        for fault in &away {
+            node.remote.inject(fault.clone());
+        }
+    }
+    let reading = async {
+        assert!(other.cache.get::<i32>("k").await.is_err());
+    };
+    let back = async {
+        sleep(240 * MILLI).await;
+        other.remote.heal();
+    };
+    let (deleted, (), ()) = tokio::join!(one.cache.delete("k"), reading, back);
+    deleted.unwrap_err();
+    sleep(100 * MILLI).await;
+    one.remote.heal();
+    let start = Instant::now();
+    let seen = loop {
+        match other.cache.get::<i32>("k").await {
+            Ok(seen) => break seen,
+            Err(_) => sleep(MILLI).await,
+        }
+    };
+    assert_eq!(seen, None, "after {:?}", start.elapsed());
+    assert!(start.elapsed() <= 2 * SECOND);
+}
+
 #[tokio::test(start_paused = true)]
 async fn nothing_comes_back_that_was_removed_while_the_store_was_away() {
     let bench = Bench::new();

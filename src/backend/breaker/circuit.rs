@@ -3,7 +3,7 @@
 //! Two tasks bring it back: one asks whether it answers, and one removes what is owed. Neither waits for
 //! the other: what takes long to remove keeps nobody from using the rest.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -22,7 +22,8 @@ use crate::policy::chance;
 /// The time between the first two questions to a store that is away.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 
-/// For how long a store that has answered is not taken to be away because of one error.
+/// For how long a store that has answered is not taken to be away because of one error, and how long it may
+/// have been silent without having been away.
 const TRUST: Duration = Duration::from_millis(100);
 
 /// What is asked for: in a cluster, on several nodes. One that answers is enough.
@@ -46,6 +47,10 @@ pub(super) struct Circuit<B> {
     /// How long it has to have answered after an outage.
     recovery: Duration,
     state: AtomicU8,
+    /// When the circuit was made.
+    start: Instant,
+    /// When the store last answered a call or a question: microseconds from then on.
+    answered: AtomicU64,
     debts: Mutex<Debts>,
     /// Whether a task asks the store.
     asking: AtomicBool,
@@ -85,6 +90,8 @@ impl<B: Backend> Circuit<B> {
             recovery: recovery.max(2 * FIRST_PAUSE),
             back: Arc::default(),
             state: AtomicU8::new(CLOSED),
+            start: Instant::now(),
+            answered: AtomicU64::new(0),
             debts: Mutex::new(Debts::new(max_owed)),
             asking: AtomicBool::new(false),
             paying: AtomicBool::new(false),
@@ -102,6 +109,19 @@ impl<B: Backend> Circuit<B> {
 
     pub(super) fn debts(&self) -> MutexGuard<'_, Debts> {
         self.debts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store has answered.
+    pub(super) fn has_answered(&self) {
+        let micros = self.start.elapsed().as_micros();
+        let micros = u64::try_from(micros).unwrap_or(u64::MAX);
+        self.answered.fetch_max(micros, Ordering::Relaxed);
+    }
+
+    /// For how long the store has not answered.
+    fn silence(&self) -> Duration {
+        let answered = Duration::from_micros(self.answered.load(Ordering::Relaxed));
+        self.start.elapsed().saturating_sub(answered)
     }
 
     /// What is to be removed once the store is back, and is not read before.
@@ -300,11 +320,12 @@ async fn ask<B: Backend>(work: Work<B>) {
         let asked = Instant::now();
         let answers = circuit.probe().await;
         let took = asked.elapsed();
-        // An answer that came late is one of a store that was away until then.
-        if !answers || took >= TRUST {
+        // An answer that came late, or after nobody had one, is one of a store that was away until then.
+        if !answers || took.max(circuit.silence()) >= TRUST {
             longest = longest.max(Some(took));
         }
         let wait = if answers {
+            circuit.has_answered();
             let since: Instant = *back_since.get_or_insert_with(Instant::now);
             // After an outage, others that share the store may not have found it yet, and so not have
             // removed what they owe: they wait for an answer or a connection that was lost, and then for

@@ -137,6 +137,8 @@ impl<B: Backend> CircuitBreaker<B> {
         let outcome = call.await;
         if outcome.as_ref().is_err_and(is_outage) {
             self.circuit.alarm(namespace);
+        } else {
+            self.circuit.has_answered();
         }
         outcome
     }
@@ -172,6 +174,7 @@ impl<B: Backend> CircuitBreaker<B> {
             Err(error) => Err(error),
         };
         if !outcome.as_ref().is_err_and(is_outage) {
+            self.circuit.has_answered();
             removal.owe = None;
             return outcome;
         }
