@@ -255,6 +255,11 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
             return Way::Forward(Forwarding::alone(miss, fill, flight, marked));
         }
         let opened = config.take(&question.key, &miss, asked.now).await;
+        if matches!(opened.ground, Ground::Lost) && !miss.is_unavailable() {
+            // Who waits for whom is by places, and others were quicker to take this one.
+            round += 1;
+            continue;
+        }
         if miss.known.is_none() && matches!(opened.ground, Ground::Page(..)) {
             // It was stored meanwhile.
             round += 1;

@@ -56,6 +56,8 @@ pub(super) enum Ground {
     Lease(Arc<Lease>),
     /// It is not known: nothing may be stored.
     Lost,
+    /// The same, as the store cannot be written to: nobody can purge anything, either.
+    Unwritable,
 }
 
 /// An entry in the place of a page that is being made.
@@ -150,7 +152,7 @@ impl Config {
                     let (ground, before) = taking.await;
                     let ground = ground.unwrap_or_else(|error| {
                         observe::failed(self.cache.name(), "page", &error);
-                        Ground::Lost
+                        Ground::Unwritable
                     });
                     let opened = Opened {
                         ground,
@@ -219,12 +221,12 @@ impl Ground {
         match self {
             Self::Page(generation, _) => Some(*generation),
             Self::Lease(lease) => Some(lease.generation),
-            Self::Any | Self::Lost => None,
+            Self::Any | Self::Lost | Self::Unwritable => None,
         }
     }
 
     pub(super) fn is_lost(&self) -> bool {
-        matches!(self, Self::Lost)
+        matches!(self, Self::Lost | Self::Unwritable)
     }
 
     /// What was there.
@@ -232,7 +234,7 @@ impl Ground {
         match self {
             Self::Page(_, entry) => entry.as_ref(),
             Self::Lease(lease) => Some(&lease.entry),
-            Self::Any | Self::Lost => None,
+            Self::Any | Self::Lost | Self::Unwritable => None,
         }
     }
 

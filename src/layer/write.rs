@@ -156,8 +156,18 @@ impl Writer {
                 }
                 Ok(None) => outdated = true,
                 Err(error) => {
-                    self.unstored = Some(Refusal::Unavailable.as_str());
                     observe::failed(self.config.cache.name(), "page", &error);
+                    let unavailable = Refusal::Unavailable.as_str();
+                    if shared {
+                        // Nor is it known whether those who came meanwhile may have it.
+                        if error.is_transient() {
+                            self.duty.land(Landed::Again);
+                        } else {
+                            self.alone(Alone::Refused);
+                        }
+                        return Ok(Some(unavailable));
+                    }
+                    self.unstored = Some(unavailable);
                 }
             }
         }

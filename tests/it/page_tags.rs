@@ -387,6 +387,41 @@ async fn a_store_that_cannot_say_the_tags_makes_a_miss() {
     assert!(!ask(&site, "/?b", &[]).await.is_hit());
 }
 
+/// D2: when it cannot be known whether a page is still good, who came while it was made asks anew.
+#[tokio::test(start_paused = true)]
+async fn who_came_after_an_invalidation_gets_nothing_older_though_the_store_fails() {
+    let memory = Memory::new();
+    let [one, other] = [(); 2].map(|()| Remote::new(memory.clone()).with_shared(true));
+    let layer = CacheLayer::new(Cache::new(one.clone())).tags(["layer"]);
+    let (version, go) = (Arc::new(AtomicUsize::new(1)), Arc::new(Notify::new()));
+    let router = {
+        let (version, go) = (Arc::clone(&version), Arc::clone(&go));
+        Router::new().fallback(move || async move {
+            let made_of = version.load(Ordering::SeqCst);
+            go.notified().await;
+            made_of.to_string()
+        })
+    };
+    let site = layer.layer(router);
+    let asking = || {
+        let site = site.clone();
+        tokio::spawn(async move { ask(&site, "/", &[]).await.body })
+    };
+    let leader = asking();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    version.store(2, Ordering::SeqCst);
+    Cache::new(other).invalidate(["layer"]).await.unwrap();
+    let follower = asking();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    // The next call is the one that asks what has become of the tags.
+    one.inject(down().times(1));
+    go.notify_one();
+    assert_eq!(leader.await.unwrap(), "1", "it asked before");
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    go.notify_one();
+    assert_eq!(follower.await.unwrap(), "2");
+}
+
 #[tokio::test]
 async fn a_304_keeps_the_tags_or_brings_others() {
     for named in [false, true] {
