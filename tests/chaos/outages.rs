@@ -202,8 +202,8 @@ async fn a3_open_costs_little(redis: &Redis, proxy: &Proxy) {
         ),
     );
     assert!(bare <= 100 * MILLI / 1000, "{bare:?}");
-    // A probe, which asks for three keys at once, waits for a deadline before the next one.
-    assert!(asked <= 16, "{asked}");
+    // A probe, whose three questions may come one by one, waits for a deadline before the next one.
+    assert!(asked <= 3 * 16, "{asked}");
 }
 
 pub(crate) async fn a4_answers_late() {

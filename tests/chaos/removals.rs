@@ -226,7 +226,13 @@ pub(crate) async fn a8_flaps_while_others_write() {
     let (mut old, mut there) = (0, 0);
     for node in &nodes {
         for page in 0..PAGES {
-            let (is_there, is_old) = node.look(page).await.unwrap();
+            let mut seen = None;
+            until("answered", async || {
+                seen = node.look(page).await;
+                seen.is_some()
+            })
+            .await;
+            let (is_there, is_old) = seen.unwrap();
             there += usize::from(is_there);
             old += usize::from(is_old);
         }

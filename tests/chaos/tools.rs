@@ -142,7 +142,11 @@ impl Site {
         for page in 0..PAGES {
             let cache = self.cache.with_tags([tag(page)]);
             let version = self.world.version(page);
-            cache.set(&part(page, 0), &version, TTL).await.unwrap();
+            let key = part(page, 0);
+            until("stored", async || {
+                cache.set(&key, &version, TTL).await.is_ok()
+            })
+            .await;
         }
     }
 

@@ -187,7 +187,8 @@ pub(crate) async fn c4_without_the_store_each_node_computes() {
         let took = start.elapsed();
         rows.push(format!("{what}: {took:?}"));
         assert_eq!(runs.load(Ordering::SeqCst), 1);
-        assert!(took <= 200 * MILLI + 200 * MILLI + 100 * MILLI, "{took:?}");
+        // And what a busy machine takes for a thousand callers.
+        assert!(took <= 200 * MILLI + 200 * MILLI + 1000 * MILLI, "{took:?}");
     }
     report(
         "C4",

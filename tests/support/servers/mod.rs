@@ -180,10 +180,11 @@ pub(crate) fn folder(name: &str) -> PathBuf {
 /// A free port of 127.0.0.1, below the ephemeral ones and with room for Redis Cluster's bus.
 pub(crate) fn port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() * 61 % 11_000).expect("small");
-    for _ in 0..11_000 {
+    let start = u16::try_from(std::process::id() * 61 % 12_000).expect("small");
+    // Below those that connections get, the second one for the bus of a cluster.
+    for _ in 0..12_000 {
         let next = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 20_000 + (start + next % 11_000) % 11_000;
+        let port = 10_000 + (start + next % 12_000) % 12_000;
         let free = |port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
         if free(port) && free(port + 10_000) {
             return port;
