@@ -254,8 +254,11 @@ pub struct Capabilities {
     pub deletes_prefixes: bool,
     /// Whether it can [compare and set](Backend::compare_and_set); not unless said otherwise.
     pub compares: bool,
-    /// Whether other processes may read and write the same entries; so unless said otherwise.
+    /// Whether others, such as processes, may read and write the same entries; so unless said otherwise.
     pub shared: bool,
+    /// Whether entries stay in the memory of this process, where they neither rot nor are written by anybody
+    /// else; not unless said otherwise.
+    pub in_process: bool,
 }
 
 impl Capabilities {
@@ -268,6 +271,7 @@ impl Capabilities {
             deletes_prefixes: false,
             compares: false,
             shared: true,
+            in_process: false,
         }
     }
 
@@ -282,6 +286,7 @@ impl Capabilities {
     #[must_use]
     pub const fn in_process(mut self) -> Self {
         self.shared = false;
+        self.in_process = true;
         self
     }
 

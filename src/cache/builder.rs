@@ -33,6 +33,7 @@ pub struct CacheBuilder {
     max_refreshes: usize,
     max_computations: Option<usize>,
     on_error: OnError,
+    checksums: Option<bool>,
     drain_timeout: Duration,
 }
 
@@ -51,6 +52,7 @@ impl CacheBuilder {
             max_refreshes: 64,
             max_computations: None,
             on_error: OnError::Error,
+            checksums: None,
             drain_timeout: Duration::from_secs(5),
         }
     }
@@ -156,6 +158,18 @@ impl CacheBuilder {
         self
     }
 
+    /// Whether values are stored with a checksum, and the key that they are of, as pages and fragments always
+    /// are: what is not as it was written is a miss then, and is replaced. By default, unless the store is in
+    /// this process.
+    ///
+    /// Integers that fit an `i64` are always stored as their digits, since the store counts them. Without
+    /// checksums, other programs can read and write the values of the cache as the codec writes them; but of a
+    /// bit that flips on the way nothing is known. With them, what such programs write is not read.
+    pub fn checksums(mut self, checksums: bool) -> Self {
+        self.checksums = Some(checksums);
+        self
+    }
+
     /// How long [`close`](Cache::close) waits for what is being computed. 5 seconds by default.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
@@ -183,6 +197,7 @@ impl CacheBuilder {
     }
 
     fn with_keys(self, keys: KeySpace) -> Cache {
+        let is_elsewhere = !self.backend.as_dyn().capabilities().in_process;
         Cache {
             version: self.version,
             ttl: self.ttl,
@@ -206,6 +221,7 @@ impl CacheBuilder {
                     self.drain_timeout,
                 ),
                 on_error: self.on_error,
+                checksums: self.checksums.unwrap_or(is_elsewhere),
                 tags_seen: TagsSeen::default(),
                 turns: AtomicU64::new(0),
             }),

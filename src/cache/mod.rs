@@ -126,6 +126,8 @@ struct Shared {
     failures: Failures,
     background: Background,
     on_error: OnError,
+    /// Whether what is stored says of itself that it is whole, and whose.
+    checksums: bool,
     tags_seen: TagsSeen,
     turns: AtomicU64,
 }

@@ -2,9 +2,10 @@
 //!
 //! # Invariants
 //!
-//! - A value that has tags, or may be served stale, is sealed; any other is its codec's bytes, so
-//!   that counters are native and other programs can read it. Bytes that could be taken for a
-//!   sealed value are sealed, whatever they are.
+//! - A value that has tags, or may be served stale, is sealed. Of the others, integers are their digits, so
+//!   that counters are native; the rest is sealed if the cache has checksums, and its codec's bytes if it has
+//!   none. Bytes that could be taken for a sealed value are sealed, whatever they are.
+//! - A cache that has checksums uses nothing that is not sealed but integers.
 //! - What is sealed is used only if it says that it is of this key, and its tags are current.
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use super::Cache;
 use super::fenced::TRIES;
 use super::tags::{Marks, TagsRead};
+use crate::backend::parse_counter;
 use crate::entry::{
     Entry, Kind, Stamp, Undecodable, Worth, is_lease, is_sealed, open, open_stamp, seal,
 };
@@ -210,6 +212,9 @@ impl Cache {
 
     fn open_value(&self, key: &Key, entry: &Entry) -> Opened {
         if !is_sealed(entry.bytes()) {
+            if self.shared.checksums && !is_counter(entry) {
+                return Opened::Undecodable(Undecodable::Foreign);
+            }
             return Opened::Plain;
         }
         if is_lease(entry.bytes()) {
@@ -331,6 +336,9 @@ impl Cache {
             let Some(record) = value.record else {
                 return backend.touch(key, lifetime).await;
             };
+            if record.stamp.is_bare() {
+                return backend.touch(key, lifetime).await;
+            }
             let now = self.clock().now();
             let mut stamp = record.stamp.clone();
             stamp.fresh_until = lifetime.duration().and_then(|it| now.checked_add(it));
@@ -378,12 +386,17 @@ impl Cache {
 
     /// The entry to store for a value without tags that is never served stale.
     pub(super) fn plain_value(&self, key: &Key, value: Entry) -> Result<Entry> {
-        if is_sealed(value.bytes()) {
+        if is_sealed(value.bytes()) || (self.shared.checksums && !is_counter(&value)) {
             let stamp = Stamp::new(self.clock().now(), None);
             return seal_value(key, &value, stamp);
         }
         Ok(value)
     }
+}
+
+/// Whether these are the digits of a counter.
+fn is_counter(entry: &Entry) -> bool {
+    parse_counter(entry.bytes()).is_ok()
 }
 
 /// The entry to store for a value of which all is said by `stamp`.

@@ -230,6 +230,9 @@ impl CachesBuilder {
                 _ => return Err(alias_settings.bad("on_error", "is not error or miss")),
             });
         }
+        if let Some(checksums) = alias_settings.take("checksums")? {
+            builder = builder.checksums(checksums);
+        }
         if let Some(most) = alias_settings.take("max_computations")? {
             builder = builder.max_computations(most);
         }

@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 /// | `key_policy` | `hash`, `error` or `off` for keys that some stores refuse | `hash` |
 /// | `codec` | `json`, or a name given to the builder | `json` |
 /// | `on_error` | `error` or `miss`: what [reads and writes](crate::OnError) do when the store fails | `error` |
+/// | `checksums` | `false`: values are stored [as their bare bytes](crate::CacheBuilder::checksums) | `true`, but in memory |
 /// | `max_computations` | how many values are [computed at a time](crate::CacheBuilder::max_computations) | no limit |
 /// | `options` | options of the backend | |
 ///
@@ -116,7 +117,7 @@ impl fmt::Debug for Settings {
 }
 
 /// The settings that every cache has; what else a URL's query holds are options.
-const COMMON: [&str; 9] = [
+const COMMON: [&str; 10] = [
     "timeout",
     "key_prefix",
     "version",
@@ -124,6 +125,7 @@ const COMMON: [&str; 9] = [
     "key_policy",
     "codec",
     "on_error",
+    "checksums",
     "max_computations",
     "location",
 ];

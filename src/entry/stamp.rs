@@ -50,6 +50,12 @@ impl Stamp {
         }
     }
 
+    /// Whether it says nothing that the store does not know: such an entry lives as long as it is there.
+    pub(crate) fn is_bare(&self) -> bool {
+        let window = self.stale_while_revalidate.max(self.stale_if_error);
+        self.fresh_until.is_none() && window.is_zero() && self.tags.is_empty()
+    }
+
     /// What the entry is worth, given the state of its tags. One whose tags are expired is stale
     /// from then on.
     pub(crate) fn worth(&self, now: SystemTime, tags: TagState) -> Worth {

@@ -88,7 +88,7 @@ impl<B: Backend + Default> Default for TestBackend<B> {
 }
 
 impl<B: Backend> TestBackend<B> {
-    /// In front of `store`, whose capabilities it has.
+    /// In front of `store`, whose capabilities it has; but what it holds is not in this process.
     pub fn new(store: B) -> Self {
         Self {
             shared: Arc::new(Shared {
@@ -220,6 +220,7 @@ impl<B: Backend> Backend for TestBackend<B> {
 
     fn capabilities(&self) -> Capabilities {
         let mut capabilities = self.store().capabilities();
+        capabilities.in_process = false;
         capabilities.shared = self.is_shared.unwrap_or(capabilities.shared);
         capabilities
     }

@@ -126,11 +126,10 @@ async fn what_hangs_goes_on_when_the_store_is_healed() {
     assert_eq!(cache.get("k").await.unwrap(), Some(1));
 }
 
+/// F1: whatever happens to an entry on its way, it is a miss and is replaced, and never another value.
 #[tokio::test]
-async fn what_is_corrupt_is_a_miss_and_is_replaced() {
+async fn f1_what_is_corrupt_is_a_miss_and_is_replaced() {
     let (store, cache) = bench();
-    // What is sealed; the bare bytes of a value say nothing of themselves.
-    let cache = cache.with_tags(["tag"]);
     let value = "what was stored".repeat(20);
     let runs = Computations::new();
     for seed in 0..2000 {

@@ -211,16 +211,15 @@ impl Backend for Memory {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let capabilities = Capabilities::new()
+        let mut capabilities = Capabilities::new()
+            .in_process()
             .with_ttl_unit(Duration::from_nanos(1))
             .with_max_value_bytes(self.store.max_value_bytes())
             .with_delete_prefix()
             .with_compare_and_set();
         // Another handle may be that of another cache, which knows nothing of the fills of this one.
-        if Arc::strong_count(&self.store) > 1 {
-            return capabilities;
-        }
-        capabilities.in_process()
+        capabilities.shared = Arc::strong_count(&self.store) > 1;
+        capabilities
     }
 
     async fn get(&self, key: &Key) -> Result<Option<Entry>> {
