@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use crate::entry::{Kind, Stamp, open, seal};
+use crate::entry::{Kind, Sealer, Stamp};
 use crate::key::Key;
 
 pub use crate::backend::fuzzing::*;
@@ -13,7 +13,8 @@ pub use crate::layer::fuzzing::{page, pages};
 /// The body of a fragment's entry.
 #[cfg(feature = "askama")]
 pub fn fragment(key: &Key, bytes: &Bytes) -> Option<Bytes> {
-    let opened = open::<u64>(Kind::Fragment, key.as_str(), bytes).ok()?;
+    let sealer = Sealer::default();
+    let opened = sealer.open::<u64>(Kind::Fragment, key, bytes).ok()?;
     Some(opened.body)
 }
 
@@ -22,5 +23,6 @@ pub fn fragment(key: &Key, bytes: &Bytes) -> Option<Bytes> {
 pub fn seal_fragment(key: &Key, stored_at_ms: u64, body: &[u8]) -> Option<Bytes> {
     let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(stored_at_ms))?;
     let stamp = Stamp::new(at, Some(Duration::ZERO));
-    seal(Kind::Fragment, key.as_str(), stamp, 0_u64, body).ok()
+    let sealed = Sealer::default().seal(Kind::Fragment, key, stamp, 0_u64, body);
+    Some(sealed.ok()?.bytes().clone())
 }

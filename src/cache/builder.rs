@@ -12,7 +12,8 @@ use super::{Cache, Shared};
 use crate::backend::AnyBackend;
 use crate::clock::{Clock, SystemClock};
 use crate::codec::{AnyCodec, Codec};
-use crate::error::Result;
+use crate::entry::Sealer;
+use crate::error::{Error, Result};
 use crate::key::{KeyFunction, KeyPolicy, KeySpace, PrefixedKeys};
 use crate::tag::Tags;
 use crate::ttl::Ttl;
@@ -34,6 +35,8 @@ pub struct CacheBuilder {
     max_computations: Option<usize>,
     on_error: OnError,
     checksums: Option<bool>,
+    /// `None` if it was asked to sign with what is no secret.
+    sealer: Option<Sealer>,
     drain_timeout: Duration,
 }
 
@@ -53,6 +56,7 @@ impl CacheBuilder {
             max_computations: None,
             on_error: OnError::Error,
             checksums: None,
+            sealer: Some(Sealer::default()),
             drain_timeout: Duration::from_secs(5),
         }
     }
@@ -170,6 +174,25 @@ impl CacheBuilder {
         self
     }
 
+    /// Signs all that is stored with the first of these secrets, and reads what is signed with any of them: values,
+    /// pages and fragments that somebody else has written to the store, or has moved to another key, are misses.
+    /// Nothing is signed by default.
+    ///
+    /// To change the secret, put the new one first, and take the old one away when nothing lives any more that
+    /// was signed with it. Give each site that shares a store a secret of its own.
+    ///
+    /// What is signed is neither encrypted nor kept from being removed, or from being put back while it is
+    /// fresh. Counters cannot be signed: [`incr`](Cache::incr) is
+    /// [`Unsupported`](crate::ErrorKind::Unsupported).
+    ///
+    /// # Django
+    ///
+    /// `SECRET_KEY` and `SECRET_KEY_FALLBACKS`, with which no cache of Django's signs anything.
+    pub fn signing_keys<S: AsRef<[u8]>>(mut self, secrets: impl IntoIterator<Item = S>) -> Self {
+        self.sealer = Sealer::signing(secrets);
+        self
+    }
+
     /// How long [`close`](Cache::close) waits for what is being computed. 5 seconds by default.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
@@ -181,8 +204,11 @@ impl CacheBuilder {
     /// # Errors
     ///
     /// [`Config`](crate::ErrorKind::Config) if the key prefix makes keys too long for portable
-    /// stores.
+    /// stores; and if it is to sign with no secret, or with one of less than 16 bytes.
     pub fn build(self) -> Result<Cache> {
+        if self.sealer.is_none() {
+            return Err(Error::config("a signing key has at least 16 bytes"));
+        }
         let keys = KeySpace::new(
             self.key_prefix.clone(),
             Arc::clone(&self.key_function),
@@ -222,6 +248,7 @@ impl CacheBuilder {
                 ),
                 on_error: self.on_error,
                 checksums: self.checksums.unwrap_or(is_elsewhere),
+                sealer: self.sealer.unwrap_or_default(),
                 tags_seen: TagsSeen::default(),
                 turns: AtomicU64::new(0),
             }),

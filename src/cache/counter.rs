@@ -1,7 +1,7 @@
 //! Counters and version moves.
 
 use super::{Cache, Reach};
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 impl Cache {
     /// Adds `delta` to the integer under `key`; atomic. The new value.
@@ -14,11 +14,15 @@ impl Cache {
     /// [`NotAnInteger`](ErrorKind::NotAnInteger) if it holds anything but an integer, or one with
     /// [tags](Self::with_tags).
     /// [`OutOfRange`](ErrorKind::OutOfRange) if the result is no `i64`; the entry stays as it is.
+    /// [`Unsupported`](ErrorKind::Unsupported) on a cache that [signs](crate::CacheBuilder::signing_keys).
     ///
     /// # Django
     ///
     /// `incr`; the lifetime is kept on every store, and none wraps, floors or loses an update.
     pub async fn incr(&self, key: &str, delta: i64) -> Result<i64> {
+        if self.sealer().signs() {
+            return Err(Error::new(ErrorKind::Unsupported).with_message("counters are not signed"));
+        }
         let key = self.final_key(key)?;
         let counted = self.backend().incr(&key, delta).await;
         if let Err(error) = &counted

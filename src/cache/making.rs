@@ -20,7 +20,6 @@ use super::background::Room;
 use super::compute::Outcomes;
 use super::computed::{Computed, Terms};
 use super::fenced::{Decodes, Landed, Place, Seen, Standing, Taken, hold};
-use super::record::seal_value;
 use crate::entry::{Entry, Stamp};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::fence::Fill;
@@ -338,14 +337,18 @@ impl Begun {
         let key = self.place.key.clone();
         let is_plain = stamp.tags.is_empty() && window.is_zero() && policy.refresh_ahead.is_none();
         let (entry, lifetime) = if is_plain {
-            (self.cache.plain_value(&key, product.entry)?, fresh_for)
+            let entry = self.cache.plain_value(&key, product.entry, fresh_for)?;
+            (entry, fresh_for)
         } else {
             let lifetime = match fresh_for.duration() {
                 None => Lifetime::Forever,
                 Some(fresh_for) => Lifetime::For(fresh_for.saturating_add(window)),
             };
             self.cache.keep_tags(&stamp.tags, lifetime).await;
-            (seal_value(&key, &product.entry, stamp)?, lifetime)
+            (
+                self.cache.seal_value(&key, &product.entry, stamp)?,
+                lifetime,
+            )
         };
         let landed = self.place.land(entry, lifetime).await;
         Ok(match landed {

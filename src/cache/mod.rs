@@ -49,7 +49,7 @@ use crate::backend::{AnyBackend, Capabilities, DynBackend, Peek};
 use crate::caches::Caches;
 use crate::clock::Clock;
 use crate::codec::AnyCodec;
-use crate::entry::Entry;
+use crate::entry::{Entry, Sealer};
 use crate::error::Result;
 use crate::fence::{Fences, Fill};
 use crate::flight::Flights;
@@ -128,6 +128,7 @@ struct Shared {
     on_error: OnError,
     /// Whether what is stored says of itself that it is whole, and whose.
     checksums: bool,
+    sealer: Sealer,
     tags_seen: TagsSeen,
     turns: AtomicU64,
 }
@@ -311,6 +312,11 @@ impl Cache {
     #[cfg(feature = "askama")]
     pub(crate) fn siblings(&self) -> Option<&Caches> {
         self.siblings.as_ref()
+    }
+
+    /// How what it stores is sealed.
+    pub(crate) fn sealer(&self) -> &Sealer {
+        &self.shared.sealer
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {

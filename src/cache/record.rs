@@ -15,10 +15,8 @@ use super::Cache;
 use super::fenced::TRIES;
 use super::tags::{Marks, TagsRead};
 use crate::backend::parse_counter;
-use crate::entry::{
-    Entry, Kind, Stamp, Undecodable, Worth, is_lease, is_sealed, open, open_stamp, seal,
-};
-use crate::error::{Error, ErrorKind, Result};
+use crate::entry::{Entry, Kind, Stamp, Undecodable, Worth, is_lease, is_sealed};
+use crate::error::Result;
 use crate::key::Key;
 use crate::observe;
 use crate::tag::{TagStamp, TagState, Tags};
@@ -212,6 +210,9 @@ impl Cache {
 
     fn open_value(&self, key: &Key, entry: &Entry) -> Opened {
         if !is_sealed(entry.bytes()) {
+            if self.sealer().signs() {
+                return Opened::Undecodable(Undecodable::Signature);
+            }
             if self.shared.checksums && !is_counter(entry) {
                 return Opened::Undecodable(Undecodable::Foreign);
             }
@@ -221,7 +222,7 @@ impl Cache {
             return Opened::Lease;
         }
         let record = entry.decoded(|bytes| {
-            let opened = open::<()>(Kind::Value, key.as_str(), bytes)?;
+            let opened = self.sealer().open::<()>(Kind::Value, key, bytes)?;
             let marks = self.marks(&opened.stamp.tags);
             Ok(Record {
                 marks: marks.map_err(|_| Undecodable::Meta)?,
@@ -237,10 +238,13 @@ impl Cache {
     }
 
     fn open_foreign(&self, key: &Key, entry: &Entry) -> Opened {
-        let opened = open_stamp(key.as_str(), entry.bytes()).and_then(|stamp| {
-            let marks = self.marks(&stamp.tags);
-            Ok((stamp, marks.map_err(|_| Undecodable::Meta)?))
-        });
+        let opened = self
+            .sealer()
+            .open_stamp(key, entry.bytes())
+            .and_then(|stamp| {
+                let marks = self.marks(&stamp.tags);
+                Ok((stamp, marks.map_err(|_| Undecodable::Meta)?))
+            });
         match opened {
             Ok((stamp, marks)) => Opened::Foreign(stamp, marks),
             Err(reason) => Opened::Undecodable(reason),
@@ -288,11 +292,11 @@ impl Cache {
         tags: &[TagStamp],
     ) -> Result<Entry> {
         if tags.is_empty() {
-            return self.plain_value(key, value);
+            return self.plain_value(key, value, lifetime);
         }
         let mut stamp = Stamp::new(self.clock().now(), lifetime.duration());
         stamp.tags = tags.to_vec();
-        seal_value(key, &value, stamp)
+        self.seal_value(key, &value, stamp)
     }
 
     /// Stores `entry` if there is nothing that counts; atomic, where the store can compare.
@@ -344,7 +348,7 @@ impl Cache {
             stamp.fresh_until = lifetime.duration().and_then(|it| now.checked_add(it));
             let kept_for = stamp.kept_for(now);
             self.keep_tags(&stamp.tags, kept_for).await;
-            let entry = seal_value(key, &value.entry, stamp)?;
+            let entry = self.seal_value(key, &value.entry, stamp)?;
             if backend.compare_and_set(key, &raw, entry, kept_for).await? {
                 return Ok(true);
             }
@@ -374,7 +378,7 @@ impl Cache {
         let Some(lifetime) = backend.ttl(from).await? else {
             return Ok(false);
         };
-        let entry = seal_value(to, &value.entry, record.stamp.clone())?;
+        let entry = self.seal_value(to, &value.entry, record.stamp.clone())?;
         backend.set(to, entry, lifetime).await?;
         let is_moved = backend.delete(from).await?;
         if !is_moved {
@@ -385,26 +389,28 @@ impl Cache {
     }
 
     /// The entry to store for a value without tags that is never served stale.
-    pub(super) fn plain_value(&self, key: &Key, value: Entry) -> Result<Entry> {
-        if is_sealed(value.bytes()) || (self.shared.checksums && !is_counter(&value)) {
-            let stamp = Stamp::new(self.clock().now(), None);
-            return seal_value(key, &value, stamp);
+    pub(super) fn plain_value(&self, key: &Key, value: Entry, lifetime: Lifetime) -> Result<Entry> {
+        let signs = self.sealer().signs();
+        let is_checked = signs || (self.shared.checksums && !is_counter(&value));
+        if is_checked || is_sealed(value.bytes()) {
+            // Who signs does not leave it to the store when it is over.
+            let lifetime = if signs { lifetime } else { Lifetime::Forever };
+            let stamp = Stamp::new(self.clock().now(), lifetime.duration());
+            return self.seal_value(key, &value, stamp);
         }
         Ok(value)
+    }
+
+    /// The entry to store for a value of which all is said by `stamp`.
+    pub(super) fn seal_value(&self, key: &Key, value: &Entry, stamp: Stamp) -> Result<Entry> {
+        let sealer = self.sealer();
+        sealer.seal(Kind::Value, key, stamp, (), value.bytes())
     }
 }
 
 /// Whether these are the digits of a counter.
 fn is_counter(entry: &Entry) -> bool {
     parse_counter(entry.bytes()).is_ok()
-}
-
-/// The entry to store for a value of which all is said by `stamp`.
-pub(super) fn seal_value(key: &Key, value: &Entry, stamp: Stamp) -> Result<Entry> {
-    let sealed = seal(Kind::Value, key.as_str(), stamp, (), value.bytes());
-    sealed
-        .map(Entry::new)
-        .map_err(|source| Error::new(ErrorKind::Encode).with_source(source.to_string()))
 }
 
 enum Opened {

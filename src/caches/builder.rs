@@ -233,6 +233,9 @@ impl CachesBuilder {
         if let Some(checksums) = alias_settings.take("checksums")? {
             builder = builder.checksums(checksums);
         }
+        if let Some(secrets) = alias_settings.take::<Vec<String>>("signing_keys")? {
+            builder = builder.signing_keys(secrets);
+        }
         if let Some(most) = alias_settings.take("max_computations")? {
             builder = builder.max_computations(most);
         }

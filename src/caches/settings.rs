@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 /// | `codec` | `json`, or a name given to the builder | `json` |
 /// | `on_error` | `error` or `miss`: what [reads and writes](crate::OnError) do when the store fails | `error` |
 /// | `checksums` | `false`: values are stored [as their bare bytes](crate::CacheBuilder::checksums) | `true`, but in memory |
+/// | `signing_keys` | secrets: what is stored is [signed](crate::CacheBuilder::signing_keys) with the first, and any of them is believed | none |
 /// | `max_computations` | how many values are [computed at a time](crate::CacheBuilder::max_computations) | no limit |
 /// | `options` | options of the backend | |
 ///
@@ -117,7 +118,7 @@ impl fmt::Debug for Settings {
 }
 
 /// The settings that every cache has; what else a URL's query holds are options.
-const COMMON: [&str; 10] = [
+const COMMON: [&str; 11] = [
     "timeout",
     "key_prefix",
     "version",
@@ -127,6 +128,7 @@ const COMMON: [&str; 10] = [
     "on_error",
     "checksums",
     "max_computations",
+    "signing_keys",
     "location",
 ];
 

@@ -2,8 +2,11 @@
 //! bound to its key.
 //!
 //! ```text
-//! "axc" | format version | kind | xxh3 of all that follows, 8 bytes | length of meta, 4 bytes | meta | body
+//! "axc" | format version | kind | proof | length of meta, 4 bytes | meta | body
 //! ```
+//!
+//! The proof is the xxh3 of all that follows, 8 bytes; or, if the kind has its highest bit set, the keyed
+//! BLAKE3 of all before and after it, 32 bytes.
 //!
 //! # Invariants
 //!
@@ -16,18 +19,21 @@ use std::time::{Duration, SystemTime};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
 
+use super::Entry;
+use super::sealer::{Sealer, proof_bytes};
 use super::stamp::Stamp;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
 use crate::tag::TagStamp;
 
 const MAGIC: &[u8; 3] = b"axc";
 const FORMAT: u8 = 2;
 /// Magic, format version and kind.
 const PREAMBLE: usize = 5;
-const CHECKSUM: usize = 8;
 const META_LENGTH: usize = 4;
-const HEAD: usize = PREAMBLE + CHECKSUM + META_LENGTH;
+/// Of a kind: whether it is signed.
+const SIGNED: u8 = 0x80;
 
 /// What an envelope holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +65,8 @@ pub(crate) fn lease(number: u64) -> Bytes {
 /// Whether bytes are a [`lease`]. Such entries are read from the store that all processes share, each
 /// time: a copy near would hold up those who wait for it to go.
 pub(crate) fn is_lease(bytes: &[u8]) -> bool {
-    is_sealed(bytes) && bytes.get(PREAMBLE - 1) == Some(&(Kind::Lease as u8))
+    let kind = bytes.get(PREAMBLE - 1).map(|kind| kind & !SIGNED);
+    is_sealed(bytes) && kind == Some(Kind::Lease as u8)
 }
 
 /// Why bytes are not a usable envelope.
@@ -70,6 +77,8 @@ pub(crate) enum Undecodable {
     Version,
     Kind,
     Checksum,
+    /// It is not signed and should be; or it is, and nobody here knows the key.
+    Signature,
     Meta,
     Key,
 }
@@ -94,85 +103,122 @@ struct Meta<'a, M> {
     of_kind: M,
 }
 
-/// Seals `meta` and `body` under `key`. Times are kept in milliseconds; `fresh_until` is rounded
-/// up, so that rounding never makes an entry that is stale at birth.
-pub(crate) fn seal<M: Serialize>(
-    kind: Kind,
-    key: &str,
-    stamp: Stamp,
-    meta: M,
-    body: &[u8],
-) -> Result<Bytes, postcard::Error> {
-    let meta = postcard::to_allocvec(&Meta {
-        key,
-        stored_at_ms: to_millis(stamp.stored_at, false),
-        fresh_until_ms: stamp.fresh_until.map(|instant| to_millis(instant, true)),
-        stale_while_revalidate_ms: millis(stamp.stale_while_revalidate),
-        stale_if_error_ms: millis(stamp.stale_if_error),
-        cost_ms: millis(stamp.cost),
-        tags: stamp.tags,
-        of_kind: meta,
-    })?;
-    let meta_length =
-        u32::try_from(meta.len()).map_err(|_| postcard::Error::SerializeBufferFull)?;
-    let mut sealed = BytesMut::with_capacity(HEAD + meta.len() + body.len());
-    sealed.put_slice(MAGIC);
-    sealed.put_u8(FORMAT);
-    sealed.put_u8(kind as u8);
-    sealed.put_u64(0);
-    sealed.put_u32(meta_length);
-    sealed.put_slice(&meta);
-    sealed.put_slice(body);
-    let checksum = xxh3_64(&sealed[PREAMBLE + CHECKSUM..]);
-    sealed[PREAMBLE..PREAMBLE + CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
-    Ok(sealed.freeze())
-}
-
-/// Opens what [`seal`] wrote for the same kind and key.
-pub(crate) fn open<M>(kind: Kind, key: &str, bytes: &Bytes) -> Result<Opened<M>, Undecodable>
-where
-    M: for<'de> Deserialize<'de>,
-{
-    let (opened, left) = open_some(Some(kind), key, bytes)?;
-    if !left.is_empty() {
-        return Err(Undecodable::Meta);
+impl Sealer {
+    /// Seals `meta` and `body` under `key`. Times are kept in milliseconds; `fresh_until` is rounded
+    /// up, so that rounding never makes an entry that is stale at birth.
+    ///
+    /// # Errors
+    ///
+    /// [`Encode`](ErrorKind::Encode) if it is far too large.
+    pub(crate) fn seal<M: Serialize>(
+        &self,
+        kind: Kind,
+        key: &Key,
+        stamp: Stamp,
+        meta: M,
+        body: &[u8],
+    ) -> Result<Entry> {
+        let too_large = |source: String| Error::new(ErrorKind::Encode).with_source(source);
+        let meta = postcard::to_allocvec(&Meta {
+            key: key.as_str(),
+            stored_at_ms: to_millis(stamp.stored_at, false),
+            fresh_until_ms: stamp.fresh_until.map(|instant| to_millis(instant, true)),
+            stale_while_revalidate_ms: millis(stamp.stale_while_revalidate),
+            stale_if_error_ms: millis(stamp.stale_if_error),
+            cost_ms: millis(stamp.cost),
+            tags: stamp.tags,
+            of_kind: meta,
+        })
+        .map_err(|error| too_large(error.to_string()))?;
+        let meta_length =
+            u32::try_from(meta.len()).map_err(|error| too_large(error.to_string()))?;
+        let proof = PREAMBLE..PREAMBLE + self.proof_bytes();
+        let length = proof.end + META_LENGTH + meta.len() + body.len();
+        let mut sealed = BytesMut::with_capacity(length);
+        sealed.put_slice(MAGIC);
+        sealed.put_u8(FORMAT);
+        sealed.put_u8(kind as u8 | if self.signs() { SIGNED } else { 0 });
+        sealed.put_bytes(0, proof.len());
+        sealed.put_u32(meta_length);
+        sealed.put_slice(&meta);
+        sealed.put_slice(body);
+        let proved = self.proof(&sealed[..PREAMBLE], &sealed[proof.end..]);
+        sealed[proof].copy_from_slice(proved.as_bytes());
+        Ok(Entry::new(sealed.freeze()))
     }
-    Ok(opened)
+
+    /// Opens what [`seal`](Self::seal) wrote for the same kind and key.
+    pub(crate) fn open<M>(
+        &self,
+        kind: Kind,
+        key: &Key,
+        bytes: &Bytes,
+    ) -> Result<Opened<M>, Undecodable>
+    where
+        M: for<'de> Deserialize<'de>,
+    {
+        let (opened, left) = self.open_some(Some(kind), key, bytes)?;
+        if !left.is_empty() {
+            return Err(Undecodable::Meta);
+        }
+        Ok(opened)
+    }
+
+    /// What an envelope of any kind says of itself.
+    pub(crate) fn open_stamp(&self, key: &Key, bytes: &Bytes) -> Result<Stamp, Undecodable> {
+        let (opened, _) = self.open_some::<()>(None, key, bytes)?;
+        Ok(opened.stamp)
+    }
+
+    /// Opens an envelope of this or any kind whose meta begins with an `M`; and what is left of the meta.
+    fn open_some<'b, M>(
+        &self,
+        kind: Option<Kind>,
+        key: &Key,
+        bytes: &'b Bytes,
+    ) -> Result<(Opened<M>, &'b [u8]), Undecodable>
+    where
+        M: for<'de> Deserialize<'de>,
+    {
+        let (preamble, rest) = bytes
+            .split_first_chunk::<PREAMBLE>()
+            .ok_or(Undecodable::Truncated)?;
+        if !preamble.starts_with(MAGIC) {
+            return Err(Undecodable::Foreign);
+        }
+        if preamble[3] != FORMAT {
+            return Err(Undecodable::Version);
+        }
+        if kind.is_some_and(|kind| preamble[4] & !SIGNED != kind as u8) {
+            return Err(Undecodable::Kind);
+        }
+        let is_signed = preamble[4] & SIGNED != 0;
+        if is_signed != self.signs() {
+            return Err(Undecodable::Signature);
+        }
+        let (proof, sealed) = rest
+            .split_at_checked(proof_bytes(is_signed))
+            .ok_or(Undecodable::Truncated)?;
+        if !self.proves(proof, preamble, sealed) {
+            return Err(if is_signed {
+                Undecodable::Signature
+            } else {
+                Undecodable::Checksum
+            });
+        }
+        open_proved(key, bytes, sealed)
+    }
 }
 
-/// What an envelope of any kind says of itself.
-pub(crate) fn open_stamp(key: &str, bytes: &Bytes) -> Result<Stamp, Undecodable> {
-    let (opened, _) = open_some::<()>(None, key, bytes)?;
-    Ok(opened.stamp)
-}
-
-/// Opens an envelope of this or any kind whose meta begins with an `M`; and what is left of the meta.
-fn open_some<'b, M>(
-    kind: Option<Kind>,
-    key: &str,
+/// Opens what follows the proof.
+fn open_proved<'b, M>(
+    key: &Key,
     bytes: &'b Bytes,
+    sealed: &'b [u8],
 ) -> Result<(Opened<M>, &'b [u8]), Undecodable>
 where
     M: for<'de> Deserialize<'de>,
 {
-    let (preamble, rest) = bytes
-        .split_first_chunk::<PREAMBLE>()
-        .ok_or(Undecodable::Truncated)?;
-    let (checksum, sealed) = rest
-        .split_first_chunk::<CHECKSUM>()
-        .ok_or(Undecodable::Truncated)?;
-    if !preamble.starts_with(MAGIC) {
-        return Err(Undecodable::Foreign);
-    }
-    if preamble[3] != FORMAT {
-        return Err(Undecodable::Version);
-    }
-    if kind.is_some_and(|kind| preamble[4] != kind as u8) {
-        return Err(Undecodable::Kind);
-    }
-    if u64::from_be_bytes(*checksum) != xxh3_64(sealed) {
-        return Err(Undecodable::Checksum);
-    }
     let (length, rest) = sealed
         .split_first_chunk::<META_LENGTH>()
         .ok_or(Undecodable::Truncated)?;
@@ -183,7 +229,7 @@ where
         .ok_or(Undecodable::Truncated)?;
     let (meta, left) =
         postcard::take_from_bytes::<Meta<'_, M>>(meta).map_err(|_| Undecodable::Meta)?;
-    if meta.key != key {
+    if meta.key != key.as_str() {
         return Err(Undecodable::Key);
     }
     let opened = Opened {
@@ -213,6 +259,7 @@ impl Undecodable {
             Self::Version => "version",
             Self::Kind => "kind",
             Self::Checksum => "checksum",
+            Self::Signature => "signature",
             Self::Meta => "meta",
             Self::Key => "key",
         }
@@ -250,70 +297,121 @@ mod tests {
     use crate::tag::Present;
     use crate::ttl::Lifetime;
 
-    fn sealed() -> Bytes {
+    fn sealed(sealer: &Sealer) -> Bytes {
         let mut stamp = Stamp::new(SystemTime::now(), Some(Duration::from_secs(60)));
         stamp.stale_if_error = Duration::from_secs(5);
         let tag = Present::first(SystemTime::now(), Lifetime::Forever);
         stamp.tags = vec![TagStamp::new("tag", tag)];
-        seal(Kind::Page, "key", stamp, 7_u32, b"body").unwrap()
+        let entry = sealer.seal(Kind::Page, &key("key"), stamp, 7_u32, b"body");
+        entry.unwrap().bytes().clone()
+    }
+
+    fn key(name: &str) -> Key {
+        Key::within("", name)
+    }
+
+    fn signing(secrets: &[&str]) -> Sealer {
+        Sealer::signing(secrets).unwrap()
+    }
+
+    /// One that signs nothing, and one that does.
+    fn sealers() -> [Sealer; 2] {
+        [Sealer::default(), signing(&["the only secret."])]
     }
 
     #[test]
     fn what_was_sealed_opens_without_copying_the_body() {
-        let sealed = sealed();
-        let opened = open::<u32>(Kind::Page, "key", &sealed).unwrap();
-        assert_eq!((opened.meta, &opened.body[..]), (7, &b"body"[..]));
-        assert!(sealed.as_ptr_range().contains(&opened.body.as_ptr()));
-        assert!(opened.stamp.fresh_until.unwrap() > opened.stamp.stored_at);
-        assert_eq!(opened.stamp.stale_if_error, Duration::from_secs(5));
-        assert_eq!(&*opened.stamp.tags[0].name, "tag");
-        assert!(is_sealed(&sealed) && !is_lease(&sealed));
+        for sealer in sealers() {
+            let sealed = sealed(&sealer);
+            let opened = sealer.open::<u32>(Kind::Page, &key("key"), &sealed);
+            let opened = opened.unwrap();
+            assert_eq!((opened.meta, &opened.body[..]), (7, &b"body"[..]));
+            assert!(sealed.as_ptr_range().contains(&opened.body.as_ptr()));
+            assert!(opened.stamp.fresh_until.unwrap() > opened.stamp.stored_at);
+            assert_eq!(opened.stamp.stale_if_error, Duration::from_secs(5));
+            assert_eq!(&*opened.stamp.tags[0].name, "tag");
+            assert!(is_sealed(&sealed) && !is_lease(&sealed));
+        }
     }
 
     #[test]
     fn every_flipped_bit_and_every_truncation_is_undecodable() {
-        let sealed = sealed();
-        for bit in 0..sealed.len() * 8 {
-            let mut bytes = sealed.to_vec();
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            open::<u32>(Kind::Page, "key", &bytes.into()).unwrap_err();
+        for sealer in sealers() {
+            let sealed = sealed(&sealer);
+            let open = |bytes| sealer.open::<u32>(Kind::Page, &key("key"), &bytes);
+            for bit in 0..sealed.len() * 8 {
+                let mut bytes = sealed.to_vec();
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                open(bytes.into()).unwrap_err();
+            }
+            for length in 0..sealed.len() {
+                open(sealed.slice(..length)).unwrap_err();
+            }
         }
-        for length in 0..sealed.len() {
-            open::<u32>(Kind::Page, "key", &sealed.slice(..length)).unwrap_err();
-        }
+    }
+
+    /// F6: who does not know a key makes nothing that is believed, and keys are changed one after the other.
+    #[test]
+    fn f6_only_what_is_signed_with_a_known_key_is_believed() {
+        let believes = |reader: &Sealer, bytes: &Bytes| {
+            let opened = reader.open::<u32>(Kind::Page, &key("key"), bytes);
+            opened.map(drop)
+        };
+        let (old, new) = ("an old secret...", "a new secret....");
+        let both = signing(&[new, old]);
+        let (old, new) = (signing(&[old]), signing(&[new]));
+        let (of_old, of_both) = (sealed(&old), sealed(&both));
+        assert_eq!(believes(&both, &of_old), Ok(()));
+        assert_eq!(believes(&new, &of_both), Ok(()), "the first key signs");
+        let refused = Err(Undecodable::Signature);
+        assert_eq!(believes(&new, &of_old), refused);
+        assert_eq!(believes(&old, &of_both), refused);
+        // A checksum is no signature, and a signature that nobody can check proves nothing.
+        let unsigned = sealed(&Sealer::default());
+        assert_eq!(believes(&new, &unsigned), refused);
+        assert_eq!(believes(&Sealer::default(), &of_old), refused);
+        assert_eq!(format!("{old:?}"), "Sealer { keys: 1 }");
     }
 
     #[test]
     fn another_key_kind_or_version_is_undecodable() {
-        let sealed = sealed();
-        let error = |kind, key| open::<u32>(kind, key, &sealed).unwrap_err();
-        assert_eq!(error(Kind::Page, "other"), Undecodable::Key);
-        #[cfg(feature = "askama")]
-        assert_eq!(error(Kind::Fragment, "key"), Undecodable::Kind);
-        let mut future = sealed.to_vec();
-        future[3] += 1;
-        let future = open::<u32>(Kind::Page, "key", &future.into()).unwrap_err();
-        assert_eq!(future, Undecodable::Version);
+        for sealer in sealers() {
+            let sealed = sealed(&sealer);
+            let error = |kind, name, bytes| {
+                let opened = sealer.open::<u32>(kind, &key(name), bytes);
+                opened.unwrap_err()
+            };
+            assert_eq!(error(Kind::Page, "other", &sealed), Undecodable::Key);
+            #[cfg(feature = "askama")]
+            assert_eq!(error(Kind::Fragment, "key", &sealed), Undecodable::Kind);
+            let mut future = sealed.to_vec();
+            future[3] += 1;
+            let future = error(Kind::Page, "key", &future.into());
+            assert_eq!(future, Undecodable::Version);
+        }
     }
 
     #[test]
     #[cfg(feature = "memory")]
     fn a_lease_is_known_by_its_beginning() {
         assert!(is_lease(b"axc\x01\x03") && is_lease(b"axc\x02\x03 and more"));
-        assert!(!is_lease(&sealed()) && !is_lease(b"axc\x01") && !is_lease(b"3"));
+        assert!(is_lease(b"axc\x02\x83 and more"));
+        assert!(!is_lease(&sealed(&Sealer::default())) && !is_lease(b"axc\x01") && !is_lease(b"3"));
     }
 
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(mut bytes: Vec<u8>, repair: bool) {
-            if repair && bytes.len() > HEAD {
+            let sealer = Sealer::default();
+            let proof = PREAMBLE..PREAMBLE + sealer.proof_bytes();
+            if repair && bytes.len() > proof.end + META_LENGTH {
                 // Get past the checksum, to the decoder behind it.
                 bytes[..4].copy_from_slice(b"axc\x02");
                 bytes[4] = 1;
-                let checksum = xxh3_64(&bytes[PREAMBLE + CHECKSUM..]);
-                bytes[PREAMBLE..PREAMBLE + CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
+                let proved = sealer.proof(&bytes[..PREAMBLE], &bytes[proof.end..]);
+                bytes[proof].copy_from_slice(proved.as_bytes());
             }
-            let _ = open::<Vec<(String, Vec<u8>)>>(Kind::Page, "key", &bytes.into());
+            let _ = sealer.open::<Vec<(String, Vec<u8>)>>(Kind::Page, &key("key"), &bytes.into());
         }
     }
 }

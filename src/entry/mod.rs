@@ -1,11 +1,11 @@
 //! What a backend holds under a key: bytes, and what this process has already made of them.
 
 mod envelope;
+mod sealer;
 mod stamp;
 
-pub(crate) use self::envelope::{
-    Kind, Undecodable, is_lease, is_sealed, lease, open, open_stamp, seal,
-};
+pub(crate) use self::envelope::{Kind, Undecodable, is_lease, is_sealed, lease};
+pub(crate) use self::sealer::Sealer;
 pub(crate) use self::stamp::{Stamp, Worth};
 
 use std::any::Any;

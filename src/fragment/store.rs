@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::FRAGMENTS_ALIAS;
 use super::pass::{Captured, Fragment, Known, Missing};
 use crate::cache::{Cache, RawItem};
-use crate::entry::{Entry, Kind, Stamp, Worth, is_lease, open, seal};
+use crate::entry::{Entry, Kind, Stamp, Worth, is_lease};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::observe::{self, Outcome};
@@ -60,7 +60,7 @@ impl<'a> Stores<'a> {
                     continue;
                 };
                 cache.keep_tags(&captured.tags, lifetime).await;
-                items.extend(encode(captured, now, lifetime, self.templates));
+                items.extend(encode(&cache, captured, now, lifetime, self.templates));
             }
             if let Err(error) = cache.land_many(items).await {
                 observe::failed(cache.name(), "fragment", &error);
@@ -135,7 +135,8 @@ fn opened(
     if is_lease(entry.bytes()) {
         return None;
     }
-    let opened = open::<u64>(Kind::Fragment, key.as_str(), entry.bytes());
+    let sealer = cache.sealer();
+    let opened = sealer.open::<u64>(Kind::Fragment, key, entry.bytes());
     let opened = opened
         .inspect_err(|reason| observe::corrupt(cache.name(), "fragment", reason.as_str()))
         .ok()?;
@@ -150,6 +151,7 @@ fn opened(
 }
 
 fn encode(
+    cache: &Cache,
     captured: Captured,
     now: SystemTime,
     lifetime: Lifetime,
@@ -157,17 +159,12 @@ fn encode(
 ) -> Result<RawItem> {
     let mut stamp = Stamp::new(now, lifetime.duration());
     stamp.tags = captured.tags.to_vec();
-    let sealed = seal(
-        Kind::Fragment,
-        captured.key.as_str(),
-        stamp,
-        templates,
-        captured.markup.as_bytes(),
-    )
-    .map_err(|source| Error::new(ErrorKind::Encode).with_source(source.to_string()))?;
+    let markup = captured.markup.as_bytes();
+    let sealer = cache.sealer();
+    let entry = sealer.seal(Kind::Fragment, &captured.key, stamp, templates, markup)?;
     Ok(RawItem {
         key: captured.key,
-        entry: Entry::new(sealed),
+        entry,
         lifetime,
         fill: captured.fill,
     })

@@ -12,8 +12,9 @@ use crate::key::Key;
 
 /// What a page's entry holds, as text, and its entry made anew.
 pub fn page(key: &Key, bytes: &Bytes) -> Option<(String, Entry)> {
-    let page = StoredPage::decode(&Cache::new(Dummy), key, bytes).ok()?;
-    let entry = page.encode(key, SystemTime::UNIX_EPOCH).ok()?;
+    let cache = Cache::new(Dummy);
+    let page = StoredPage::decode(&cache, key, bytes).ok()?;
+    let entry = page.encode(&cache, key, SystemTime::UNIX_EPOCH).ok()?;
     Some((format!("{page:?}"), entry))
 }
 

@@ -28,8 +28,8 @@ use super::stored::StoredPage;
 use super::tagged::Before;
 use super::write::later;
 use crate::cache::Cache;
-use crate::entry::{Entry, Kind, Stamp, is_lease, open, seal};
-use crate::error::{Error, ErrorKind, Result};
+use crate::entry::{Entry, Kind, Stamp, is_lease};
+use crate::error::Result;
 use crate::flight::{Flights, Role};
 use crate::key::Key;
 use crate::observe;
@@ -97,7 +97,7 @@ pub(super) enum Standing {
 impl Standing {
     pub(super) fn of(cache: &Cache, key: &Key, entry: &Entry) -> Self {
         if is_lease(entry.bytes()) {
-            return lease_of(key, entry).map_or(Self::Debris, Self::Lease);
+            return lease_of(cache, key, entry).map_or(Self::Debris, Self::Lease);
         }
         let page = StoredPage::decode(cache, key, entry.bytes());
         page.map_or(Self::Debris, |page| Self::Page(Box::new(page)))
@@ -105,11 +105,12 @@ impl Standing {
 }
 
 /// The generation of the lease that an entry is.
-pub(super) fn lease_of(key: &Key, entry: &Entry) -> Option<u64> {
+pub(super) fn lease_of(cache: &Cache, key: &Key, entry: &Entry) -> Option<u64> {
     if !is_lease(entry.bytes()) {
         return None;
     }
-    let opened = open::<u64>(Kind::Lease, key.as_str(), entry.bytes()).ok()?;
+    let sealer = cache.sealer();
+    let opened = sealer.open::<u64>(Kind::Lease, key, entry.bytes()).ok()?;
     Some(opened.meta)
 }
 
@@ -309,8 +310,6 @@ impl Drop for Lease {
 
 fn new_lease(cache: &Cache, key: &Key, generation: u64) -> Result<Entry> {
     let stamp = Stamp::new(cache.clock().now(), None);
-    let sealed = seal(Kind::Lease, key.as_str(), stamp, generation, &[]);
-    sealed
-        .map(Entry::new)
-        .map_err(|source| Error::new(ErrorKind::Encode).with_source(source.to_string()))
+    let sealer = cache.sealer();
+    sealer.seal(Kind::Lease, key, stamp, generation, &[])
 }

@@ -291,7 +291,7 @@ impl Asked<'_> {
                 }
             }
             Primary::Nothing => {
-                miss.lease = lease_of(key, &entry);
+                miss.lease = lease_of(cache, key, &entry);
                 Found::Miss(miss)
             }
         };

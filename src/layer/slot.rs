@@ -91,6 +91,7 @@ impl Slot<'_> {
         let now = page.stored().stored_at;
         let mut primary = page.clone();
         let mut batch = Vec::with_capacity(2);
+        let cache = &self.config.cache;
         let mut turn = None;
         if let Some(key) = self.variant_key {
             turn = Some(self.config.turns.of(self.key).await);
@@ -103,12 +104,12 @@ impl Slot<'_> {
             }
             join(&mut primary, current);
             if self.admits(&mut primary, (key, page.kept_until), now, is_same) {
-                let entry = page.encode(key, now)?;
+                let entry = page.encode(cache, key, now)?;
                 batch.push((key.clone(), entry, lifetime(page, now)));
             }
         }
         batch.push(self.entry(primary, now)?);
-        let outcomes = self.config.cache.backend().set_many(batch).await?;
+        let outcomes = cache.backend().set_many(batch).await?;
         drop(turn);
         outcomes.into_iter().collect()
     }
@@ -149,7 +150,7 @@ impl Slot<'_> {
             {
                 self.ground.is_filled();
                 if let Some(key) = variant_key {
-                    let entry = page.encode(key, now)?;
+                    let entry = page.encode(cache, key, now)?;
                     backend.set(key, entry, lifetime(page, now)).await?;
                 }
                 return Ok(true);
@@ -164,7 +165,7 @@ impl Slot<'_> {
         if !self.config.page_keys.inlines() {
             primary.response = None;
         }
-        let entry = primary.encode(self.key, now)?;
+        let entry = primary.encode(&self.config.cache, self.key, now)?;
         Ok((self.key.clone(), entry, lifetime))
     }
 

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use super::stale::Windows;
 use super::tagged::PageTags;
 use crate::cache::Cache;
-use crate::entry::{Entry, Kind, Stamp, Undecodable, open, seal};
-use crate::error::{Error, ErrorKind, Result};
+use crate::entry::{Entry, Kind, Stamp, Undecodable};
+use crate::error::Result;
 use crate::key::Key;
 use crate::semantics::freshness::current_age;
 use crate::semantics::reuse::{StoredFacts, Terms};
@@ -170,7 +170,7 @@ impl StoredPage {
 
     /// The page in `entry`, which was read under `key`.
     pub(super) fn decode(cache: &Cache, key: &Key, bytes: &Bytes) -> Result<Self, Undecodable> {
-        let page = open::<PageMeta>(Kind::Page, key.as_str(), bytes)?;
+        let page = cache.sealer().open::<PageMeta>(Kind::Page, key, bytes)?;
         let body = page.body;
         let (stored_at, kept_until) = (page.stamp.stored_at, page.stamp.fresh_until);
         let windows = Windows {
@@ -193,7 +193,7 @@ impl StoredPage {
     }
 
     /// The entry to store under `key`.
-    pub(super) fn encode(&self, key: &Key, now: SystemTime) -> Result<Entry> {
+    pub(super) fn encode(&self, cache: &Cache, key: &Key, now: SystemTime) -> Result<Entry> {
         let response = self.response.as_ref();
         let body = response.map_or(&[][..], |response| &response.body);
         let meta = PageMeta {
@@ -209,12 +209,11 @@ impl StoredPage {
         stamp.stale_while_revalidate = windows.while_revalidate;
         stamp.stale_if_error = windows.if_error;
         stamp.tags = response.map_or_else(Vec::new, |response| response.tags.stamps.clone());
-        let sealed = seal(Kind::Page, key.as_str(), stamp, meta, body)
-            .map_err(|source| Error::new(ErrorKind::Encode).with_source(source.to_string()))?;
+        let sealed = cache.sealer().seal(Kind::Page, key, stamp, meta, body)?;
         let fields = response.map_or(0, |response| response.headers.len());
         let tags = response.map_or(0, |response| response.tags.weight());
         let decoded = DECODED_BYTES + fields * DECODED_FIELD_BYTES + tags;
-        Ok(Entry::new(sealed).with_decoded_bytes(decoded))
+        Ok(sealed.with_decoded_bytes(decoded))
     }
 }
 
@@ -339,8 +338,11 @@ mod tests {
     fn decode(meta: PageMeta) -> Result<StoredPage, Undecodable> {
         let key = KeySpace::default().key(1, "page").unwrap();
         let at = SystemTime::UNIX_EPOCH;
-        let sealed = seal(Kind::Page, key.as_str(), Stamp::new(at, None), meta, b"").unwrap();
-        StoredPage::decode(&Cache::new(Dummy), &key, &sealed)
+        let cache = Cache::new(Dummy);
+        let sealed = cache
+            .sealer()
+            .seal(Kind::Page, &key, Stamp::new(at, None), meta, b"");
+        StoredPage::decode(&cache, &key, sealed.unwrap().bytes())
     }
 
     #[test]

@@ -33,6 +33,8 @@ mod page_tags;
 mod pages;
 #[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod purge;
+#[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
+mod signing;
 #[cfg(feature = "memory")]
 mod support;
 #[cfg(all(feature = "askama", feature = "axum", feature = "memory"))]

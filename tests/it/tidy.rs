@@ -41,7 +41,13 @@ const HOMES: &[(&str, &[&str])] = &[
     ("bb8_redis", &["backend/redis"]),
     (
         "blake3",
-        &["backend/file", "key", "layer/fill.rs", "layer/stored.rs"],
+        &[
+            "backend/file",
+            "entry",
+            "key",
+            "layer/fill.rs",
+            "layer/stored.rs",
+        ],
     ),
     ("ketama", &["backend/memcached"]),
     ("md5", &["key"]),
