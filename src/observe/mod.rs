@@ -1,8 +1,19 @@
 //! What happened, as events for `tracing` and counters for `metrics`; without them, nothing.
 //!
-//! Labels have constant cardinality: never a key, a tag or a URL.
+//! Labels have constant cardinality: never a key, a tag or a URL. Of what goes wrong each time, counters count
+//! each, and there is a line in ten seconds.
+
+#[cfg(feature = "tracing")]
+mod quiet;
 
 use std::future::Future;
+#[cfg(feature = "tracing")]
+use std::sync::LazyLock;
+#[cfg(feature = "tracing")]
+use std::time::Instant;
+
+#[cfg(feature = "tracing")]
+use self::quiet::Quiet;
 
 use crate::error::Error;
 
@@ -60,13 +71,16 @@ pub(crate) fn outcome(
 /// A cache failed, and the application went on without it.
 pub(crate) fn failed(cache: &str, operation: &'static str, error: &Error) {
     #[cfg(feature = "tracing")]
-    tracing::warn!(
-        target: "axum_cache",
-        cache,
-        operation,
-        error = error as &(dyn std::error::Error + 'static),
-        "cache failed; going on without it",
-    );
+    if let Some(left_out) = speaks(cache, error.kind().as_str()) {
+        tracing::warn!(
+            target: "axum_cache",
+            cache,
+            operation,
+            left_out,
+            error = error as &(dyn std::error::Error + 'static),
+            "cache failed; going on without it",
+        );
+    }
     #[cfg(feature = "metrics")]
     metrics::counter!(
         "cache.errors",
@@ -81,13 +95,16 @@ pub(crate) fn failed(cache: &str, operation: &'static str, error: &Error) {
 /// What was stored could not be used. The operation goes on, and counts, as a miss.
 pub(crate) fn corrupt(cache: &str, operation: &'static str, reason: &'static str) {
     #[cfg(feature = "tracing")]
-    tracing::warn!(
-        target: "axum_cache",
-        cache,
-        operation,
-        reason,
-        "stored entry is unusable; taken as a miss",
-    );
+    if let Some(left_out) = speaks(cache, reason) {
+        tracing::warn!(
+            target: "axum_cache",
+            cache,
+            operation,
+            reason,
+            left_out,
+            "stored entry is unusable; taken as a miss",
+        );
+    }
     #[cfg(feature = "metrics")]
     metrics::counter!(
         "cache.corrupt",
@@ -102,11 +119,26 @@ pub(crate) fn corrupt(cache: &str, operation: &'static str, reason: &'static str
 /// The circuit to a store is `open`, and it is not used, or `closed` again.
 pub(crate) fn circuit(backend: &'static str, state: &'static str) {
     #[cfg(feature = "tracing")]
-    tracing::warn!(target: "axum_cache", backend, state, "the circuit to a store has changed");
+    if let Some(left_out) = speaks(backend, state) {
+        tracing::warn!(
+            target: "axum_cache",
+            backend,
+            state,
+            left_out,
+            "the circuit to a store has changed",
+        );
+    }
     #[cfg(feature = "metrics")]
     metrics::counter!("cache.circuit", "cache.backend" => backend, "cache.state" => state)
         .increment(1);
     let _ = (backend, state);
+}
+
+/// Whether there is to be a line, and how many like it were left out.
+#[cfg(feature = "tracing")]
+fn speaks(whose: &str, what: &'static str) -> Option<u64> {
+    static QUIET: LazyLock<Quiet> = LazyLock::new(Quiet::default);
+    QUIET.speaks(whose, what, Instant::now())
 }
 
 /// A future that goes on in the caller's span, whatever task runs it.
