@@ -141,10 +141,11 @@ impl CacheBuilder {
         self
     }
 
-    /// How many values are computed at a time at most, in this process: what protects the source of the
-    /// data while the store is away, or empty. What is over that is served stale, if it may be for
-    /// [errors](crate::Policy::stale_if_error), and otherwise fails at once with
-    /// [`Overloaded`](crate::ErrorKind::Overloaded). A batch counts as one, and so does what waits for
+    /// How many values are computed, and pages made, at a time at most, in this process: what protects the source
+    /// of the data while the store is away, or empty. What is over that is served stale, if it may be for
+    /// [errors](crate::Policy::stale_if_error); otherwise a value fails at once with
+    /// [`Overloaded`](crate::ErrorKind::Overloaded), and a page is a 503 with `Retry-After`. Requests that a
+    /// layer does not look up, such as `POST`, are not counted. A batch counts as one, and so does what waits for
     /// the [lease](crate::Policy::lease) of another process; what a computation computes itself does
     /// not count. No limit by default.
     pub fn max_computations(mut self, most: usize) -> Self {

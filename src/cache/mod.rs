@@ -42,8 +42,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::OwnedSemaphorePermit;
 
 use self::background::Background;
+pub(crate) use self::background::Room;
 use self::compute::Outcomes;
 use self::failures::Failures;
+use self::nested::Nested;
 use self::tags::TagsSeen;
 use crate::backend::{AnyBackend, Capabilities, DynBackend, Peek};
 use crate::caches::Caches;
@@ -275,6 +277,20 @@ impl Cache {
     pub async fn close(&self) -> Result<()> {
         self.shared.background.drain().await;
         self.backend().close().await
+    }
+
+    /// The right to make a page, if there is room.
+    pub(crate) fn room(&self) -> Option<Room> {
+        self.shared.background.room()
+    }
+
+    /// Makes the page of this key: what that computes is a part of it.
+    pub(crate) fn making<F: Future>(
+        &self,
+        page: &Key,
+        making: F,
+    ) -> impl Future<Output = F::Output> + use<F> {
+        Nested::new(self, [page.clone()]).run(making)
     }
 
     /// The right to refresh something in the background, if there is room.

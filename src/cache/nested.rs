@@ -48,7 +48,7 @@ impl Nested {
     }
 
     /// Runs something.
-    pub(super) fn run<F: Future>(self, running: F) -> impl Future<Output = F::Output> {
+    pub(super) fn run<F: Future>(self, running: F) -> impl Future<Output = F::Output> + use<F> {
         COMPUTING.scope(self.0, running)
     }
 }

@@ -6,7 +6,7 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{IF_RANGE, RANGE};
+use http::header::{HeaderValue, IF_RANGE, RANGE, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use tokio::runtime::Handle;
@@ -23,6 +23,7 @@ use super::service::{Question, STATUS_NAME};
 use super::stale::caught;
 use super::tagged::Before;
 use super::veto::{CacheVeto, Place};
+use crate::cache::Room;
 use crate::fence::Fill;
 use crate::flight::Role;
 use crate::observe::{self, Outcome};
@@ -89,7 +90,11 @@ where
             Way::Refresh(pick, forwarding) => {
                 let response = self.serve(&pick, stale());
                 let cache = self.question.config.cache.clone();
-                let refresh = self.in_background().forward(leading, forwarding);
+                let Some(room) = cache.room() else {
+                    observe::outcome(cache.name(), "refresh", Outcome::Bypass, "overloaded");
+                    return Ok(response);
+                };
+                let refresh = self.in_background().forward(leading, forwarding, room);
                 let refresh = observe::in_current_span(refresh);
                 cache.spawn(async move { drop(refresh.await) });
                 return Ok(response);
@@ -100,8 +105,11 @@ where
                 return Ok(empty(StatusCode::GATEWAY_TIMEOUT, status));
             }
         };
+        let Some(room) = self.question.config.cache.room() else {
+            return Ok(self.overloaded(&forwarding));
+        };
         let leads = forwarding.duty.is_one();
-        let forwarded = self.forward(leading, forwarding);
+        let forwarded = self.forward(leading, forwarding, room);
         match Handle::try_current() {
             // A task of its own: a client that goes away takes nothing from those who wait.
             Ok(runtime) if leads => {
@@ -130,6 +138,24 @@ where
         )
     }
 
+    /// The inner service has as much to do as it may: what is stale has to do, or the client comes back later.
+    fn overloaded(&self, forwarding: &Forwarding) -> Response<CacheBody<ResponseBody>> {
+        let name = self.question.config.cache.name();
+        observe::outcome(name, "page", Outcome::Bypass, "overloaded");
+        let miss = &forwarding.miss;
+        if miss.may_do_instead(&self.question.asked(), None)
+            && let Some(stale) = &miss.stale
+        {
+            let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-if-error");
+            return self.serve(stale, status);
+        }
+        let status = CacheStatus::unanswered(STATUS_NAME, "overloaded");
+        let mut response = empty(StatusCode::SERVICE_UNAVAILABLE, status);
+        let later = HeaderValue::from_static("1");
+        response.headers_mut().insert(RETRY_AFTER, later);
+        response
+    }
+
     /// The same request, for the whole of a response that no client waits for. All else stays, as
     /// its answer is stored for those who ask the same.
     fn in_background(mut self) -> Self {
@@ -148,6 +174,7 @@ where
         mut self,
         mut leading: Leading,
         forwarding: Forwarding,
+        _room: Room,
     ) -> Result<Response<CacheBody<ResponseBody>>, S::Error> {
         let Forwarding {
             mut miss,
@@ -204,7 +231,8 @@ where
             marked,
         };
         let mut inner = self.inner;
-        let called = caught(async move { inner.call(request).await });
+        let call = async move { inner.call(request).await };
+        let called = caught(self.question.config.cache.making(&self.question.key, call));
         let response = match ground.hold(called).await {
             Ok(Ok(response)) => filler.respond(&self.question, response),
             Ok(Err(error)) => filler.unreachable(&self.question).ok_or(error)?,

@@ -190,3 +190,109 @@ async fn settings_say_what_becomes_of_errors() {
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("on_error"), "{refused}");
 }
+
+/// A16, pages: the handlers are the origin, and what they compute is part of them.
+#[cfg(feature = "axum")]
+mod pages {
+    use axum::Router;
+    use axum::body::{Body, to_bytes};
+    use axum::extract::Path;
+    use axum::routing::get;
+    use axum_cache::testing::assert_hit;
+    use axum_cache::{CacheBuilder, CacheLayer};
+    use http::{Request, Response, StatusCode};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    fn site(cache: CacheBuilder, origin: Origin) -> Router {
+        let cache = cache.build().unwrap();
+        let layer = CacheLayer::new(cache.clone())
+            .stale_if_error(HOUR)
+            .ttl(SECOND);
+        let handler = async move |Path(page): Path<String>| {
+            let key = format!("part of {page}");
+            let part = cache.get_or_set(&key, HOUR, || origin.answer());
+            part.await.map(|_| page).unwrap()
+        };
+        Router::new().route("/{page}", get(handler)).layer(layer)
+    }
+
+    async fn ask(site: &Router, path: &str) -> (Response<()>, String) {
+        let request = Request::get(path).body(Body::empty()).unwrap();
+        let response = site.clone().oneshot(request).await.unwrap();
+        let (head, body) = response.into_parts();
+        let body = to_bytes(body, 1000).await.unwrap();
+        (
+            Response::from_parts(head, ()),
+            String::from_utf8_lossy(&body).into(),
+        )
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a16_no_more_handlers_run_than_may() {
+        for is_broken in [false, true] {
+            let remote = Remote::default();
+            if is_broken {
+                remote.inject(down());
+            }
+            let origin = Origin::default();
+            let cache = Cache::builder(remote).max_computations(50);
+            let site = site(cache.on_error(OnError::Miss), origin.clone());
+            // Two for each page: where one leads, the other waits for it or is refused as well.
+            let callers = (0..500).map(|caller| {
+                let site = site.clone();
+                tokio::spawn(async move {
+                    let start = Instant::now();
+                    let path = format!("/{}", caller / 2);
+                    (path.clone(), ask(&site, &path).await, start.elapsed())
+                })
+            });
+            let mut refused = 0;
+            for caller in callers.collect::<Vec<_>>() {
+                let (path, (response, body), took) = caller.await.unwrap();
+                if response.status() == StatusCode::OK {
+                    assert_eq!(path[1..], body);
+                    continue;
+                }
+                assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+                assert_eq!(response.headers()["retry-after"], "1");
+                let status = response.headers()["cache-status"].to_str().unwrap();
+                assert!(status.contains("detail=overloaded"), "{status}");
+                assert!(took <= Duration::from_millis(10), "{took:?}");
+                refused += 1;
+            }
+            assert!((400..=450).contains(&refused), "{refused}");
+            let most = origin.most.load(Ordering::SeqCst);
+            assert_eq!(most, 50, "what handlers compute needs no room of its own");
+            // There is room again.
+            assert_eq!(ask(&site, "/next").await.0.status(), StatusCode::OK);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_no_room_gets_the_stale_page() {
+        let clock = ManualClock::new();
+        let memory = Memory::builder().clock(clock.clone()).build().unwrap();
+        let cache = Cache::builder(memory)
+            .clock(clock.clone())
+            .max_computations(1);
+        let site = site(cache, Origin::default());
+        ask(&site, "/old").await;
+        sleep(SECOND / 100).await;
+        clock.advance(2 * SECOND);
+        let busy = {
+            let site = site.clone();
+            tokio::spawn(async move { ask(&site, "/other").await })
+        };
+        sleep(SECOND / 10).await;
+        let (response, body) = ask(&site, "/old").await;
+        assert_hit(&response);
+        assert_eq!((response.status(), body.as_str()), (StatusCode::OK, "old"));
+        assert_eq!(busy.await.unwrap().1, "other");
+        // It was no failure to back off from.
+        let (response, _) = ask(&site, "/old").await;
+        let status = response.headers()["cache-status"].to_str().unwrap();
+        assert!(status.contains("fwd=stale"), "{status}");
+    }
+}
