@@ -41,6 +41,9 @@ const OWED: &str = "the store was away, and has not removed yet what was here";
 /// it owed to live as long as its TTL says. What is removed late is not announced to the near tiers of
 /// other nodes, which keep what they have read meanwhile for as long as they keep anything.
 ///
+/// A node that asks for nothing while the store is away does not know of it: what it reads first may be what
+/// another node has yet to remove.
+///
 /// Several Memcached servers behind one breaker go away one by one: reads of a server that is away are
 /// misses anyway, and its writes alone are not enough to stop using the others.
 ///
