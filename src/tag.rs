@@ -11,6 +11,8 @@
 //!   invalidates too much, never too little.
 //! - A generation says itself until when the store keeps it, so that who stores an entry that is to
 //!   live longer knows.
+//! - It says in which history of the store it was made. In another one, which may have begun from an old
+//!   copy, it is as good as missing: what was removed from it may be there again.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -30,7 +32,7 @@ pub const MAX_TAGS: usize = 64;
 pub const MAX_TAG_BYTES: usize = 200;
 
 /// What the generation of a tag looks like in a store.
-const MAGIC: &[u8; 4] = b"axt2";
+const MAGIC: &[u8; 4] = b"axt3";
 
 /// How much longer a generation is kept than what is stored with it: the clocks of nodes may be that
 /// far apart.
@@ -161,6 +163,8 @@ pub(crate) struct TagStamp {
 pub(crate) struct Present {
     pub(crate) generation: Generation,
     pub(crate) kept_until: KeptUntil,
+    /// In which [history](crate::backend::Backend::history) of the store it was made.
+    pub(crate) history: u64,
 }
 
 /// Until when the store keeps the generation of a tag at least: in seconds since 1970, the largest
@@ -224,10 +228,11 @@ impl KeptUntil {
 
 impl Present {
     /// That of a tag which has none.
-    pub(crate) fn first(now: SystemTime, lifetime: Lifetime) -> Self {
+    pub(crate) fn first(now: SystemTime, lifetime: Lifetime, history: u64) -> Self {
         Self {
             generation: Generation::draw(),
             kept_until: KeptUntil::default(),
+            history,
         }
         .kept(now, lifetime)
     }
@@ -272,9 +277,10 @@ impl Present {
         let Self {
             generation,
             kept_until,
+            history,
         } = self;
         let mut bytes = MAGIC.to_vec();
-        for number in [generation.hard, generation.soft, kept_until.0] {
+        for number in [generation.hard, generation.soft, kept_until.0, history] {
             bytes.extend_from_slice(&number.to_be_bytes());
         }
         Entry::new(bytes)
@@ -283,13 +289,15 @@ impl Present {
     pub(crate) fn of_entry(entry: &Entry) -> Option<Self> {
         let rest = entry.bytes().strip_prefix(MAGIC)?;
         let (hard, rest) = rest.split_first_chunk()?;
-        let (soft, kept_until) = rest.split_first_chunk()?;
+        let (soft, rest) = rest.split_first_chunk()?;
+        let (kept_until, history) = rest.split_first_chunk()?;
         Some(Self {
             generation: Generation {
                 hard: u64::from_be_bytes(*hard),
                 soft: u64::from_be_bytes(*soft),
             },
-            kept_until: KeptUntil(u64::from_be_bytes(kept_until.try_into().ok()?)),
+            kept_until: KeptUntil(u64::from_be_bytes(*kept_until)),
+            history: u64::from_be_bytes(history.try_into().ok()?),
         })
     }
 }
@@ -307,7 +315,7 @@ mod tests {
     use super::*;
 
     fn present() -> Present {
-        Present::first(SystemTime::now(), Lifetime::For(MARGIN))
+        Present::first(SystemTime::now(), Lifetime::For(MARGIN), 7)
     }
 
     #[test]
@@ -319,7 +327,7 @@ mod tests {
             let cut = Entry::new(entry.bytes().slice(..length));
             assert_eq!(Present::of_entry(&cut), None);
         }
-        let other = Entry::from("axt2 and very much more than only that");
+        let other = Entry::from("axt3 and very much more than only that");
         assert_eq!(Present::of_entry(&other), None);
     }
 
@@ -339,7 +347,7 @@ mod tests {
     fn a_generation_is_kept_for_longer_than_its_entries_and_never_for_less_than_before() {
         let now = SystemTime::now();
         let hour = Lifetime::For(Duration::from_secs(3600));
-        let first = Present::first(now, hour);
+        let first = Present::first(now, hour, 0);
         assert!(first.kept_until > KeptUntil::outliving(now, hour));
         assert!(first.lifetime(now).duration() > hour.duration());
         assert_eq!(first.kept(now, Lifetime::For(Duration::ZERO)), first);

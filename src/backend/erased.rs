@@ -65,6 +65,7 @@ pub(crate) trait DynBackend: fmt::Debug + Send + Sync {
     fn delete_many<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, u64>;
     fn delete_prefix<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, u64>;
     fn peek(&self, key: &Key) -> Peek;
+    fn history(&self) -> u64;
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
@@ -143,6 +144,10 @@ impl<B: Backend> DynBackend for B {
 
     fn peek(&self, key: &Key) -> Peek {
         Backend::peek(self, key)
+    }
+
+    fn history(&self) -> u64 {
+        Backend::history(self)
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

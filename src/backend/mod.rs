@@ -216,6 +216,15 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         Peek::Declined
     }
 
+    /// Which history of its data the store is in, as far as its last answer tells: another number once it may
+    /// have gone back to what it was before, such as a server that has read an old copy, or a replica that
+    /// took over. Zero, the default, if it cannot tell.
+    ///
+    /// What was removed before may be there again afterwards: generations of tags are made anew.
+    fn history(&self) -> u64 {
+        0
+    }
+
     /// Releases what the store holds open. The default has nothing to release.
     fn close(&self) -> impl Future<Output = Result<()>> + Send {
         async { Ok(()) }
@@ -424,6 +433,10 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
 
     fn peek(&self, key: &Key) -> Peek {
         (**self).peek(key)
+    }
+
+    fn history(&self) -> u64 {
+        (**self).history()
     }
 
     async fn close(&self) -> Result<()> {

@@ -20,6 +20,7 @@ use super::background::Room;
 use super::compute::Outcomes;
 use super::computed::{Computed, Terms};
 use super::fenced::{Decodes, Landed, Place, Seen, Standing, Taken, hold};
+use super::tags::Turn;
 use crate::entry::{Entry, Stamp};
 use crate::error::{BoxError, Error, ErrorKind, Result};
 use crate::fence::Fill;
@@ -76,7 +77,7 @@ pub(super) struct Begun {
     place: Place,
     policy: Policy,
     tags: Result<Vec<TagStamp>>,
-    turn: Option<Entry>,
+    turn: Option<Turn>,
     began: Moment,
     started: Duration,
 }
@@ -377,7 +378,7 @@ impl Cache {
     async fn tags_at_the_end(
         &self,
         tags: Vec<TagStamp>,
-        turn: Option<&Entry>,
+        turn: Option<&Turn>,
         named: &Tags,
     ) -> Result<Option<(Vec<TagStamp>, TagState)>> {
         let mut state = TagState::Current;

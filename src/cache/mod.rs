@@ -33,7 +33,7 @@ pub use self::computed::Computed;
 #[cfg(feature = "askama")]
 pub(crate) use self::landing::RawItem;
 pub use self::on_error::OnError;
-pub(crate) use self::tags::{Marks, TagsRead};
+pub(crate) use self::tags::{Marks, TagsRead, Turn};
 
 use std::future::Future;
 use std::sync::Arc;

@@ -40,6 +40,10 @@ pub(crate) type Marks = Arc<[(Key, Generation)]>;
 /// What was read of tags together with an entry.
 pub(crate) type TagsRead = Vec<(Key, Option<Present>)>;
 
+/// What is another one once a tag was invalidated or expired, or the store may have forgotten that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Turn(Entry, u64);
+
 /// Which tags entries had the last time.
 #[derive(Debug, Default)]
 pub(super) struct TagsSeen {
@@ -209,21 +213,20 @@ impl Cache {
 
     /// What says whether any tag was invalidated or expired meanwhile, on any node; `None` if that is not
     /// known. It is never kept near.
-    pub(crate) async fn turn(&self) -> Option<Entry> {
+    pub(crate) async fn turn(&self) -> Option<Turn> {
         let key = self.own_key("tags").ok()?;
-        if let Ok(Some(turn)) = self.fetch(&key).await {
-            return Some(turn);
-        }
-        let turn = Entry::new(lease(draw()));
-        match self
-            .backend()
-            .add(&key, turn.clone(), Lifetime::Forever)
-            .await
-        {
-            Ok(true) => Some(turn),
-            Ok(false) => self.fetch(&key).await.ok().flatten(),
-            Err(_) => None,
-        }
+        let turn = if let Ok(Some(turn)) = self.fetch(&key).await {
+            turn
+        } else {
+            let turn = Entry::new(lease(draw()));
+            let adding = self.backend().add(&key, turn.clone(), Lifetime::Forever);
+            if adding.await.ok()? {
+                turn
+            } else {
+                self.fetch(&key).await.ok().flatten()?
+            }
+        };
+        Some(Turn(turn, self.backend().history()))
     }
 
     async fn next_turn(&self) -> Result<()> {
@@ -258,7 +261,7 @@ impl Cache {
         let (names, keys): (Vec<_>, Vec<_>) = left.into_iter().unzip();
         let entries = self.fetch_each(&keys).await?;
         for ((name, key), entry) in names.into_iter().zip(&keys).zip(entries) {
-            let present = entry.as_ref().and_then(Present::of_entry);
+            let present = self.present(entry.as_ref());
             let present = match present {
                 Some(present) => present,
                 None => self.first_generation(key, entry.as_ref()).await?,
@@ -274,7 +277,7 @@ impl Cache {
     pub(crate) async fn stamps_as_of(
         &self,
         mut before: Vec<TagStamp>,
-        turn: Option<&Entry>,
+        turn: Option<&Turn>,
         tags: &Tags,
     ) -> Result<Option<Vec<TagStamp>>> {
         let known = |name: &str| before.iter().any(|tag| tag.name == name);
@@ -323,7 +326,7 @@ impl Cache {
             let Some(entry) = backend.get(key).await? else {
                 return Ok(());
             };
-            let Some(changed) = Present::of_entry(&entry).and_then(&change) else {
+            let Some(changed) = self.present(Some(&entry)).and_then(&change) else {
                 return Ok(());
             };
             let lifetime = changed.lifetime(self.clock().now());
@@ -345,7 +348,7 @@ impl Cache {
         } else {
             Lifetime::Forever
         };
-        let present = Present::first(now, lifetime);
+        let present = Present::first(now, lifetime, backend.history());
         let (entry, lifetime) = (present.to_entry(), present.lifetime(now));
         if damaged.is_some() {
             backend.set(key, entry, lifetime).await?;
@@ -355,10 +358,20 @@ impl Cache {
             return Ok(present);
         }
         let other = backend.get(key).await?;
-        let other = other.as_ref().and_then(Present::of_entry);
-        other.ok_or_else(|| {
+        self.present(other.as_ref()).ok_or_else(|| {
             Error::new(ErrorKind::Unavailable).with_message("the store does not keep tags")
         })
+    }
+
+    /// The generation that an entry of the store says; `None` if that is of another history than what the
+    /// store answers by now. To be asked after it was read, not before.
+    fn present(&self, entry: Option<&Entry>) -> Option<Present> {
+        let present = entry.and_then(Present::of_entry)?;
+        if present.history == 0 {
+            return Some(present);
+        }
+        let history = self.backend().history();
+        (history == 0 || history == present.history).then_some(present)
     }
 
     /// The tags of an entry with the keys of their generations.
@@ -380,7 +393,7 @@ impl Cache {
         let keys: Vec<Key> = [key].into_iter().chain(tags.iter()).cloned().collect();
         let mut entries = self.backend().get_many(&keys).await?.into_iter();
         let entry = entries.next().flatten();
-        let read = entries.map(|entry| entry.as_ref().and_then(Present::of_entry));
+        let read = entries.map(|entry| self.present(entry.as_ref()));
         Ok((entry, tags.iter().cloned().zip(read).collect()))
     }
 
@@ -424,9 +437,7 @@ impl Cache {
         all.extend(wanted);
         let mut entries = self.fetch_many(&all).await?;
         let read = entries.split_off(keys.len());
-        let read = read
-            .iter()
-            .map(|it| it.as_ref().and_then(Present::of_entry));
+        let read = read.iter().map(|it| self.present(it.as_ref()));
         let tags = all.split_off(keys.len());
         Ok((entries, tags.into_iter().zip(read).collect()))
     }
@@ -435,9 +446,10 @@ impl Cache {
     pub(crate) async fn present_state(&self, marks: &Marks) -> Result<TagState> {
         let keys: Vec<Key> = marks.iter().map(|(key, _)| key.clone()).collect();
         let entries = self.fetch_each(&keys).await?;
-        let state = marks.iter().zip(entries).map(|((_, generation), entry)| {
-            generation.state(entry.as_ref().and_then(Present::of_entry))
-        });
+        let state = marks
+            .iter()
+            .zip(entries)
+            .map(|((_, generation), entry)| generation.state(self.present(entry.as_ref())));
         Ok(state.max().unwrap_or(TagState::Current))
     }
 
@@ -451,9 +463,7 @@ impl Cache {
             return Ok(TagsRead::new());
         }
         let entries = self.backend().get_many(&keys).await?;
-        let read = entries
-            .iter()
-            .map(|entry| entry.as_ref().and_then(Present::of_entry));
+        let read = entries.iter().map(|entry| self.present(entry.as_ref()));
         Ok(keys.iter().cloned().zip(read).collect())
     }
 
@@ -462,7 +472,7 @@ impl Cache {
         let mut state = TagState::Current;
         for (key, generation) in marks.iter() {
             let present = match self.peek(key) {
-                Peek::Hit(entry) => Present::of_entry(&entry),
+                Peek::Hit(entry) => self.present(Some(&entry)),
                 Peek::Miss => None,
                 Peek::Declined => return None,
             };

@@ -300,7 +300,7 @@ mod tests {
     fn sealed(sealer: &Sealer) -> Bytes {
         let mut stamp = Stamp::new(SystemTime::now(), Some(Duration::from_secs(60)));
         stamp.stale_if_error = Duration::from_secs(5);
-        let tag = Present::first(SystemTime::now(), Lifetime::Forever);
+        let tag = Present::first(SystemTime::now(), Lifetime::Forever, 0);
         stamp.tags = vec![TagStamp::new("tag", tag)];
         let entry = sealer.seal(Kind::Page, &key("key"), stamp, 7_u32, b"body");
         entry.unwrap().bytes().clone()

@@ -16,8 +16,7 @@ use super::both::both;
 use super::layer::{CacheLayer, Config};
 use super::lease::Ground;
 use super::stored::StoredPage;
-use crate::cache::{Cache, Marks, TagsRead};
-use crate::entry::Entry;
+use crate::cache::{Cache, Marks, TagsRead, Turn};
 use crate::error::Result;
 use crate::key::Key;
 use crate::tag::{TagStamp, TagState, Tags};
@@ -144,7 +143,7 @@ fn take(headers: &mut HeaderMap, field: &HeaderName) -> Tags {
 /// What is read of tags before the inner service is called.
 #[derive(Clone, Debug)]
 pub(super) struct Before {
-    turn: Option<Entry>,
+    turn: Option<Turn>,
     stamps: Result<Vec<TagStamp>>,
 }
 

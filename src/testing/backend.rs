@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ struct Shared<B> {
     faults: Mutex<Vec<Fault>>,
     /// Ends what hangs.
     healed: watch::Sender<()>,
+    /// Added to the one of the store.
+    history: AtomicU64,
 }
 
 /// A call that was made.
@@ -96,6 +99,7 @@ impl<B: Backend> TestBackend<B> {
                 calls: Mutex::default(),
                 faults: Mutex::default(),
                 healed: watch::Sender::new(()),
+                history: AtomicU64::new(1),
             }),
             is_shared: None,
         }
@@ -143,6 +147,12 @@ impl<B: Backend> TestBackend<B> {
     pub fn heal(&self) {
         lock(&self.shared.faults).clear();
         self.shared.healed.send_replace(());
+    }
+
+    /// Lets the store begin another [history](Backend::history), as one that has read an old copy of its
+    /// data. What it holds stays.
+    pub fn begin_history(&self) {
+        self.shared.history.fetch_add(1, Ordering::SeqCst);
     }
 
     fn store(&self) -> &B {
@@ -322,6 +332,11 @@ impl<B: Backend> Backend for TestBackend<B> {
 
     fn peek(&self, _: &Key) -> Peek {
         Peek::Declined
+    }
+
+    fn history(&self) -> u64 {
+        let own = self.shared.history.load(Ordering::SeqCst);
+        self.store().history().wrapping_add(own)
     }
 
     async fn close(&self) -> Result<()> {

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use crate::load::{Running, pause, times, warm};
+use crate::proxy::Proxy;
 use crate::support::servers::redis::{Redis, command};
 use crate::tools::{MILLI, OPERATION, PAGES, SECOND, Site, TTL, redis_url, report, until};
 
@@ -63,6 +64,74 @@ pub(crate) async fn a11_restarted_empty() {
         ),
     );
     assert_eq!(stale, 0);
+    assert!(found > 0);
+}
+
+/// The server is back as it was some changes ago.
+pub(crate) async fn a11_restarted_from_an_old_copy() {
+    let mut redis = Redis::start(&[]).unwrap();
+    let site = Site::new(&redis_url(redis.port, OPERATION)).await;
+    warm(&site).await;
+    site.store_parts().await;
+    let saved = command(redis.port, &["SAVE"]).unwrap();
+    assert!(saved.contains("OK"), "{saved}");
+    let load = Running::on(&site, 5 * SECOND);
+    let changes = change_for(&site, SECOND).await;
+    redis.server.stop("KILL");
+    // Short: nobody may have noticed that it was away.
+    redis.start_again();
+    was_forgotten(
+        &site,
+        load,
+        &format!("back as it was {changes} changes ago"),
+    )
+    .await;
+}
+
+/// A replica takes over that has not heard of the last changes.
+pub(crate) async fn a11_replica_takes_over() {
+    let (leader, replica) = (Redis::start(&[]).unwrap(), Redis::start(&[]).unwrap());
+    let between = Proxy::to(leader.port).await;
+    let told = command(
+        replica.port,
+        &["REPLICAOF", "127.0.0.1", &between.port.to_string()],
+    );
+    assert!(told.unwrap().contains("OK"));
+    let proxy = Proxy::to(leader.port).await;
+    let site = Site::new(&redis_url(proxy.port, OPERATION)).await;
+    warm(&site).await;
+    site.store_parts().await;
+    let caught_up = command(leader.port, &["WAIT", "1", "10000"]).unwrap();
+    assert!(caught_up.starts_with(":1"), "{caught_up}");
+    between.forget_all();
+    let load = Running::on(&site, 5 * SECOND);
+    let changes = change_for(&site, SECOND).await;
+    drop(leader);
+    let told = command(replica.port, &["REPLICAOF", "NO", "ONE"]);
+    assert!(told.unwrap().contains("OK"));
+    proxy.lead_to(replica.port);
+    was_forgotten(
+        &site,
+        load,
+        &format!("a replica took over that lacked {changes} changes"),
+    )
+    .await;
+}
+
+async fn was_forgotten(site: &Site, load: Running, how: &str) {
+    let load = load.finish_unchecked().await;
+    until("back", async || site.look(0).await.is_some()).await;
+    let (reads, found, stale) = look_often(site, rounds()).await;
+    report(
+        "A11 redis",
+        "0 wrong answers; 0 stale reads",
+        format_args!(
+            "{how}: {} stale of {} requests; then {stale} of {reads} reads, {found} found something",
+            load.stale(),
+            load.len(),
+        ),
+    );
+    assert_eq!((load.wrong(), load.stale(), stale), (0, 0, 0));
     assert!(found > 0);
 }
 

@@ -42,7 +42,7 @@ const TESTS: &[Test] = tests! {
         a8_flaps_while_others_write, a9_removed_while_it_hangs, a9_removed_while_the_line_is_silent,
         a9_removed_and_back_with_old_data;
     lost needs &["redis-server"] =>
-        a11_restarted_empty, a12_tags_are_evicted;
+        a11_restarted_empty, a11_restarted_from_an_old_copy, a11_replica_takes_over, a12_tags_are_evicted;
     refusals needs &["redis-server"] => a5_redis_refuses;
     refusals needs &["memcached"] => a5_memcached_refuses;
     refusals needs &["postgres", "psql"] => a5_postgres_refuses;

@@ -16,6 +16,8 @@ mod conditions;
 mod files;
 #[cfg(all(feature = "askama", feature = "memory", feature = "testing"))]
 mod fragments;
+#[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
+mod history;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod inputs;
 mod keys;

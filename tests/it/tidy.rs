@@ -59,7 +59,16 @@ const HOMES: &[(&str, &[&str])] = &[
     ("sqlx", &["backend/sql"]),
     ("toml", &["caches"]),
     ("tracing", &["observe"]),
-    ("xxhash_rust", &["backend/file", "entry", "fragment", "key"]),
+    (
+        "xxhash_rust",
+        &[
+            "backend/file",
+            "backend/redis/history.rs",
+            "entry",
+            "fragment",
+            "key",
+        ],
+    ),
 ];
 
 /// The stores, which know nothing of each other.

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "no test binary has every fault")]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,6 +20,8 @@ pub(crate) struct Proxy {
 }
 
 struct Lines {
+    /// Where new ones lead.
+    to: AtomicU16,
     made: AtomicUsize,
     /// The lines that were made before so many lead nowhere.
     forgotten: AtomicUsize,
@@ -42,6 +44,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let own = listener.local_addr().unwrap().port();
         let lines = Arc::new(Lines {
+            to: AtomicU16::new(port),
             made: AtomicUsize::new(0),
             forgotten: AtomicUsize::new(0),
             answers: AtomicUsize::new(usize::MAX),
@@ -56,6 +59,7 @@ impl Proxy {
             loop {
                 let (client, _) = listener.accept().await.unwrap();
                 let number = known.made.fetch_add(1, Ordering::SeqCst);
+                let port = known.to.load(Ordering::SeqCst);
                 tokio::spawn(line(client, port, number, Arc::clone(&known)));
             }
         });
@@ -111,6 +115,12 @@ impl Proxy {
         self.delay(Duration::ZERO);
         self.cut_after(usize::MAX);
         self.lose_answers_after(usize::MAX);
+    }
+
+    /// Lets new connections lead to this port, and resets those there are.
+    pub(crate) fn lead_to(&self, port: u16) {
+        self.lines.to.store(port, Ordering::SeqCst);
+        self.reset();
     }
 
     /// How many connections there were.

@@ -375,6 +375,10 @@ impl<B: Backend> Backend for CircuitBreaker<B> {
         }
     }
 
+    fn history(&self) -> u64 {
+        self.store().history()
+    }
+
     async fn close(&self) -> Result<()> {
         self.store().close().await
     }

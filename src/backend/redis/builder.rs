@@ -271,10 +271,13 @@ impl RedisBuilder {
         replicas: Vec<Vec<Lane>>,
         is_cluster: bool,
     ) -> Redis {
+        let history = Arc::default();
+        let leader = leader.into_iter().map(|lane| lane.telling(&history));
         Redis {
             inner: Arc::new(Inner {
-                leader,
+                leader: leader.collect(),
                 is_cluster,
+                history,
                 recent: (!replicas.is_empty()).then(|| Recent::new(self.read_your_writes)),
                 replicas,
                 operation_timeout: self.operation_timeout,

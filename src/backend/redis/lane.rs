@@ -15,6 +15,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisResul
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
+use super::history::History;
 use super::reply;
 use crate::backend::shared::{Failure, Shared};
 use crate::error::{Error, ErrorKind, Result};
@@ -44,7 +45,7 @@ pub(super) enum Request<'a> {
 pub(super) enum Lane {
     /// A connection of our own. The commands of all tasks are pipelined over it; nobody waits
     /// for anybody's answer.
-    Own(Source, Arc<Shared<Connection>>),
+    Own(Source, Arc<Shared<Connection>>, Option<Arc<History>>),
     /// A pool of the application's.
     Pool(bb8::Pool<RedisConnectionManager>),
 }
@@ -57,14 +58,22 @@ pub(super) enum Connection {
 
 impl Lane {
     pub(super) fn new(source: Source, connect_timeout: Duration) -> Self {
-        Self::Own(source, Shared::new(connect_timeout))
+        Self::Own(source, Shared::new(connect_timeout), None)
+    }
+
+    /// The same, to a leader: each connection tells in which history its data is.
+    pub(super) fn telling(self, history: &Arc<History>) -> Self {
+        match self {
+            Self::Own(source, shared, _) => Self::Own(source, shared, Some(Arc::clone(history))),
+            Self::Pool(pool) => Self::Pool(pool),
+        }
     }
 
     /// The answer to `request`, or a failure by `until`.
     pub(super) async fn call(&self, request: Request<'_>, until: Instant) -> Result<Value> {
         match self {
-            Self::Own(source, shared) => {
-                let connect = || source.clone().connect();
+            Self::Own(source, shared, history) => {
+                let connect = || connect(source.clone(), history.clone());
                 let call = |connection: Connection| connection.send(request);
                 shared.call(until, connect, call).await
             }
@@ -74,15 +83,28 @@ impl Lane {
 
     /// Whether a call would fail at once, because connecting just did.
     pub(super) fn is_down(&self) -> bool {
-        matches!(self, Self::Own(_, shared) if shared.is_down())
+        matches!(self, Self::Own(_, shared, _) if shared.is_down())
     }
 
     /// Lets go of the connection; the next call makes another.
     pub(super) fn close(&self) {
-        if let Self::Own(_, shared) = self {
+        if let Self::Own(_, shared, _) = self {
             shared.close();
         }
     }
+}
+
+/// A connection; what it is to tell is known before anything else is asked over it.
+async fn connect(source: Source, history: Option<Arc<History>>) -> Result<Connection> {
+    let Some(history) = history else {
+        return source.connect().await;
+    };
+    let ticket = history.ticket();
+    let mut connection = source.connect().await?;
+    if let Connection::Server(connection) = &mut connection {
+        history.learn(ticket, connection).await?;
+    }
+    Ok(connection)
 }
 
 impl Source {
@@ -180,9 +202,9 @@ fn pool_error(error: bb8::RunError<RedisError>) -> Error {
 impl fmt::Debug for Lane {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (kind, connected) = match self {
-            Self::Own(Source::Server(_), shared) => ("server", shared.is_up()),
-            Self::Own(Source::Sentinels(_), shared) => ("sentinel", shared.is_up()),
-            Self::Own(Source::Cluster(..), shared) => ("cluster", shared.is_up()),
+            Self::Own(Source::Server(_), shared, _) => ("server", shared.is_up()),
+            Self::Own(Source::Sentinels(_), shared, _) => ("sentinel", shared.is_up()),
+            Self::Own(Source::Cluster(..), shared, _) => ("cluster", shared.is_up()),
             Self::Pool(_) => ("pool", true),
         };
         f.debug_struct("Lane")

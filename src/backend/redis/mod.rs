@@ -14,6 +14,7 @@ mod backplane;
 mod builder;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod history;
 mod lane;
 mod lock;
 mod recent;
@@ -38,6 +39,7 @@ use futures_util::future::join_all;
 use redis::{Cmd, Pipeline, Value, cmd};
 use tokio::time::Instant;
 
+use self::history::History;
 use self::lane::{Lane, Request};
 use self::recent::Recent;
 use self::reply::Reason;
@@ -86,6 +88,8 @@ struct Inner {
     leader: Vec<Lane>,
     replicas: Vec<Vec<Lane>>,
     is_cluster: bool,
+    /// As the leader tells it; not that of a cluster, nor of the application's pool.
+    history: Arc<History>,
     /// Only needed where there are replicas.
     recent: Option<Recent>,
     operation_timeout: Duration,
@@ -430,6 +434,10 @@ impl Backend for Redis {
         self.note_keys(keys);
         let deleted = reply::int(answer).map_err(|error| error.at("redis", "delete_many"))?;
         Ok(u64::try_from(deleted).unwrap_or(0))
+    }
+
+    fn history(&self) -> u64 {
+        self.inner.history.number()
     }
 
     async fn close(&self) -> Result<()> {

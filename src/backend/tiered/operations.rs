@@ -250,6 +250,10 @@ impl Backend for Tiered {
         self.inner.find(key).map_or(Peek::Declined, Peek::Hit)
     }
 
+    fn history(&self) -> u64 {
+        self.inner.far().history()
+    }
+
     /// Says farewell to the other nodes, forgets what is near, and closes the far store. Later calls
     /// begin anew.
     async fn close(&self) -> Result<()> {
