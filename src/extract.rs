@@ -1,12 +1,14 @@
 //! `Caches`, `Cache` and `CacheVeto` as extractors of Axum handlers.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use axum::extract::{FromRef, FromRequestParts};
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use http::request::Parts;
 
+use crate::backend::Waited;
 use crate::cache::Cache;
 use crate::caches::Caches;
 use crate::layer::CacheVeto;
@@ -73,13 +75,20 @@ where
     type Rejection = CachesRejection;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
-        if let Some(caches) = state.caches() {
+        // The layer `Extension(caches)` inserts the bare value.
+        let caches = state.caches().or_else(|| parts.extensions.get().cloned());
+        let caches = caches.ok_or(CachesRejection)?;
+        if !caches.have_budgets() {
             return Ok(caches);
         }
-        // The layer `Extension(caches)` inserts the bare value.
-        parts.extensions.get().cloned().ok_or(CachesRejection)
+        let Waits(waited) = parts.extensions.get_or_insert_default();
+        Ok(caches.for_request(Arc::clone(waited)))
     }
 }
+
+/// How long a request has waited for its caches.
+#[derive(Clone, Debug, Default)]
+struct Waits(Arc<Waited>);
 
 /// The `default` cache of the application; see [`Caches`].
 impl<S> FromRequestParts<S> for Cache

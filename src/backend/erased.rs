@@ -42,6 +42,7 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 /// [`Backend`], object-safe. See there for what each method promises.
 pub(crate) trait DynBackend: fmt::Debug + Send + Sync {
+    fn name(&self) -> &'static str;
     fn capabilities(&self) -> Capabilities;
     fn get<'a>(&'a self, key: &'a Key) -> BoxFuture<'a, Option<Entry>>;
     fn set<'a>(&'a self, key: &'a Key, entry: Entry, lifetime: Lifetime) -> BoxFuture<'a, ()>;
@@ -70,6 +71,10 @@ pub(crate) trait DynBackend: fmt::Debug + Send + Sync {
 }
 
 impl<B: Backend> DynBackend for B {
+    fn name(&self) -> &'static str {
+        Backend::name(self)
+    }
+
     fn capabilities(&self) -> Capabilities {
         Backend::capabilities(self)
     }

@@ -9,6 +9,7 @@
 
 mod backplane;
 mod breaker;
+mod budget;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod deadline;
 mod dummy;
@@ -33,6 +34,7 @@ mod tiered;
 
 pub use self::backplane::{Backplane, LocalBackplane, LocalSubscription, Subscription};
 pub use self::breaker::{CircuitBreaker, CircuitBreakerBuilder};
+pub(crate) use self::budget::{Budgeted, Waited};
 pub use self::dummy::Dummy;
 pub use self::erased::AnyBackend;
 pub(crate) use self::erased::DynBackend;

@@ -34,6 +34,7 @@ pub struct CacheBuilder {
     max_refreshes: usize,
     max_computations: Option<usize>,
     on_error: OnError,
+    request_budget: Option<Duration>,
     checksums: Option<bool>,
     /// `None` if it was asked to sign with what is no secret.
     sealer: Option<Sealer>,
@@ -55,6 +56,7 @@ impl CacheBuilder {
             max_refreshes: 64,
             max_computations: None,
             on_error: OnError::Error,
+            request_budget: None,
             checksums: None,
             sealer: Some(Sealer::default()),
             drain_timeout: Duration::from_secs(5),
@@ -163,6 +165,14 @@ impl CacheBuilder {
         self
     }
 
+    /// How long the handler of a request waits for the store in all, whatever number of calls it makes, with a
+    /// handle that an extractor has given it; see [`Cache::with_budget`]. Caches of one request wait together.
+    /// No limit by default but that of each call.
+    pub fn request_budget(mut self, budget: Duration) -> Self {
+        self.request_budget = Some(budget);
+        self
+    }
+
     /// Whether values are stored with a checksum, and the key that they are of, as pages and fragments always
     /// are: what is not as it was written is a miss then, and is replaced. By default, unless the store is in
     /// this process.
@@ -233,6 +243,7 @@ impl CacheBuilder {
             #[cfg(feature = "askama")]
             templates: None,
             siblings: None,
+            budgeted: None,
             shared: Arc::new(Shared {
                 name: self.name,
                 backend: self.backend,
@@ -248,6 +259,7 @@ impl CacheBuilder {
                     self.drain_timeout,
                 ),
                 on_error: self.on_error,
+                request_budget: self.request_budget,
                 checksums: self.checksums.unwrap_or(is_elsewhere),
                 sealer: self.sealer.unwrap_or_default(),
                 tags_seen: TagsSeen::default(),

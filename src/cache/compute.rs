@@ -438,7 +438,7 @@ impl Ask<'_> {
 
     fn making(&self, before: &Before, look_again: bool) -> Making {
         Making {
-            cache: self.cache.clone(),
+            cache: self.cache.unhurried(),
             key: self.key.clone(),
             began: self.flights().mark(),
             fill: self.cache.begin_fill(self.key),

@@ -38,6 +38,7 @@ pub(crate) use self::tags::{Marks, TagsRead, Turn};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -47,7 +48,7 @@ use self::compute::Outcomes;
 use self::failures::Failures;
 use self::nested::Nested;
 use self::tags::TagsSeen;
-use crate::backend::{AnyBackend, Capabilities, DynBackend, Peek};
+use crate::backend::{AnyBackend, Budgeted, Capabilities, DynBackend, Peek, Waited};
 use crate::caches::Caches;
 use crate::clock::Clock;
 use crate::codec::AnyCodec;
@@ -105,6 +106,8 @@ pub struct Cache {
     templates: Option<u64>,
     /// The caches this one was got from.
     siblings: Option<Caches>,
+    /// The store, for as long as this handle waits for it.
+    budgeted: Option<AnyBackend>,
 }
 
 /// What is removed.
@@ -128,6 +131,7 @@ struct Shared {
     failures: Failures,
     background: Background,
     on_error: OnError,
+    request_budget: Option<Duration>,
     /// Whether what is stored says of itself that it is whole, and whose.
     checksums: bool,
     sealer: Sealer,
@@ -168,6 +172,44 @@ impl Cache {
     pub fn with_ttl(&self, ttl: impl Into<Ttl>) -> Self {
         let mut handle = self.clone();
         handle.ttl = ttl.into().or(self.ttl);
+        handle
+    }
+
+    /// A handle that waits for the store no longer than `budget` in all, with its clones and what comes of
+    /// them: once that is used up, reads, counters and `add` fail at once with
+    /// [`Timeout`](crate::ErrorKind::Timeout), and [`get_or_set`](Self::get_or_set) computes without the store.
+    /// Several calls at a time count once.
+    ///
+    /// What replaces or removes has the deadline of the store alone, so that nothing is left that was to be
+    /// gone; and what is computed is stored by those who are not in a hurry.
+    #[must_use]
+    pub fn with_budget(&self, budget: Duration) -> Self {
+        self.waiting(Arc::default(), budget)
+    }
+
+    /// A handle for one request, which waits together with its other caches.
+    pub(crate) fn for_request(&self, waited: &Arc<Waited>) -> Self {
+        match self.shared.request_budget {
+            Some(budget) => self.waiting(Arc::clone(waited), budget),
+            None => self.clone(),
+        }
+    }
+
+    pub(crate) fn request_budget(&self) -> Option<Duration> {
+        self.shared.request_budget
+    }
+
+    fn waiting(&self, waited: Arc<Waited>, budget: Duration) -> Self {
+        let store = self.shared.backend.clone();
+        let mut handle = self.clone();
+        handle.budgeted = Some(AnyBackend::new(Budgeted::new(store, waited, budget)));
+        handle
+    }
+
+    /// A handle for what goes on when the request is over.
+    pub(crate) fn unhurried(&self) -> Self {
+        let mut handle = self.clone();
+        handle.budgeted = None;
         handle
     }
 
@@ -340,7 +382,8 @@ impl Cache {
     }
 
     pub(crate) fn backend(&self) -> &dyn DynBackend {
-        self.shared.backend.as_dyn()
+        let budgeted = self.budgeted.as_ref();
+        budgeted.unwrap_or(&self.shared.backend).as_dyn()
     }
 
     /// The entry, if the store can say so without waiting.

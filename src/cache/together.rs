@@ -346,7 +346,7 @@ where
 
     fn lead(&self, item: &Missing, landing: Landing<Outcomes>, landings: u64) -> Led {
         let making = Making {
-            cache: self.cache.clone(),
+            cache: self.cache.unhurried(),
             key: item.key.clone(),
             began: self.cache.shared.flights.mark(),
             fill: self.cache.begin_fill(&item.key),

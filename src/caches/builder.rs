@@ -230,6 +230,9 @@ impl CachesBuilder {
                 _ => return Err(alias_settings.bad("on_error", "is not error or miss")),
             });
         }
+        if let Some(budget) = alias_settings.take_seconds("request_budget")? {
+            builder = builder.request_budget(budget);
+        }
         if let Some(checksums) = alias_settings.take("checksums")? {
             builder = builder.checksums(checksums);
         }
@@ -365,14 +368,7 @@ impl BackendSettings {
     ///
     /// [`Config`](crate::ErrorKind::Config) if it is anything else.
     pub fn seconds(&self, name: &str) -> Result<Option<Duration>> {
-        let Some(seconds) = self.option(name)? else {
-            return Ok(None);
-        };
-        Duration::try_from_secs_f64(seconds)
-            .ok()
-            .filter(|duration| !duration.is_zero())
-            .map(Some)
-            .ok_or_else(|| self.bad(name, "is not a number of seconds above zero"))
+        self.options.take_seconds(name)
     }
 
     /// An option of the backend, if it is set.
@@ -444,6 +440,18 @@ impl Taken {
         // Its own error would show the value, which may be a secret.
         let parsed = parsed.map_err(|_| self.bad(name, "is of the wrong type"));
         parsed.map(Some)
+    }
+
+    /// A number of seconds, fractions too, and more than zero.
+    fn take_seconds(&self, name: &str) -> Result<Option<Duration>> {
+        let Some(seconds) = self.take(name)? else {
+            return Ok(None);
+        };
+        Duration::try_from_secs_f64(seconds)
+            .ok()
+            .filter(|duration| !duration.is_zero())
+            .map(Some)
+            .ok_or_else(|| self.bad(name, "is not a number of seconds above zero"))
     }
 
     fn bad(&self, option: &str, reason: &str) -> Error {

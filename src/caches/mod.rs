@@ -11,6 +11,7 @@ pub use self::settings::Settings;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::backend::Waited;
 use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -43,6 +44,8 @@ pub const DEFAULT_ALIAS: &str = "default";
 #[derive(Clone, Debug)]
 pub struct Caches {
     caches: Arc<BTreeMap<String, Cache>>,
+    /// How long the request that these are for has waited.
+    waited: Option<Arc<Waited>>,
 }
 
 impl Caches {
@@ -82,6 +85,7 @@ impl Caches {
     pub(crate) fn from_map(caches: BTreeMap<String, Cache>) -> Self {
         Self {
             caches: Arc::new(caches),
+            waited: None,
         }
     }
 
@@ -135,6 +139,24 @@ impl Caches {
 
     pub(crate) fn find(&self, alias: &str) -> Option<Cache> {
         let cache = self.caches.get(alias)?;
+        let cache = match &self.waited {
+            Some(waited) => &cache.for_request(waited),
+            None => cache,
+        };
         Some(cache.beside(self.clone()))
+    }
+
+    /// Whether a request does not wait for all of them as long as it takes.
+    #[cfg(feature = "axum")]
+    pub(crate) fn have_budgets(&self) -> bool {
+        let mut caches = self.caches.values();
+        caches.any(|cache| cache.request_budget().is_some())
+    }
+
+    /// The same for one request, which has waited so long.
+    #[cfg(feature = "axum")]
+    pub(crate) fn for_request(mut self, waited: Arc<Waited>) -> Self {
+        self.waited = Some(waited);
+        self
     }
 }

@@ -26,6 +26,7 @@ use crate::error::{Error, Result};
 /// | `key_policy` | `hash`, `error` or `off` for keys that some stores refuse | `hash` |
 /// | `codec` | `json`, or a name given to the builder | `json` |
 /// | `on_error` | `error` or `miss`: what [reads and writes](crate::OnError) do when the store fails | `error` |
+/// | `request_budget` | seconds that a handler [waits in all](crate::CacheBuilder::request_budget) | no limit |
 /// | `checksums` | `false`: values are stored [as their bare bytes](crate::CacheBuilder::checksums) | `true`, but in memory |
 /// | `signing_keys` | secrets: what is stored is [signed](crate::CacheBuilder::signing_keys) with the first, and any of them is believed | none |
 /// | `max_computations` | how many values are [computed at a time](crate::CacheBuilder::max_computations) | no limit |
@@ -118,7 +119,7 @@ impl fmt::Debug for Settings {
 }
 
 /// The settings that every cache has; what else a URL's query holds are options.
-const COMMON: [&str; 11] = [
+const COMMON: [&str; 12] = [
     "timeout",
     "key_prefix",
     "version",
@@ -126,6 +127,7 @@ const COMMON: [&str; 11] = [
     "key_policy",
     "codec",
     "on_error",
+    "request_budget",
     "checksums",
     "max_computations",
     "signing_keys",

@@ -6,6 +6,8 @@
 mod attack;
 #[cfg(all(feature = "memory", feature = "testing"))]
 mod breaker;
+#[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
+mod budget;
 #[cfg(feature = "memory")]
 mod caches;
 #[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
