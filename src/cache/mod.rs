@@ -39,6 +39,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use self::background::Background;
@@ -51,7 +52,7 @@ use crate::backend::{AnyBackend, Capabilities, DynBackend, Peek};
 use crate::caches::Caches;
 use crate::clock::Clock;
 use crate::codec::AnyCodec;
-use crate::entry::{Entry, Sealer};
+use crate::entry::{Body, Entry, Sealer};
 use crate::error::Result;
 use crate::fence::{Fences, Fill};
 use crate::flight::Flights;
@@ -130,6 +131,8 @@ struct Shared {
     on_error: OnError,
     /// Whether what is stored says of itself that it is whole, and whose.
     checksums: bool,
+    /// The least length of what is packed; `None`: nothing is.
+    packs: Option<usize>,
     sealer: Sealer,
     tags_seen: TagsSeen,
     turns: AtomicU64,
@@ -333,6 +336,11 @@ impl Cache {
     /// How what it stores is sealed.
     pub(crate) fn sealer(&self) -> &Sealer {
         &self.shared.sealer
+    }
+
+    /// What it stores of these bytes.
+    pub(crate) async fn packed(&self, bytes: &Bytes) -> Body {
+        Body::packed(bytes.clone(), self.shared.packs).await
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {

@@ -28,6 +28,8 @@ use crate::error::{Error, Result};
 /// | `on_error` | `error` or `miss`: what [reads and writes](crate::OnError) do when the store fails | `error` |
 /// | `checksums` | `false`: values are stored [as their bare bytes](crate::CacheBuilder::checksums) | `true`, but in memory |
 /// | `signing_keys` | secrets: what is stored is [signed](crate::CacheBuilder::signing_keys) with the first, and any of them is believed | none |
+/// | `compression` | `zstd`: what leaves the process is [compressed](crate::CacheBuilder::compression) | none |
+/// | `compression_threshold` | from how many bytes on | 1024 |
 /// | `max_computations` | how many values are [computed at a time](crate::CacheBuilder::max_computations) | no limit |
 /// | `options` | options of the backend | |
 ///
@@ -118,7 +120,7 @@ impl fmt::Debug for Settings {
 }
 
 /// The settings that every cache has; what else a URL's query holds are options.
-const COMMON: [&str; 11] = [
+const COMMON: [&str; 13] = [
     "timeout",
     "key_prefix",
     "version",
@@ -127,6 +129,8 @@ const COMMON: [&str; 11] = [
     "codec",
     "on_error",
     "checksums",
+    "compression",
+    "compression_threshold",
     "max_computations",
     "signing_keys",
     "location",

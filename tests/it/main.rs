@@ -10,6 +10,14 @@ mod breaker;
 mod caches;
 #[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod collapse;
+#[cfg(all(
+    feature = "askama",
+    feature = "axum",
+    feature = "memory",
+    feature = "testing",
+    feature = "zstd"
+))]
+mod compression;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod conditions;
 #[cfg(feature = "file")]
@@ -23,6 +31,8 @@ mod keys;
 mod origin;
 #[cfg(all(feature = "memory", feature = "testing"))]
 mod outage;
+#[cfg(all(feature = "memory", feature = "testing"))]
+mod packed;
 #[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod page_lease;
 #[cfg(all(feature = "axum", feature = "memory"))]

@@ -60,6 +60,7 @@ const HOMES: &[(&str, &[&str])] = &[
     ("toml", &["caches"]),
     ("tracing", &["observe"]),
     ("xxhash_rust", &["backend/file", "entry", "fragment", "key"]),
+    ("zstd", &["entry"]),
 ];
 
 /// The stores, which know nothing of each other.
