@@ -13,10 +13,10 @@
 //!
 //! # Invariants
 //!
-//! - Anything that is not exactly what [`seal`] wrote for this kind and this key is
+//! - Anything that is not exactly what [`Sealer::seal`] wrote for this kind and this key is
 //!   [`Undecodable`]: a miss, observed, and overwritten by the next store.
 //! - Opening copies no body byte: the body is a slice of what was read.
-//! - No input makes [`open`] panic, or allocate more than a small multiple of its length.
+//! - No input makes [`Sealer::open`] panic, or allocate more than a small multiple of its length.
 //! - What is not proved is not unpacked.
 
 use std::time::{Duration, SystemTime};
