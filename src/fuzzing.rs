@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use crate::entry::{Kind, Sealer, Stamp};
+use crate::entry::{Body, Kind, Sealer, Stamp};
 use crate::key::Key;
 
 pub use crate::backend::fuzzing::*;
@@ -15,7 +15,7 @@ pub use crate::layer::fuzzing::{page, pages};
 pub fn fragment(key: &Key, bytes: &Bytes) -> Option<Bytes> {
     let sealer = Sealer::default();
     let opened = sealer.open::<u64>(Kind::Fragment, key, bytes).ok()?;
-    Some(opened.body)
+    opened.body.unpacked_now()?.ok()
 }
 
 /// A fragment's entry.
@@ -23,6 +23,7 @@ pub fn fragment(key: &Key, bytes: &Bytes) -> Option<Bytes> {
 pub fn seal_fragment(key: &Key, stored_at_ms: u64, body: &[u8]) -> Option<Bytes> {
     let at = SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(stored_at_ms))?;
     let stamp = Stamp::new(at, Some(Duration::ZERO));
-    let sealed = Sealer::default().seal(Kind::Fragment, key, stamp, 0_u64, body);
+    let body = Body::plain(Bytes::copy_from_slice(body));
+    let sealed = Sealer::default().seal(Kind::Fragment, key, stamp, 0_u64, &body);
     Some(sealed.ok()?.bytes().clone())
 }

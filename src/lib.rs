@@ -81,6 +81,8 @@ pub mod fuzzing;
 
 pub use self::cache::{Cache, CacheBuilder, Computed, OnError};
 pub use self::caches::{Caches, Settings};
+#[cfg(feature = "zstd")]
+pub use self::entry::Compression;
 pub use self::error::{BoxError, Error, ErrorKind, Result};
 pub use self::layer::{CacheGuard, CacheLayer, CacheVeto};
 pub use self::page::cache_page;

@@ -21,7 +21,7 @@ use libfuzzer_sys::arbitrary::{self, Arbitrary, Unstructured};
 use libfuzzer_sys::fuzz_target;
 use serde::Serialize;
 use tower::{Layer, ServiceExt, service_fn};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Counts what is allocated at once.
 struct Counting;
@@ -48,13 +48,15 @@ unsafe impl GlobalAlloc for Counting {
 static COUNTING: Counting = Counting;
 
 /// What decoding allocates: a million bytes for a list whose length is declared, a few times over,
-/// and a small multiple of the input.
-fn is_bounded<T>(length: usize, decode: impl FnOnce() -> T) -> T {
+/// a small multiple of the input, and what a compressed body says that it will be.
+fn is_bounded<T>(bytes: &[u8], decode: impl FnOnce() -> T) -> T {
+    let (length, declared) = (bytes.len(), declared(bytes));
     let before = NOW.load(Relaxed);
     MOST.store(before, Relaxed);
     let decoded = decode();
     let most = MOST.load(Relaxed) - before;
-    assert!(most < (4 << 20) + 256 * length, "{most} bytes for {length}");
+    let bound = (4 << 20) + 256 * length + declared;
+    assert!(most < bound, "{most} bytes for {length}");
     decoded
 }
 
@@ -108,8 +110,24 @@ fuzz_target!(|data: &[u8]| {
         1 => {
             let (meta, body) = until(data, b"\n\n");
             let kind = 1 + choice / 4 % 2;
-            let bytes = sealed(kind, meta, body);
-            foreign(&bytes, "page:x");
+            match choice / 8 % 4 {
+                0 => foreign(&sealed(kind, meta, body), "page:x"),
+                1 => compressed(kind, meta, body),
+                // What says that it is compressed.
+                _ => {
+                    let (length, frame) = body.split_at(body.len().min(4));
+                    let mut four = [0; 4];
+                    four[4 - length.len()..].copy_from_slice(length);
+                    // Mostly short, or it is put off.
+                    let mask = if choice / 8 % 4 == 2 {
+                        0xFFFF
+                    } else {
+                        u32::MAX
+                    };
+                    let length = u32::from_be_bytes(four) & mask;
+                    foreign(&packed(kind, length, meta, frame), "page:x");
+                }
+            }
         }
         2 => fragments(data),
         _ => {
@@ -137,19 +155,54 @@ fn sealed(kind: u8, meta: &[u8], body: &[u8]) -> Bytes {
     bytes.freeze()
 }
 
+fn packed(kind: u8, length: u32, meta: &[u8], frame: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_slice(b"axc\x03");
+    bytes.put_u8(kind);
+    bytes.put_u64(0);
+    bytes.put_u32(length);
+    bytes.put_u32(meta.len().try_into().unwrap());
+    bytes.put_slice(meta);
+    bytes.put_slice(frame);
+    let checksum = xxh3_64_with_seed(&bytes[13..], 3);
+    bytes[5..13].copy_from_slice(&checksum.to_be_bytes());
+    bytes.freeze()
+}
+
+/// What is compressed holds what the same holds that is not.
+fn compressed(kind: u8, meta: &[u8], body: &[u8]) {
+    let frame = zstd::bulk::compress(body, 1).unwrap();
+    let plain = sealed(kind, meta, body);
+    let small = packed(kind, body.len().try_into().unwrap(), meta, &frame);
+    for key in [key("page:x"), key("other")] {
+        assert_eq!(fragment(&key, &plain), fragment(&key, &small));
+        let text = |bytes| page(&key, bytes).map(|(text, _)| text);
+        assert_eq!(text(&plain), text(&small));
+    }
+    foreign(&small, "page:x");
+}
+
 /// What an entry says is its key and its kind, read by another hand.
 fn says(bytes: &[u8]) -> Option<(u8, &str)> {
     let kind = *bytes.get(4)?;
-    let length = u32::from_be_bytes(bytes.get(13..17)?.try_into().ok()?);
-    let meta = bytes.get(17..17 + length as usize)?;
+    let at = if *bytes.get(3)? == 3 { 17 } else { 13 };
+    let length = u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?);
+    let meta = bytes.get(at + 4..at + 4 + length as usize)?;
     let (key, _) = postcard::take_from_bytes::<&str>(meta).ok()?;
     Some((kind, key))
 }
 
+/// How long the body will be, if it is compressed, and no more than it may be.
+fn declared(bytes: &[u8]) -> usize {
+    let length = bytes.get(13..17).filter(|_| bytes[3] == 3);
+    let length = length.map_or(0, |it| u32::from_be_bytes(it.try_into().unwrap()) as usize);
+    if length > 64 << 20 { 0 } else { length }
+}
+
 fn foreign(bytes: &Bytes, name: &str) {
     for key in [key(name), key("other")] {
-        let of_page = is_bounded(bytes.len(), || pages(&key, bytes));
-        let of_fragment = is_bounded(bytes.len(), || fragment(&key, bytes)).is_some();
+        let of_page = is_bounded(bytes, || pages(&key, bytes));
+        let of_fragment = is_bounded(bytes, || fragment(&key, bytes)).is_some();
         assert!(!of_page || says(bytes) == Some((1, key.as_str())));
         assert!(!of_fragment || says(bytes) == Some((2, key.as_str())));
         if of_page {

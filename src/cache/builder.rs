@@ -38,6 +38,8 @@ pub struct CacheBuilder {
     checksums: Option<bool>,
     /// `None` if it was asked to sign with what is no secret.
     sealer: Option<Sealer>,
+    /// The least length of what is packed.
+    packs: Option<usize>,
     drain_timeout: Duration,
 }
 
@@ -59,6 +61,7 @@ impl CacheBuilder {
             request_budget: None,
             checksums: None,
             sealer: Some(Sealer::default()),
+            packs: None,
             drain_timeout: Duration::from_secs(5),
         }
     }
@@ -204,6 +207,27 @@ impl CacheBuilder {
         self
     }
 
+    /// Compresses what is stored: values, pages and fragments, unless the store is in this process. What does
+    /// not get smaller is stored as it is, as are integers that fit an `i64`, bodies with a
+    /// `Content-Encoding`, and what is over 64 MiB. Nothing is compressed by default.
+    ///
+    /// What is compressed is read whether this is set or not, by all that are built with the feature `zstd`; to
+    /// others it is a miss. So in a rolling deploy the feature comes first, and then this. Without
+    /// [`checksums`](Self::checksums), other programs read only what is not compressed.
+    ///
+    /// A limit of the store, such as [`max_value_bytes`](crate::backend::Capabilities::max_value_bytes), is for what it is sent.
+    /// Copies in the near tier of [`Tiered`](crate::backend::Tiered) stay compressed, and what the first reader
+    /// has made of them beside that.
+    ///
+    /// # Django
+    ///
+    /// None; `COMPRESSOR` of `django-redis`.
+    #[cfg(feature = "zstd")]
+    pub fn compression(mut self, compression: crate::entry::Compression) -> Self {
+        self.packs = Some(compression.least());
+        self
+    }
+
     /// How long [`close`](Cache::close) waits for what is being computed. 5 seconds by default.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
@@ -261,6 +285,7 @@ impl CacheBuilder {
                 on_error: self.on_error,
                 request_budget: self.request_budget,
                 checksums: self.checksums.unwrap_or(is_elsewhere),
+                packs: self.packs.filter(|_| is_elsewhere),
                 sealer: self.sealer.unwrap_or_default(),
                 tags_seen: TagsSeen::default(),
                 turns: AtomicU64::new(0),

@@ -338,18 +338,16 @@ impl Begun {
         let key = self.place.key.clone();
         let is_plain = stamp.tags.is_empty() && window.is_zero() && policy.refresh_ahead.is_none();
         let (entry, lifetime) = if is_plain {
-            let entry = self.cache.plain_value(&key, product.entry, fresh_for)?;
-            (entry, fresh_for)
+            let entry = self.cache.plain_value(&key, product.entry, fresh_for);
+            (entry.await?, fresh_for)
         } else {
             let lifetime = match fresh_for.duration() {
                 None => Lifetime::Forever,
                 Some(fresh_for) => Lifetime::For(fresh_for.saturating_add(window)),
             };
             self.cache.keep_tags(&stamp.tags, lifetime).await;
-            (
-                self.cache.seal_value(&key, &product.entry, stamp)?,
-                lifetime,
-            )
+            let entry = self.cache.seal_value(&key, &product.entry, stamp);
+            (entry.await?, lifetime)
         };
         let landed = self.place.land(entry, lifetime).await;
         Ok(match landed {

@@ -91,12 +91,12 @@ impl Cache {
             let setting = async {
                 let keys: Vec<Key> = batch.iter().map(|(key, _)| key.clone()).collect();
                 let stamps = self.replace(&keys, lifetime).await?;
-                let batch = batch.into_iter().map(|(key, entry)| {
-                    let entry = self.stamped(&key, entry, lifetime, &stamps)?;
-                    Ok((key, entry, lifetime))
-                });
-                let batch = batch.collect::<Result<_>>()?;
-                self.backend().set_many(batch).await
+                let mut items = Vec::with_capacity(batch.len());
+                for (key, entry) in batch {
+                    let entry = self.stamped(&key, entry, lifetime, &stamps).await?;
+                    items.push((key, entry, lifetime));
+                }
+                self.backend().set_many(items).await
             };
             let outcomes = self.or_instead("set_many", setting.await, Vec::new)?;
             for (key, outcome) in callers.into_iter().zip(outcomes) {

@@ -40,6 +40,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 
 use self::background::Background;
@@ -52,7 +53,7 @@ use crate::backend::{AnyBackend, Budgeted, Capabilities, DynBackend, Peek, Waite
 use crate::caches::Caches;
 use crate::clock::Clock;
 use crate::codec::AnyCodec;
-use crate::entry::{Entry, Sealer};
+use crate::entry::{Body, Entry, Sealer};
 use crate::error::Result;
 use crate::fence::{Fences, Fill};
 use crate::flight::Flights;
@@ -134,6 +135,8 @@ struct Shared {
     request_budget: Option<Duration>,
     /// Whether what is stored says of itself that it is whole, and whose.
     checksums: bool,
+    /// The least length of what is packed; `None`: nothing is.
+    packs: Option<usize>,
     sealer: Sealer,
     tags_seen: TagsSeen,
     turns: AtomicU64,
@@ -375,6 +378,11 @@ impl Cache {
     /// How what it stores is sealed.
     pub(crate) fn sealer(&self) -> &Sealer {
         &self.shared.sealer
+    }
+
+    /// What it stores of these bytes.
+    pub(crate) async fn packed(&self, bytes: &Bytes) -> Body {
+        Body::packed(bytes.clone(), self.shared.packs).await
     }
 
     pub(crate) fn clock(&self) -> &dyn Clock {

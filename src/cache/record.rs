@@ -4,7 +4,7 @@
 //!
 //! - A value that has tags, or may be served stale, is sealed. Of the others, integers are their digits, so
 //!   that counters are native; the rest is sealed if the cache has checksums, and its codec's bytes if it has
-//!   none. Bytes that could be taken for a sealed value are sealed, whatever they are.
+//!   none, and they are not packed. Bytes that could be taken for a sealed value are sealed, whatever they are.
 //! - A cache that has checksums uses nothing that is not sealed but integers.
 //! - What is sealed is used only if it says that it is of this key, and its tags are current.
 
@@ -15,7 +15,7 @@ use super::Cache;
 use super::fenced::TRIES;
 use super::tags::{Marks, TagsRead};
 use crate::backend::parse_counter;
-use crate::entry::{Entry, Kind, Stamp, Undecodable, Worth, is_lease, is_sealed};
+use crate::entry::{Body, Entry, Kind, Stamp, Undecodable, Worth, is_lease, is_sealed};
 use crate::error::Result;
 use crate::key::Key;
 use crate::observe;
@@ -128,8 +128,8 @@ impl Cache {
         let entries = self.fetch_many(keys).await?;
         let mut tags = Vec::new();
         for (key, entry) in keys.iter().zip(&entries) {
-            if let Some(Opened::Sealed(record)) = entry.as_ref().map(|it| self.open_value(key, it))
-            {
+            let Some(entry) = entry else { continue };
+            if let Opened::Sealed(record) = self.open_value(key, entry).await {
                 tags.extend(record.marks.iter().map(|(key, _)| key.clone()));
             }
         }
@@ -151,7 +151,7 @@ impl Cache {
         let Some(raw) = entry else {
             return Ok(Look::nothing(""));
         };
-        let found = match self.open_value(key, &raw) {
+        let found = match self.open_value(key, &raw).await {
             Opened::Plain => Found::Fresh(Value {
                 entry: raw.clone(),
                 record: None,
@@ -202,13 +202,18 @@ impl Cache {
 
     /// How long the store has to keep an entry that says so itself, if not for ever.
     pub(super) fn kept_for(&self, key: &Key, entry: &Entry) -> Option<Duration> {
-        match self.open_value(key, entry) {
-            Opened::Sealed(record) => record.stamp.kept_for(self.clock().now()).duration(),
-            _ => None,
+        let now = self.clock().now();
+        if let Some(record) = entry.decoded::<Record>() {
+            return record.stamp.kept_for(now).duration();
         }
+        let opened = self.sealer().open::<()>(Kind::Value, key, entry.bytes());
+        opened.ok()?.stamp.kept_for(now).duration()
     }
 
-    fn open_value(&self, key: &Key, entry: &Entry) -> Opened {
+    async fn open_value(&self, key: &Key, entry: &Entry) -> Opened {
+        if let Some(record) = entry.decoded() {
+            return Opened::Sealed(record);
+        }
         if !is_sealed(entry.bytes()) {
             if self.sealer().signs() {
                 return Opened::Undecodable(Undecodable::Signature);
@@ -221,20 +226,21 @@ impl Cache {
         if is_lease(entry.bytes()) {
             return Opened::Lease;
         }
-        let record = entry.decoded(|bytes| {
-            let opened = self.sealer().open::<()>(Kind::Value, key, bytes)?;
-            let marks = self.marks(&opened.stamp.tags);
-            Ok(Record {
-                marks: marks.map_err(|_| Undecodable::Meta)?,
-                stamp: opened.stamp,
-                value: Entry::new(opened.body),
-            })
-        });
-        match record {
+        match self.open_record(key, entry).await {
             Ok(record) => Opened::Sealed(record),
             Err(Undecodable::Kind) => self.open_foreign(key, entry),
             Err(reason) => Opened::Undecodable(reason),
         }
+    }
+
+    async fn open_record(&self, key: &Key, entry: &Entry) -> Result<Arc<Record>, Undecodable> {
+        let opened = self.sealer().open::<()>(Kind::Value, key, entry.bytes())?;
+        let marks = self.marks(&opened.stamp.tags);
+        Ok(entry.decoded_as(Record {
+            marks: marks.map_err(|_| Undecodable::Meta)?,
+            stamp: opened.stamp,
+            value: Entry::new(opened.body.unpacked().await?),
+        }))
     }
 
     fn open_foreign(&self, key: &Key, entry: &Entry) -> Opened {
@@ -261,7 +267,7 @@ impl Cache {
     ) -> Result<Entry> {
         let stamps = self.stamps(&self.tags).await?;
         self.keep_tags(&stamps, lifetime).await;
-        self.stamped(key, value, lifetime, &stamps)
+        self.stamped(key, value, lifetime, &stamps).await
     }
 
     /// What precedes storing values with the tags of this handle in the place of what is there: their
@@ -284,7 +290,7 @@ impl Cache {
         Ok(stamps)
     }
 
-    pub(super) fn stamped(
+    pub(super) async fn stamped(
         &self,
         key: &Key,
         value: Entry,
@@ -292,11 +298,11 @@ impl Cache {
         tags: &[TagStamp],
     ) -> Result<Entry> {
         if tags.is_empty() {
-            return self.plain_value(key, value, lifetime);
+            return self.plain_value(key, value, lifetime).await;
         }
         let mut stamp = Stamp::new(self.clock().now(), lifetime.duration());
         stamp.tags = tags.to_vec();
-        self.seal_value(key, &value, stamp)
+        self.seal_value(key, &value, stamp).await
     }
 
     /// Stores `entry` if there is nothing that counts; atomic, where the store can compare.
@@ -348,7 +354,7 @@ impl Cache {
             stamp.fresh_until = lifetime.duration().and_then(|it| now.checked_add(it));
             let kept_for = stamp.kept_for(now);
             self.keep_tags(&stamp.tags, kept_for).await;
-            let entry = self.seal_value(key, &value.entry, stamp)?;
+            let entry = self.seal_value(key, &value.entry, stamp).await?;
             if backend.compare_and_set(key, &raw, entry, kept_for).await? {
                 return Ok(true);
             }
@@ -378,7 +384,8 @@ impl Cache {
         let Some(lifetime) = backend.ttl(from).await? else {
             return Ok(false);
         };
-        let entry = self.seal_value(to, &value.entry, record.stamp.clone())?;
+        let stamp = record.stamp.clone();
+        let entry = self.seal_value(to, &value.entry, stamp).await?;
         backend.set(to, entry, lifetime).await?;
         let is_moved = backend.delete(from).await?;
         if !is_moved {
@@ -389,22 +396,35 @@ impl Cache {
     }
 
     /// The entry to store for a value without tags that is never served stale.
-    pub(super) fn plain_value(&self, key: &Key, value: Entry, lifetime: Lifetime) -> Result<Entry> {
+    pub(super) async fn plain_value(
+        &self,
+        key: &Key,
+        value: Entry,
+        lifetime: Lifetime,
+    ) -> Result<Entry> {
         let signs = self.sealer().signs();
-        let is_checked = signs || (self.shared.checksums && !is_counter(&value));
-        if is_checked || is_sealed(value.bytes()) {
-            // Who signs does not leave it to the store when it is over.
-            let lifetime = if signs { lifetime } else { Lifetime::Forever };
-            let stamp = Stamp::new(self.clock().now(), lifetime.duration());
-            return self.seal_value(key, &value, stamp);
+        if !signs && is_counter(&value) {
+            return Ok(value);
         }
-        Ok(value)
+        let body = self.packed(value.bytes()).await;
+        let is_checked = signs || self.shared.checksums;
+        if !is_checked && !body.is_packed() && !is_sealed(value.bytes()) {
+            return Ok(value);
+        }
+        // Who signs does not leave it to the store when it is over.
+        let lifetime = if signs { lifetime } else { Lifetime::Forever };
+        let stamp = Stamp::new(self.clock().now(), lifetime.duration());
+        self.seal_body(key, &body, stamp)
     }
 
     /// The entry to store for a value of which all is said by `stamp`.
-    pub(super) fn seal_value(&self, key: &Key, value: &Entry, stamp: Stamp) -> Result<Entry> {
-        let sealer = self.sealer();
-        sealer.seal(Kind::Value, key, stamp, (), value.bytes())
+    pub(super) async fn seal_value(&self, key: &Key, value: &Entry, stamp: Stamp) -> Result<Entry> {
+        let body = self.packed(value.bytes()).await;
+        self.seal_body(key, &body, stamp)
+    }
+
+    fn seal_body(&self, key: &Key, body: &Body, stamp: Stamp) -> Result<Entry> {
+        self.sealer().seal(Kind::Value, key, stamp, (), body)
     }
 }
 

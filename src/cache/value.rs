@@ -63,7 +63,7 @@ impl Cache {
             let key = self.final_key(key)?;
             let setting = async {
                 let stamps = self.replace(slice::from_ref(&key), lifetime).await?;
-                let entry = self.stamped(&key, entry, lifetime, &stamps)?;
+                let entry = self.stamped(&key, entry, lifetime, &stamps).await?;
                 self.backend().set(&key, entry, lifetime).await
             };
             self.or_instead("set", setting.await, || ())

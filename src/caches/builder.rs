@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use super::settings::{Settings, URL};
 use super::{Caches, DEFAULT_ALIAS, stores};
 use crate::backend::AnyBackend;
-use crate::cache::{Cache, OnError};
+use crate::cache::{Cache, CacheBuilder, OnError};
 use crate::codec::Codec;
 use crate::error::{Error, Result};
 use crate::key::{KeyFunction, KeyPolicy, PrefixedKeys};
@@ -239,6 +239,7 @@ impl CachesBuilder {
         if let Some(secrets) = alias_settings.take::<Vec<String>>("signing_keys")? {
             builder = builder.signing_keys(secrets);
         }
+        builder = compressing(builder, alias_settings)?;
         if let Some(most) = alias_settings.take("max_computations")? {
             builder = builder.max_computations(most);
         }
@@ -464,6 +465,26 @@ impl Taken {
             None => Ok(()),
             Some(name) => Err(self.bad(name, "is not a setting of this backend")),
         }
+    }
+}
+
+fn compressing(builder: CacheBuilder, settings: &Taken) -> Result<CacheBuilder> {
+    let compression = settings.take::<String>("compression")?;
+    let threshold = settings.take::<usize>("compression_threshold")?;
+    match compression.as_deref() {
+        None if threshold.is_some() => Err(settings.bad(
+            "compression_threshold",
+            "says nothing without `compression`",
+        )),
+        None => Ok(builder),
+        #[cfg(feature = "zstd")]
+        Some("zstd") => {
+            let zstd = crate::entry::Compression::zstd();
+            Ok(builder.compression(threshold.map_or(zstd, |bytes| zstd.threshold(bytes))))
+        }
+        #[cfg(not(feature = "zstd"))]
+        Some("zstd") => Err(settings.bad("compression", "needs the feature `zstd`")),
+        Some(_) => Err(settings.bad("compression", "is not zstd")),
     }
 }
 

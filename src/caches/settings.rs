@@ -29,6 +29,8 @@ use crate::error::{Error, Result};
 /// | `request_budget` | seconds that a handler [waits in all](crate::CacheBuilder::request_budget) | no limit |
 /// | `checksums` | `false`: values are stored [as their bare bytes](crate::CacheBuilder::checksums) | `true`, but in memory |
 /// | `signing_keys` | secrets: what is stored is [signed](crate::CacheBuilder::signing_keys) with the first, and any of them is believed | none |
+/// | `compression` | `zstd`: what leaves the process is [compressed](crate::CacheBuilder::compression) | none |
+/// | `compression_threshold` | from how many bytes on | 1024 |
 /// | `max_computations` | how many values are [computed at a time](crate::CacheBuilder::max_computations) | no limit |
 /// | `options` | options of the backend | |
 ///
@@ -119,7 +121,7 @@ impl fmt::Debug for Settings {
 }
 
 /// The settings that every cache has; what else a URL's query holds are options.
-const COMMON: [&str; 12] = [
+const COMMON: [&str; 14] = [
     "timeout",
     "key_prefix",
     "version",
@@ -129,6 +131,8 @@ const COMMON: [&str; 12] = [
     "on_error",
     "request_budget",
     "checksums",
+    "compression",
+    "compression_threshold",
     "max_computations",
     "signing_keys",
     "location",

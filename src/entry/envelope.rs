@@ -8,12 +8,16 @@
 //! The proof is the xxh3 of all that follows, 8 bytes; or, if the kind has its highest bit set, the keyed
 //! BLAKE3 of all before and after it, 32 bytes.
 //!
+//! An envelope whose body is packed is of the next format version, which is the seed of its xxh3. Its proof is
+//! followed by the length of the body unpacked, 4 bytes.
+//!
 //! # Invariants
 //!
-//! - Anything that is not exactly what [`seal`] wrote for this kind and this key is
+//! - Anything that is not exactly what [`Sealer::seal`] wrote for this kind and this key is
 //!   [`Undecodable`]: a miss, observed, and overwritten by the next store.
 //! - Opening copies no body byte: the body is a slice of what was read.
-//! - No input makes [`open`] panic, or allocate more than a small multiple of its length.
+//! - No input makes [`Sealer::open`] panic, or allocate more than a small multiple of its length.
+//! - What is not proved is not unpacked.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,6 +25,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 use super::Entry;
+use super::body::{Body, MAX_BYTES};
 use super::sealer::{Sealer, proof_bytes};
 use super::stamp::Stamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,9 +34,13 @@ use crate::tag::TagStamp;
 
 const MAGIC: &[u8; 3] = b"axc";
 const FORMAT: u8 = 2;
+/// With a packed body, so that to those who know of none it is another version.
+pub(super) const PACKED: u8 = 3;
 /// Magic, format version and kind.
 const PREAMBLE: usize = 5;
 const META_LENGTH: usize = 4;
+/// Of a packed body.
+const UNPACKED_LENGTH: usize = 4;
 /// Of a kind: whether it is signed.
 const SIGNED: u8 = 0x80;
 
@@ -69,6 +78,18 @@ pub(crate) fn is_lease(bytes: &[u8]) -> bool {
     is_sealed(bytes) && kind == Some(Kind::Lease as u8)
 }
 
+/// How long the body of these bytes is unpacked, if they are an envelope whose body is packed, and it may be.
+pub(super) fn unpacked_bytes(bytes: &[u8]) -> Option<usize> {
+    let (preamble, rest) = bytes.split_first_chunk::<PREAMBLE>()?;
+    if !is_sealed(preamble) || preamble[3] != PACKED {
+        return None;
+    }
+    let rest = rest.get(proof_bytes(preamble[4] & SIGNED != 0)..)?;
+    let length = rest.first_chunk::<UNPACKED_LENGTH>()?;
+    let length = usize::try_from(u32::from_be_bytes(*length)).ok()?;
+    (length <= MAX_BYTES).then_some(length)
+}
+
 /// Why bytes are not a usable envelope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Undecodable {
@@ -81,6 +102,8 @@ pub(crate) enum Undecodable {
     Signature,
     Meta,
     Key,
+    /// Its body cannot be unpacked: not to what it says, or not by this build.
+    Packed,
 }
 
 /// An opened envelope.
@@ -88,7 +111,7 @@ pub(crate) enum Undecodable {
 pub(crate) struct Opened<M> {
     pub(crate) stamp: Stamp,
     pub(crate) meta: M,
-    pub(crate) body: Bytes,
+    pub(crate) body: Body,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -116,7 +139,7 @@ impl Sealer {
         key: &Key,
         stamp: Stamp,
         meta: M,
-        body: &[u8],
+        body: &Body,
     ) -> Result<Entry> {
         let too_large = |source: String| Error::new(ErrorKind::Encode).with_source(source);
         let meta = postcard::to_allocvec(&Meta {
@@ -133,15 +156,19 @@ impl Sealer {
         let meta_length =
             u32::try_from(meta.len()).map_err(|error| too_large(error.to_string()))?;
         let proof = PREAMBLE..PREAMBLE + self.proof_bytes();
-        let length = proof.end + META_LENGTH + meta.len() + body.len();
+        let lengths = UNPACKED_LENGTH + META_LENGTH;
+        let length = proof.end + lengths + meta.len() + body.bytes.len();
         let mut sealed = BytesMut::with_capacity(length);
         sealed.put_slice(MAGIC);
-        sealed.put_u8(FORMAT);
+        sealed.put_u8(if body.is_packed() { PACKED } else { FORMAT });
         sealed.put_u8(kind as u8 | if self.signs() { SIGNED } else { 0 });
         sealed.put_bytes(0, proof.len());
+        if let Some(length) = body.unpacked {
+            sealed.put_u32(length);
+        }
         sealed.put_u32(meta_length);
         sealed.put_slice(&meta);
-        sealed.put_slice(body);
+        sealed.put_slice(&body.bytes);
         let proved = self.proof(&sealed[..PREAMBLE], &sealed[proof.end..]);
         sealed[proof].copy_from_slice(proved.as_bytes());
         Ok(Entry::new(sealed.freeze()))
@@ -186,7 +213,8 @@ impl Sealer {
         if !preamble.starts_with(MAGIC) {
             return Err(Undecodable::Foreign);
         }
-        if preamble[3] != FORMAT {
+        let is_packed = preamble[3] == PACKED;
+        if !is_packed && preamble[3] != FORMAT {
             return Err(Undecodable::Version);
         }
         if kind.is_some_and(|kind| preamble[4] & !SIGNED != kind as u8) {
@@ -206,7 +234,7 @@ impl Sealer {
                 Undecodable::Checksum
             });
         }
-        open_proved(key, bytes, sealed)
+        open_proved(key, bytes, sealed, is_packed)
     }
 }
 
@@ -215,10 +243,19 @@ fn open_proved<'b, M>(
     key: &Key,
     bytes: &'b Bytes,
     sealed: &'b [u8],
+    is_packed: bool,
 ) -> Result<(Opened<M>, &'b [u8]), Undecodable>
 where
     M: for<'de> Deserialize<'de>,
 {
+    let (unpacked, sealed) = if is_packed {
+        let (length, rest) = sealed
+            .split_first_chunk::<UNPACKED_LENGTH>()
+            .ok_or(Undecodable::Truncated)?;
+        (Some(u32::from_be_bytes(*length)), rest)
+    } else {
+        (None, sealed)
+    };
     let (length, rest) = sealed
         .split_first_chunk::<META_LENGTH>()
         .ok_or(Undecodable::Truncated)?;
@@ -245,7 +282,10 @@ where
             tags: meta.tags,
         },
         meta: meta.of_kind,
-        body: bytes.slice_ref(body),
+        body: Body {
+            bytes: bytes.slice_ref(body),
+            unpacked,
+        },
     };
     Ok((opened, left))
 }
@@ -262,6 +302,7 @@ impl Undecodable {
             Self::Signature => "signature",
             Self::Meta => "meta",
             Self::Key => "key",
+            Self::Packed => "packed",
         }
     }
 }
@@ -302,7 +343,24 @@ mod tests {
         stamp.stale_if_error = Duration::from_secs(5);
         let tag = Present::first(SystemTime::now(), Lifetime::Forever, 0);
         stamp.tags = vec![TagStamp::new("tag", tag)];
-        let entry = sealer.seal(Kind::Page, &key("key"), stamp, 7_u32, b"body");
+        let entry = sealer.seal(
+            Kind::Page,
+            &key("key"),
+            stamp,
+            7_u32,
+            &Body::plain(&b"body"[..]),
+        );
+        entry.unwrap().bytes().clone()
+    }
+
+    /// One whose body says that it is packed.
+    fn packed(sealer: &Sealer) -> Bytes {
+        let body = Body {
+            bytes: Bytes::from_static(b"frame"),
+            unpacked: Some(0x0102_0304),
+        };
+        let stamp = Stamp::new(SystemTime::now(), None);
+        let entry = sealer.seal(Kind::Page, &key("key"), stamp, 7_u32, &body);
         entry.unwrap().bytes().clone()
     }
 
@@ -325,8 +383,8 @@ mod tests {
             let sealed = sealed(&sealer);
             let opened = sealer.open::<u32>(Kind::Page, &key("key"), &sealed);
             let opened = opened.unwrap();
-            assert_eq!((opened.meta, &opened.body[..]), (7, &b"body"[..]));
-            assert!(sealed.as_ptr_range().contains(&opened.body.as_ptr()));
+            assert_eq!((opened.meta, &opened.body.bytes[..]), (7, &b"body"[..]));
+            assert!(sealed.as_ptr_range().contains(&opened.body.bytes.as_ptr()));
             assert!(opened.stamp.fresh_until.unwrap() > opened.stamp.stored_at);
             assert_eq!(opened.stamp.stale_if_error, Duration::from_secs(5));
             assert_eq!(&*opened.stamp.tags[0].name, "tag");
@@ -336,8 +394,8 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_and_every_truncation_is_undecodable() {
-        for sealer in sealers() {
-            let sealed = sealed(&sealer);
+        let of_all = |sealer| [(sealed(&sealer), sealer.clone()), (packed(&sealer), sealer)];
+        for (sealed, sealer) in sealers().into_iter().flat_map(of_all) {
             let open = |bytes| sealer.open::<u32>(Kind::Page, &key("key"), &bytes);
             for bit in 0..sealed.len() * 8 {
                 let mut bytes = sealed.to_vec();
@@ -374,6 +432,32 @@ mod tests {
     }
 
     #[test]
+    fn a_packed_body_opens_as_it_is_stored_and_says_how_long_it_will_be() {
+        for sealer in sealers() {
+            let packed = packed(&sealer);
+            let opened = sealer.open::<u32>(Kind::Page, &key("key"), &packed);
+            let opened = opened.unwrap();
+            assert_eq!((opened.meta, &opened.body.bytes[..]), (7, &b"frame"[..]));
+            assert_eq!(opened.body.unpacked, Some(0x0102_0304));
+            let stamp = sealer.open_stamp(&key("key"), &packed).unwrap();
+            assert_eq!(stamp, opened.stamp);
+            assert!(is_sealed(&packed) && !is_lease(&packed));
+            let weight = packed.len() + 0x0102_0304;
+            assert_eq!(Entry::new(packed.clone()).weight(), weight);
+            let decoded = Entry::new(packed).with_decoded_bytes(10);
+            assert_eq!(decoded.weight(), weight + 10);
+            let plain = sealed(&sealer);
+            assert_eq!(Entry::new(plain.clone()).weight(), plain.len());
+        }
+        // Of what is too long to be true, nothing is made.
+        let mut claims = b"axc\x03\x01 checksum".to_vec();
+        claims.truncate(PREAMBLE + 8);
+        claims.extend([0xFF; UNPACKED_LENGTH]);
+        assert_eq!(Entry::new(claims.clone()).weight(), claims.len());
+        assert_eq!(Entry::new(claims[..8].to_vec()).weight(), 8);
+    }
+
+    #[test]
     fn another_key_kind_or_version_is_undecodable() {
         for sealer in sealers() {
             let sealed = sealed(&sealer);
@@ -385,7 +469,7 @@ mod tests {
             #[cfg(feature = "askama")]
             assert_eq!(error(Kind::Fragment, "key", &sealed), Undecodable::Kind);
             let mut future = sealed.to_vec();
-            future[3] += 1;
+            future[3] = PACKED + 1;
             let future = error(Kind::Page, "key", &future.into());
             assert_eq!(future, Undecodable::Version);
         }
@@ -401,17 +485,22 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bytes_never_panic(mut bytes: Vec<u8>, repair: bool) {
+        fn arbitrary_bytes_never_panic(mut bytes: Vec<u8>, repair: bool, is_packed: bool) {
             let sealer = Sealer::default();
             let proof = PREAMBLE..PREAMBLE + sealer.proof_bytes();
             if repair && bytes.len() > proof.end + META_LENGTH {
                 // Get past the checksum, to the decoder behind it.
                 bytes[..4].copy_from_slice(b"axc\x02");
+                if is_packed {
+                    bytes[3] = PACKED;
+                }
                 bytes[4] = 1;
                 let proved = sealer.proof(&bytes[..PREAMBLE], &bytes[proof.end..]);
                 bytes[proof].copy_from_slice(proved.as_bytes());
             }
-            let _ = sealer.open::<Vec<(String, Vec<u8>)>>(Kind::Page, &key("key"), &bytes.into());
+            let key = key("key");
+            let opened = sealer.open::<Vec<(String, Vec<u8>)>>(Kind::Page, &key, &bytes.into());
+            let _ = opened.map(|opened| opened.body.unpacked_now());
         }
     }
 }

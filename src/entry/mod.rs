@@ -1,9 +1,16 @@
 //! What a backend holds under a key: bytes, and what this process has already made of them.
 
+mod body;
+#[cfg(feature = "zstd")]
+mod compression;
 mod envelope;
 mod sealer;
 mod stamp;
+mod zstd;
 
+pub(crate) use self::body::Body;
+#[cfg(feature = "zstd")]
+pub use self::compression::Compression;
 pub(crate) use self::envelope::{Kind, Undecodable, is_lease, is_sealed, lease};
 pub(crate) use self::sealer::Sealer;
 pub(crate) use self::stamp::{Stamp, Worth};
@@ -13,6 +20,8 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+
+use self::envelope::unpacked_bytes;
 
 /// The value of an entry. Cloning shares it.
 ///
@@ -33,22 +42,23 @@ struct Inner {
 impl Entry {
     /// An entry of these bytes, not decoded yet.
     pub fn new(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
         Self {
             inner: Arc::new(Inner {
-                bytes: bytes.into(),
-                decoded_bytes: 0,
+                decoded_bytes: unpacked_bytes(&bytes).unwrap_or_default(),
+                bytes,
                 decoded: OnceLock::new(),
             }),
         }
     }
 
-    /// The same entry, whose decoded form takes about this many bytes beside its own.
+    /// The same entry, whose decoded form takes about this many bytes beside its body.
     #[must_use]
     pub(crate) fn with_decoded_bytes(self, decoded_bytes: usize) -> Self {
         Self {
             inner: Arc::new(Inner {
                 bytes: self.inner.bytes.clone(),
-                decoded_bytes,
+                decoded_bytes: self.inner.decoded_bytes + decoded_bytes,
                 decoded: OnceLock::new(),
             }),
         }
@@ -64,27 +74,18 @@ impl Entry {
         &self.inner.bytes
     }
 
-    /// The decoded form, made by `decode` unless an earlier call left one of the same type.
-    ///
-    /// # Errors
-    ///
-    /// Whatever `decode` returns. A failure is not remembered.
-    pub(crate) fn decoded<T, E>(
-        &self,
-        decode: impl FnOnce(&Bytes) -> Result<T, E>,
-    ) -> Result<Arc<T>, E>
-    where
-        T: Send + Sync + 'static,
-    {
-        if let Some(decoded) = self.inner.decoded.get()
-            && let Ok(decoded) = Arc::clone(decoded).downcast()
-        {
-            return Ok(decoded);
-        }
-        let decoded = Arc::new(decode(&self.inner.bytes)?);
+    /// The decoded form that an earlier call left, if it is a `T`.
+    pub(crate) fn decoded<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        let decoded = self.inner.decoded.get()?;
+        Arc::clone(decoded).downcast().ok()
+    }
+
+    /// Leaves its decoded form for others.
+    pub(crate) fn decoded_as<T: Send + Sync + 'static>(&self, decoded: T) -> Arc<T> {
+        let decoded = Arc::new(decoded);
         // When another type or another reader came first, its form stays; ours serves this call.
         let _ = self.inner.decoded.set(Arc::clone(&decoded) as _);
-        Ok(decoded)
+        decoded
     }
 }
 
@@ -125,23 +126,25 @@ impl From<&'static str> for Entry {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
     use super::*;
 
     #[test]
     fn the_decoded_form_is_made_once_and_shared() {
         let entry = Entry::from("1");
-        let first = entry.decoded(|_| Ok::<_, ()>(1_u32));
-        let second = entry.clone().decoded(|_| Err::<u32, _>(()));
-        assert_eq!(first, second);
+        assert_eq!(entry.decoded::<u32>(), None);
+        let first = entry.decoded_as(1_u32);
+        let second = entry.clone().decoded::<u32>().unwrap();
+        assert!(Arc::ptr_eq(&first, &second));
     }
 
     #[test]
     fn another_type_is_decoded_anew_and_never_transmuted() {
         let entry = Entry::from("1");
-        let _ = entry.decoded(|_| Ok::<_, ()>(1_u32));
-        assert_eq!(
-            entry.decoded(|_| Ok::<_, ()>("one".to_owned())),
-            Ok(Arc::new("one".to_owned()))
-        );
+        entry.decoded_as(1_u32);
+        assert_eq!(entry.decoded::<String>(), None);
+        assert_eq!(*entry.decoded_as("one".to_owned()), "one");
+        assert_eq!(entry.decoded::<u32>().as_deref(), Some(&1));
     }
 }

@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::envelope::PACKED;
 
 /// How long a checksum is.
 const CHECKSUM: usize = 8;
@@ -57,7 +59,7 @@ impl Sealer {
     /// What proves these parts.
     pub(super) fn proof(&self, preamble: &[u8], sealed: &[u8]) -> Proof {
         match self.keys.first() {
-            None => Proof::Checksum(xxh3_64(sealed).to_be_bytes()),
+            None => Proof::Checksum(checksum(preamble, sealed)),
             Some(key) => Proof::Signature(*signature(key, preamble, sealed).as_bytes()),
         }
     }
@@ -65,7 +67,7 @@ impl Sealer {
     /// Whether `proof` proves these parts.
     pub(super) fn proves(&self, proof: &[u8], preamble: &[u8], sealed: &[u8]) -> bool {
         if !self.signs() {
-            return proof == xxh3_64(sealed).to_be_bytes();
+            return proof == checksum(preamble, sealed);
         }
         // Compared in constant time.
         let Ok(proof) = blake3::Hash::from_slice(proof) else {
@@ -88,6 +90,13 @@ impl Proof {
 /// How long proofs are that are signatures, or are not.
 pub(super) const fn proof_bytes(is_signed: bool) -> usize {
     if is_signed { SIGNATURE } else { CHECKSUM }
+}
+
+/// That of a packed body is another one: a bit that flips in the preamble does not make it a plain one.
+fn checksum(preamble: &[u8], sealed: &[u8]) -> [u8; CHECKSUM] {
+    let is_packed = preamble.get(3) == Some(&PACKED);
+    let seed = if is_packed { PACKED.into() } else { 0 };
+    xxh3_64_with_seed(sealed, seed).to_be_bytes()
 }
 
 fn signature(key: &[u8; blake3::KEY_LEN], preamble: &[u8], sealed: &[u8]) -> blake3::Hash {

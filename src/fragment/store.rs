@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use bytes::Bytes;
+
 use super::FRAGMENTS_ALIAS;
 use super::pass::{Captured, Fragment, Known, Missing};
 use crate::cache::{Cache, RawItem};
-use crate::entry::{Entry, Kind, Stamp, Worth, is_lease};
+use crate::entry::{Entry, Kind, Stamp, Undecodable, Worth, is_lease};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::observe::{self, Outcome};
@@ -60,7 +62,7 @@ impl<'a> Stores<'a> {
                     continue;
                 };
                 cache.keep_tags(&captured.tags, lifetime).await;
-                items.extend(encode(&cache, captured, now, lifetime, self.templates));
+                items.extend(encode(&cache, captured, now, lifetime, self.templates).await);
             }
             if let Err(error) = cache.land_many(items).await {
                 observe::failed(cache.name(), "fragment", &error);
@@ -108,7 +110,10 @@ async fn read(cache: &Cache, fragments: &[Fragment], templates: u64) -> Result<V
             known.push(Known::Missing(None));
             continue;
         };
-        let found = entry.and_then(|entry| opened(cache, &key, &entry, &tags, templates));
+        let found = match &entry {
+            Some(entry) => opened(cache, &key, entry, &tags, templates).await,
+            None => None,
+        };
         if let Some((markup, stamps)) = found {
             let marks = cache.marks(&stamps)?;
             if cache.tag_state(&key, &marks, &read).await? == TagState::Current {
@@ -125,7 +130,7 @@ async fn read(cache: &Cache, fragments: &[Fragment], templates: u64) -> Result<V
 }
 
 /// The markup of an entry and its tags, if it is fresh, of these templates, and has these tags.
-fn opened(
+async fn opened(
     cache: &Cache,
     key: &Key,
     entry: &Entry,
@@ -135,22 +140,25 @@ fn opened(
     if is_lease(entry.bytes()) {
         return None;
     }
-    let sealer = cache.sealer();
-    let opened = sealer.open::<u64>(Kind::Fragment, key, entry.bytes());
-    let opened = opened
-        .inspect_err(|reason| observe::corrupt(cache.name(), "fragment", reason.as_str()))
-        .ok()?;
+    let corrupt =
+        |reason: &Undecodable| observe::corrupt(cache.name(), "fragment", reason.as_str());
+    let opened = cache
+        .sealer()
+        .open::<u64>(Kind::Fragment, key, entry.bytes());
+    let opened = opened.inspect_err(corrupt).ok()?;
     let stamp = opened.stamp;
     let has = |name| stamp.tags.iter().any(|tag| tag.name == name);
     let is_fresh = stamp.worth(cache.clock().now(), TagState::Current) == Worth::Fresh;
     if !is_fresh || opened.meta != templates || !tags.iter().all(has) {
         return None;
     }
-    let markup = std::str::from_utf8(&opened.body).ok()?.into();
+    let body = opened.body.unpacked().await;
+    let body = body.inspect_err(corrupt).ok()?;
+    let markup = std::str::from_utf8(&body).ok()?.into();
     Some((markup, stamp.tags))
 }
 
-fn encode(
+async fn encode(
     cache: &Cache,
     captured: Captured,
     now: SystemTime,
@@ -159,9 +167,10 @@ fn encode(
 ) -> Result<RawItem> {
     let mut stamp = Stamp::new(now, lifetime.duration());
     stamp.tags = captured.tags.to_vec();
-    let markup = captured.markup.as_bytes();
+    let markup = Bytes::copy_from_slice(captured.markup.as_bytes());
+    let body = cache.packed(&markup).await;
     let sealer = cache.sealer();
-    let entry = sealer.seal(Kind::Fragment, &captured.key, stamp, templates, markup)?;
+    let entry = sealer.seal(Kind::Fragment, &captured.key, stamp, templates, &body)?;
     Ok(RawItem {
         key: captured.key,
         entry,

@@ -28,7 +28,7 @@ use super::stored::StoredPage;
 use super::tagged::Before;
 use super::write::later;
 use crate::cache::Cache;
-use crate::entry::{Entry, Kind, Stamp, is_lease};
+use crate::entry::{Body, Entry, Kind, Stamp, is_lease};
 use crate::error::Result;
 use crate::flight::{Flights, Role};
 use crate::key::Key;
@@ -88,6 +88,7 @@ pub(super) struct Opened {
 /// What an entry under the key of a page is.
 #[derive(Debug)]
 pub(super) enum Standing {
+    /// Without its response.
     Page(Box<StoredPage>),
     Lease(u64),
     /// Nothing that could be used.
@@ -99,7 +100,7 @@ impl Standing {
         if is_lease(entry.bytes()) {
             return lease_of(cache, key, entry).map_or(Self::Debris, Self::Lease);
         }
-        let page = StoredPage::decode(cache, key, entry.bytes());
+        let page = StoredPage::decode_head(cache, key, entry.bytes());
         page.map_or(Self::Debris, |page| Self::Page(Box::new(page)))
     }
 }
@@ -311,5 +312,5 @@ impl Drop for Lease {
 fn new_lease(cache: &Cache, key: &Key, generation: u64) -> Result<Entry> {
     let stamp = Stamp::new(cache.clock().now(), None);
     let sealer = cache.sealer();
-    sealer.seal(Kind::Lease, key, stamp, generation, &[])
+    sealer.seal(Kind::Lease, key, stamp, generation, &Body::default())
 }

@@ -13,7 +13,7 @@ use super::stale::Stale;
 use super::stored::{Fingerprint, StoredPage, StoredResponse, fingerprint};
 use super::target::{RequestTarget, field};
 use crate::backend::Peek;
-use crate::entry::{Entry, is_lease};
+use crate::entry::{Entry, Undecodable, is_lease};
 use crate::error::Result;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
@@ -239,10 +239,13 @@ impl Asked<'_> {
         let Peek::Hit(entry) = cache.peek(key) else {
             return None;
         };
-        let (page, known) = match self.primary(key, &entry) {
+        let (page, known) = match self.primary(self.decode_now(key, &entry)?) {
             Primary::Here(page) => (Arc::clone(&page), page),
             Primary::Elsewhere(key, known) => match cache.peek(&key) {
-                Peek::Hit(entry) => (self.variant(&key, &entry, &known)?, known),
+                Peek::Hit(entry) => {
+                    let page = self.decode_now(&key, &entry)?;
+                    (self.variant(page, &known)?, known)
+                }
                 _ => return None,
             },
             Primary::Nothing => return None,
@@ -273,7 +276,8 @@ impl Asked<'_> {
         let Some(entry) = entry else {
             return Ok(Found::Miss(miss));
         };
-        let found = match self.primary(key, &entry) {
+        let page = self.decode(key, &entry).await;
+        let found = match page.map_or(Primary::Nothing, |page| self.primary(page)) {
             Primary::Here(page) => {
                 let marks = &page.stored().tags.marks;
                 let tags = cache.tag_state(key, marks, &read).await?;
@@ -281,7 +285,11 @@ impl Asked<'_> {
             }
             Primary::Elsewhere(key, known) => {
                 let (entry, read) = cache.fetch_tagged(&key).await?;
-                let variant = entry.and_then(|entry| self.variant(&key, &entry, &known));
+                let page = match &entry {
+                    Some(entry) => self.decode(&key, entry).await,
+                    None => None,
+                };
+                let variant = page.and_then(|page| self.variant(page, &known));
                 if let Some(page) = variant {
                     let marks = &page.stored().tags.marks;
                     let tags = cache.tag_state(&key, marks, &read).await?;
@@ -298,13 +306,7 @@ impl Asked<'_> {
         Ok(found.over(entry))
     }
 
-    fn primary(&self, key: &Key, entry: &Entry) -> Primary {
-        if is_lease(entry.bytes()) {
-            return Primary::Nothing;
-        }
-        let Some(page) = self.decode(key, entry) else {
-            return Primary::Nothing;
-        };
+    fn primary(&self, page: Arc<StoredPage>) -> Primary {
         if self.selects(&page) {
             return Primary::Here(page);
         }
@@ -314,10 +316,9 @@ impl Asked<'_> {
         }
     }
 
-    /// The variant in an entry, if it is for this request, and of the same generation as the primary
-    /// entry, which its key may not say.
-    fn variant(&self, key: &Key, entry: &Entry, known: &StoredPage) -> Option<Arc<StoredPage>> {
-        let page = self.decode(key, entry)?;
+    /// The variant, if it is for this request, and of the same generation as the primary entry, which
+    /// its key may not say.
+    fn variant(&self, page: Arc<StoredPage>, known: &StoredPage) -> Option<Arc<StoredPage>> {
         (page.generation == known.generation && self.selects(&page)).then_some(page)
     }
 
@@ -362,10 +363,37 @@ impl Asked<'_> {
         }
     }
 
-    fn decode(&self, key: &Key, entry: &Entry) -> Option<Arc<StoredPage>> {
-        let cache = &self.config.cache;
-        let page = entry.decoded(|bytes| StoredPage::decode(cache, key, bytes));
-        page.inspect_err(|reason| observe::corrupt(cache.name(), "page", reason.as_str()))
+    async fn decode(&self, key: &Key, entry: &Entry) -> Option<Arc<StoredPage>> {
+        if let Some(page) = entry.decoded() {
+            return Some(page);
+        }
+        if is_lease(entry.bytes()) {
+            return None;
+        }
+        let page = StoredPage::decode(&self.config.cache, key, entry.bytes()).await;
+        self.decoded(entry, page)
+    }
+
+    /// The same, for who does not wait: nothing, if it takes long.
+    fn decode_now(&self, key: &Key, entry: &Entry) -> Option<Arc<StoredPage>> {
+        if let Some(page) = entry.decoded() {
+            return Some(page);
+        }
+        if is_lease(entry.bytes()) {
+            return None;
+        }
+        let page = StoredPage::decode_now(&self.config.cache, key, entry.bytes())?;
+        self.decoded(entry, page)
+    }
+
+    fn decoded(
+        &self,
+        entry: &Entry,
+        page: Result<StoredPage, Undecodable>,
+    ) -> Option<Arc<StoredPage>> {
+        let name = self.config.cache.name();
+        page.inspect_err(|reason| observe::corrupt(name, "page", reason.as_str()))
+            .map(|page| entry.decoded_as(page))
             .ok()
     }
 

@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use super::layer::Config;
 use super::lease::{Ground, Standing};
 use super::stored::{StoredPage, VariantMark};
-use crate::entry::Entry;
+use crate::entry::{Body, Entry};
 use crate::error::Result;
 use crate::key::Key;
 use crate::semantics::vary::union;
@@ -89,6 +89,7 @@ impl Slot<'_> {
 
     async fn put_here(&self, page: &StoredPage) -> Result<()> {
         let now = page.stored().stored_at;
+        let packed = page.packed(&self.config.cache).await;
         let mut primary = page.clone();
         let mut batch = Vec::with_capacity(2);
         let cache = &self.config.cache;
@@ -104,11 +105,11 @@ impl Slot<'_> {
             }
             join(&mut primary, current);
             if self.admits(&mut primary, (key, page.kept_until), now, is_same) {
-                let entry = page.encode(cache, key, now)?;
+                let entry = page.encode(cache, key, now, &packed)?;
                 batch.push((key.clone(), entry, lifetime(page, now)));
             }
         }
-        batch.push(self.entry(primary, now)?);
+        batch.push(self.entry(primary, now, &packed)?);
         let outcomes = cache.backend().set_many(batch).await?;
         drop(turn);
         outcomes.into_iter().collect()
@@ -119,6 +120,7 @@ impl Slot<'_> {
         let now = page.stored().stored_at;
         let cache = &self.config.cache;
         let backend = cache.backend();
+        let packed = page.packed(cache).await;
         let mut _turn = None;
         if self.variant_key.is_some() {
             _turn = Some(self.config.turns.of(self.key).await);
@@ -143,14 +145,14 @@ impl Slot<'_> {
             let variant_key = self
                 .variant_key
                 .filter(|key| self.admits(&mut primary, (key, page.kept_until), now, true));
-            let (key, primary, lasts) = self.entry(primary, now)?;
+            let (key, primary, lasts) = self.entry(primary, now, &packed)?;
             if backend
                 .compare_and_set(&key, &entry, primary, lasts)
                 .await?
             {
                 self.ground.is_filled();
                 if let Some(key) = variant_key {
-                    let entry = page.encode(cache, key, now)?;
+                    let entry = page.encode(cache, key, now, &packed)?;
                     backend.set(key, entry, lifetime(page, now)).await?;
                 }
                 return Ok(true);
@@ -160,12 +162,17 @@ impl Slot<'_> {
     }
 
     /// The primary entry to store.
-    fn entry(&self, mut primary: StoredPage, now: SystemTime) -> Result<(Key, Entry, Lifetime)> {
+    fn entry(
+        &self,
+        mut primary: StoredPage,
+        now: SystemTime,
+        packed: &Body,
+    ) -> Result<(Key, Entry, Lifetime)> {
         let lifetime = lifetime(&primary, now);
         if !self.config.page_keys.inlines() {
             primary.response = None;
         }
-        let entry = primary.encode(&self.config.cache, self.key, now)?;
+        let entry = primary.encode(&self.config.cache, self.key, now, packed)?;
         Ok((self.key.clone(), entry, lifetime))
     }
 
@@ -195,7 +202,7 @@ impl Slot<'_> {
     async fn current(&self) -> Option<StoredPage> {
         let cache = &self.config.cache;
         let entry = cache.fetch(self.key).await.ok()??;
-        StoredPage::decode(cache, self.key, entry.bytes()).ok()
+        StoredPage::decode_head(cache, self.key, entry.bytes()).ok()
     }
 }
 

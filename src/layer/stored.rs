@@ -8,14 +8,14 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{ETAG, LAST_MODIFIED};
+use http::header::{CONTENT_ENCODING, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::stale::Windows;
 use super::tagged::PageTags;
 use crate::cache::Cache;
-use crate::entry::{Entry, Kind, Stamp, Undecodable};
+use crate::entry::{Body, Entry, Kind, Stamp, Undecodable};
 use crate::error::Result;
 use crate::key::Key;
 use crate::semantics::freshness::current_age;
@@ -168,8 +168,50 @@ impl StoredPage {
         response.expect("only a primary entry without its page is without a response")
     }
 
-    /// The page in `entry`, which was read under `key`.
-    pub(super) fn decode(cache: &Cache, key: &Key, bytes: &Bytes) -> Result<Self, Undecodable> {
+    /// The page in these bytes, which were read under `key`.
+    pub(super) async fn decode(
+        cache: &Cache,
+        key: &Key,
+        bytes: &Bytes,
+    ) -> Result<Self, Undecodable> {
+        let (page, body) = Self::open(cache, key, bytes)?;
+        Ok(page.with_body(body.unpacked().await?))
+    }
+
+    /// The same; `None` if that would hold others up.
+    pub(super) fn decode_now(
+        cache: &Cache,
+        key: &Key,
+        bytes: &Bytes,
+    ) -> Option<Result<Self, Undecodable>> {
+        let (page, body) = match Self::open(cache, key, bytes) {
+            Ok(opened) => opened,
+            Err(undecodable) => return Some(Err(undecodable)),
+        };
+        let body = body.unpacked_now()?;
+        Some(body.map(|body| page.with_body(body)))
+    }
+
+    /// The same, without its response.
+    pub(super) fn decode_head(
+        cache: &Cache,
+        key: &Key,
+        bytes: &Bytes,
+    ) -> Result<Self, Undecodable> {
+        let (mut page, _) = Self::open(cache, key, bytes)?;
+        page.response = None;
+        Ok(page)
+    }
+
+    fn with_body(mut self, body: Bytes) -> Self {
+        if let Some(response) = &mut self.response {
+            response.body = body;
+        }
+        self
+    }
+
+    /// The page, its body left out, and that.
+    fn open(cache: &Cache, key: &Key, bytes: &Bytes) -> Result<(Self, Body), Undecodable> {
         let page = cache.sealer().open::<PageMeta>(Kind::Page, key, bytes)?;
         let body = page.body;
         let (stored_at, kept_until) = (page.stamp.stored_at, page.stamp.fresh_until);
@@ -181,21 +223,40 @@ impl StoredPage {
         let response = page
             .meta
             .response
-            .map(|response| response.into_stored(stored_at, windows, tags, body))
+            .map(|response| response.into_stored(stored_at, windows, tags))
             .transpose()?;
-        Ok(Self {
+        let page = Self {
             generation: page.meta.generation,
             vary: names(page.meta.vary)?,
             variants: page.meta.variants,
             kept_until,
             response,
-        })
+        };
+        Ok((page, body))
     }
 
-    /// The entry to store under `key`.
-    pub(super) fn encode(&self, cache: &Cache, key: &Key, now: SystemTime) -> Result<Entry> {
+    /// The body to store, packed where that makes it smaller.
+    pub(super) async fn packed(&self, cache: &Cache) -> Body {
+        match &self.response {
+            None => Body::default(),
+            Some(response) if response.headers.contains_key(CONTENT_ENCODING) => {
+                Body::plain(response.body.clone())
+            }
+            Some(response) => cache.packed(&response.body).await,
+        }
+    }
+
+    /// The entry to store under `key`, with what is [`packed`](Self::packed) of it.
+    pub(super) fn encode(
+        &self,
+        cache: &Cache,
+        key: &Key,
+        now: SystemTime,
+        packed: &Body,
+    ) -> Result<Entry> {
         let response = self.response.as_ref();
-        let body = response.map_or(&[][..], |response| &response.body);
+        let nothing = Body::default();
+        let body = response.map_or(&nothing, |_| packed);
         let meta = PageMeta {
             generation: self.generation,
             vary: self.vary.iter().map(ToString::to_string).collect(),
@@ -274,7 +335,6 @@ impl ResponseMeta {
         stored_at: SystemTime,
         windows: Windows,
         tags: PageTags,
-        body: Bytes,
     ) -> Result<StoredResponse, Undecodable> {
         // There may be fewer names than lines, and too many of them for a map.
         let mut headers = HeaderMap::try_with_capacity(self.headers.len()).unwrap_or_default();
@@ -290,7 +350,7 @@ impl ResponseMeta {
         Ok(StoredResponse {
             status: StatusCode::from_u16(self.status).map_err(|_| Undecodable::Meta)?,
             headers,
-            body,
+            body: Bytes::new(),
             stored_at,
             lifetime: self.lifetime_ms.map(Duration::from_millis),
             initial_age: self.initial_age,
@@ -339,10 +399,14 @@ mod tests {
         let key = KeySpace::default().key(1, "page").unwrap();
         let at = SystemTime::UNIX_EPOCH;
         let cache = Cache::new(Dummy);
-        let sealed = cache
-            .sealer()
-            .seal(Kind::Page, &key, Stamp::new(at, None), meta, b"");
-        StoredPage::decode(&cache, &key, sealed.unwrap().bytes())
+        let sealed = cache.sealer().seal(
+            Kind::Page,
+            &key,
+            Stamp::new(at, None),
+            meta,
+            &Body::default(),
+        );
+        StoredPage::decode_now(&cache, &key, sealed.unwrap().bytes()).unwrap()
     }
 
     #[test]

@@ -12,6 +12,14 @@ mod budget;
 mod caches;
 #[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod collapse;
+#[cfg(all(
+    feature = "askama",
+    feature = "axum",
+    feature = "memory",
+    feature = "testing",
+    feature = "zstd"
+))]
+mod compression;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod conditions;
 #[cfg(feature = "file")]
@@ -27,6 +35,8 @@ mod keys;
 mod origin;
 #[cfg(all(feature = "memory", feature = "testing"))]
 mod outage;
+#[cfg(all(feature = "memory", feature = "testing"))]
+mod packed;
 #[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod page_lease;
 #[cfg(all(feature = "axum", feature = "memory"))]

@@ -69,6 +69,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "key",
         ],
     ),
+    ("zstd", &["entry"]),
 ];
 
 /// The stores, which know nothing of each other.

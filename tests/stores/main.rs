@@ -124,7 +124,7 @@ const PECULIAR: &[Test] = tests! {
         batches_and_counters_take_one_command, refusals_of_the_server_are_typed,
         no_call_waits_longer_than_its_deadline, a_write_over_a_lost_connection_happens,
         a_late_set_does_not_undo_the_next, one_node_that_hangs_holds_up_only_its_own,
-        settings_are_followed_or_refused;
+        settings_are_followed_or_refused, what_is_compressed_takes_less_of_the_server;
     nodes needs &["redis-server"] =>
         c4_without_the_store_each_node_computes, d8_a_tag_costs_the_same_however_many_have_it;
     compare needs &["redis-server", "memcached", "postgres", "mariadbd"] =>

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use axum_cache::backend::{Backend, Redis as Store};
-use axum_cache::{Cache, ErrorKind, Ttl};
+use axum_cache::{Cache, Compression, ErrorKind, Ttl};
 
 use crate::support::servers::folder;
 use crate::support::servers::redis::{Cluster, Redis, Replicated, Sentinel, command};
@@ -476,4 +476,54 @@ pub(crate) async fn settings_are_followed_or_refused() {
     let patient = Store::builder([said_once.split(',').next().unwrap()]);
     let patient = patient.operation_timeout(Duration::MAX).build().unwrap();
     assert_eq!(Cache::new(patient).get("k").await.unwrap(), Some(1));
+}
+
+pub(crate) async fn what_is_compressed_takes_less_of_the_server() {
+    let server = start(&[]);
+    let built = |compression: Option<Compression>| {
+        let mut builder = Cache::builder(patient(&server));
+        if let Some(compression) = compression {
+            builder = builder.compression(compression);
+        }
+        builder.build().unwrap()
+    };
+    let (on, off) = (built(Some(Compression::zstd())), built(None));
+    let value: Vec<_> = (0..20_000).map(|n| (n, format!("user {n}"))).collect();
+    let length = |cache: &Cache, key: &str| -> usize {
+        let key = cache.final_key(key).unwrap();
+        let answer = command(server.port, &["STRLEN", key.as_str()]).unwrap();
+        answer.trim().trim_start_matches(':').parse().unwrap()
+    };
+    off.set("plain", &value, Ttl::Default).await.unwrap();
+    on.set("packed", &value, Ttl::Default).await.unwrap();
+    let (plain, packed) = (length(&on, "plain"), length(&on, "packed"));
+    println!("{plain} bytes of JSON take {packed}");
+    assert!(packed < plain / 3);
+    for cache in [&on, &off] {
+        for key in ["plain", "packed"] {
+            assert_eq!(cache.get(key).await.unwrap().as_ref(), Some(&value));
+        }
+        assert!(cache.touch("packed", Ttl::Never).await.unwrap());
+    }
+    // What the server does not take as it is, it takes compressed.
+    let small = Store::builder([server.url()]).max_value_bytes(plain / 2);
+    let small = small.build().unwrap();
+    let refused = Cache::new(small.clone())
+        .set("k", &value, Ttl::Default)
+        .await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::TooLarge);
+    let taking = Cache::builder(small).compression(Compression::zstd());
+    let taking = taking.build().unwrap();
+    taking.set("k", &value, Ttl::Default).await.unwrap();
+    assert_eq!(taking.get("k").await.unwrap(), Some(value));
+    taking.set("n", &1, Ttl::Default).await.unwrap();
+    assert_eq!(
+        command(
+            server.port,
+            &["GET", taking.final_key("n").unwrap().as_str()]
+        )
+        .unwrap()
+        .trim(),
+        "$1\r\n1"
+    );
 }

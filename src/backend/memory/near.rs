@@ -10,9 +10,9 @@ impl Memory {
         self.store.get(key)
     }
 
-    /// Holds `entry`, or nothing if it is too large.
+    /// Holds `entry`, or nothing if it is too large, or will be once it is decoded.
     pub(in crate::backend) fn keep(&self, key: &Key, entry: Entry, lifetime: Lifetime) {
-        let fits = entry.bytes().len() <= self.store.max_value_bytes();
+        let fits = entry.weight() <= self.store.max_value_bytes();
         let slot = fits.then(|| self.store.slot(key, entry, lifetime));
         self.store.update(key.as_str(), |_| (slot, ()));
     }

@@ -245,9 +245,8 @@ async fn the_decoded_form_is_shared() {
     let far = Far::default();
     let tiered = Tiered::new(Memory::new(), far.clone());
     far.memory.set(&key("k"), "1".into(), LONG).await.unwrap();
-    let decode = |entry: Entry| entry.decoded(|bytes| Ok::<_, ()>(bytes.len())).unwrap();
-    let first = decode(get(&tiered, &key("k")).await.unwrap());
-    let second = decode(near(&tiered, &key("k")).unwrap());
+    let first = get(&tiered, &key("k")).await.unwrap().decoded_as(1_u32);
+    let second = near(&tiered, &key("k")).unwrap().decoded::<u32>().unwrap();
     assert!(Arc::ptr_eq(&first, &second));
 }
 
