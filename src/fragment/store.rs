@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use super::FRAGMENTS_ALIAS;
 use super::pass::{Captured, Fragment, Known, Missing};
 use crate::cache::{Cache, RawItem};
-use crate::entry::{Entry, Kind, Stamp, Worth, is_lease};
+use crate::entry::{Entry, Kind, Stamp, Worth};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::observe::{self, Outcome};
@@ -132,9 +132,6 @@ fn opened(
     tags: &Tags,
     templates: u64,
 ) -> Option<(Arc<str>, Vec<TagStamp>)> {
-    if is_lease(entry.bytes()) {
-        return None;
-    }
     let sealer = cache.sealer();
     let opened = sealer.open::<u64>(Kind::Fragment, key, entry.bytes());
     let opened = opened

@@ -13,7 +13,7 @@ use super::stale::Stale;
 use super::stored::{Fingerprint, StoredPage, StoredResponse, fingerprint};
 use super::target::{RequestTarget, field};
 use crate::backend::Peek;
-use crate::entry::{Entry, is_lease};
+use crate::entry::{Entry, Undecodable, is_lease};
 use crate::error::Result;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
@@ -133,7 +133,8 @@ pub(super) struct Asked<'a> {
 enum Primary {
     Here(Arc<StoredPage>),
     Elsewhere(Key, Arc<StoredPage>),
-    Nothing,
+    /// Nothing that could be used, or a lease of this generation.
+    Nothing(Option<u64>),
 }
 
 impl Asked<'_> {
@@ -245,7 +246,7 @@ impl Asked<'_> {
                 Peek::Hit(entry) => (self.variant(&key, &entry, &known)?, known),
                 _ => return None,
             },
-            Primary::Nothing => return None,
+            Primary::Nothing(_) => return None,
         };
         let tags = cache.tag_state_now(&page.stored().tags.marks)?;
         match self.found(page, known, tags, Forward::Miss) {
@@ -290,8 +291,8 @@ impl Asked<'_> {
                     Verdict::Miss(Forward::VaryMiss, None).into_found(None, known)
                 }
             }
-            Primary::Nothing => {
-                miss.lease = lease_of(cache, key, &entry);
+            Primary::Nothing(lease) => {
+                miss.lease = lease;
                 Found::Miss(miss)
             }
         };
@@ -300,17 +301,18 @@ impl Asked<'_> {
 
     fn primary(&self, key: &Key, entry: &Entry) -> Primary {
         if is_lease(entry.bytes()) {
-            return Primary::Nothing;
+            let lease = lease_of(&self.config.cache, key, entry);
+            return Primary::Nothing(self.usable(lease));
         }
         let Some(page) = self.decode(key, entry) else {
-            return Primary::Nothing;
+            return Primary::Nothing(None);
         };
         if self.selects(&page) {
             return Primary::Here(page);
         }
         match self.variant_key(&page.vary, page.generation) {
             Ok(key) => Primary::Elsewhere(key, page),
-            Err(_) => Primary::Nothing,
+            Err(_) => Primary::Nothing(None),
         }
     }
 
@@ -364,8 +366,13 @@ impl Asked<'_> {
 
     fn decode(&self, key: &Key, entry: &Entry) -> Option<Arc<StoredPage>> {
         let cache = &self.config.cache;
-        let page = entry.decoded(|bytes| StoredPage::decode(cache, key, bytes));
-        page.inspect_err(|reason| observe::corrupt(cache.name(), "page", reason.as_str()))
+        self.usable(entry.decoded(|bytes| StoredPage::decode(cache, key, bytes)))
+    }
+
+    fn usable<T>(&self, opened: Result<T, Undecodable>) -> Option<T> {
+        let name = self.config.cache.name();
+        opened
+            .inspect_err(|reason| observe::corrupt(name, "page", reason.as_str()))
             .ok()
     }
 
