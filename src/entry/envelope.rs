@@ -19,6 +19,7 @@
 //! - No input makes [`Sealer::open`] panic, or allocate more than a small multiple of its length.
 //! - What is not proved is not unpacked.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, SystemTime};
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -55,6 +56,9 @@ pub(crate) enum Kind {
     Lease = 3,
     Value = 4,
 }
+
+/// All of them, those included that this build does not make.
+const KINDS: RangeInclusive<u8> = Kind::Page as u8..=Kind::Value as u8;
 
 /// Whether bytes are, or claim to be, an envelope.
 pub(crate) fn is_sealed(bytes: &[u8]) -> bool {
@@ -217,7 +221,8 @@ impl Sealer {
         if !is_packed && preamble[3] != FORMAT {
             return Err(Undecodable::Version);
         }
-        if kind.is_some_and(|kind| preamble[4] & !SIGNED != kind as u8) {
+        let kinds = kind.map_or(KINDS, |kind| kind as u8..=kind as u8);
+        if !kinds.contains(&(preamble[4] & !SIGNED)) {
             return Err(Undecodable::Kind);
         }
         let is_signed = preamble[4] & SIGNED != 0;
@@ -468,6 +473,10 @@ mod tests {
             assert_eq!(error(Kind::Page, "other", &sealed), Undecodable::Key);
             #[cfg(feature = "askama")]
             assert_eq!(error(Kind::Fragment, "key", &sealed), Undecodable::Kind);
+            let mut unknown = sealed.to_vec();
+            unknown[4] += 16;
+            let unknown = sealer.open_stamp(&key("key"), &unknown.into());
+            assert_eq!(unknown.unwrap_err(), Undecodable::Kind);
             let mut future = sealed.to_vec();
             future[3] = PACKED + 1;
             let future = error(Kind::Page, "key", &future.into());

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::FRAGMENTS_ALIAS;
 use super::pass::{Captured, Fragment, Known, Missing};
 use crate::cache::{Cache, RawItem};
-use crate::entry::{Entry, Kind, Stamp, Undecodable, Worth, is_lease};
+use crate::entry::{Entry, Kind, Stamp, Undecodable, Worth};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::observe::{self, Outcome};
@@ -137,9 +137,6 @@ async fn opened(
     tags: &Tags,
     templates: u64,
 ) -> Option<(Arc<str>, Vec<TagStamp>)> {
-    if is_lease(entry.bytes()) {
-        return None;
-    }
     let corrupt =
         |reason: &Undecodable| observe::corrupt(cache.name(), "fragment", reason.as_str());
     let opened = cache

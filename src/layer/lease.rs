@@ -28,7 +28,7 @@ use super::stored::StoredPage;
 use super::tagged::Before;
 use super::write::later;
 use crate::cache::Cache;
-use crate::entry::{Body, Entry, Kind, Stamp, is_lease};
+use crate::entry::{Body, Entry, Kind, Stamp, Undecodable, is_lease};
 use crate::error::Result;
 use crate::flight::{Flights, Role};
 use crate::key::Key;
@@ -105,14 +105,10 @@ impl Standing {
     }
 }
 
-/// The generation of the lease that an entry is.
-pub(super) fn lease_of(cache: &Cache, key: &Key, entry: &Entry) -> Option<u64> {
-    if !is_lease(entry.bytes()) {
-        return None;
-    }
-    let sealer = cache.sealer();
-    let opened = sealer.open::<u64>(Kind::Lease, key, entry.bytes()).ok()?;
-    Some(opened.meta)
+/// The generation of the lease that an entry says it is.
+pub(super) fn lease_of(cache: &Cache, key: &Key, entry: &Entry) -> Result<u64, Undecodable> {
+    let opened = cache.sealer().open(Kind::Lease, key, entry.bytes())?;
+    Ok(opened.meta)
 }
 
 impl Config {

@@ -276,6 +276,10 @@ impl Asked<'_> {
         let Some(entry) = entry else {
             return Ok(Found::Miss(miss));
         };
+        if is_lease(entry.bytes()) {
+            miss.lease = self.usable(lease_of(cache, key, &entry));
+            return Ok(Found::Miss(miss).over(entry));
+        }
         let page = self.decode(key, &entry).await;
         let found = match page.map_or(Primary::Nothing, |page| self.primary(page)) {
             Primary::Here(page) => {
@@ -298,10 +302,7 @@ impl Asked<'_> {
                     Verdict::Miss(Forward::VaryMiss, None).into_found(None, known)
                 }
             }
-            Primary::Nothing => {
-                miss.lease = lease_of(cache, key, &entry);
-                Found::Miss(miss)
-            }
+            Primary::Nothing => Found::Miss(miss),
         };
         Ok(found.over(entry))
     }
@@ -367,14 +368,11 @@ impl Asked<'_> {
         if let Some(page) = entry.decoded() {
             return Some(page);
         }
-        if is_lease(entry.bytes()) {
-            return None;
-        }
         let page = StoredPage::decode(&self.config.cache, key, entry.bytes()).await;
-        self.decoded(entry, page)
+        self.usable(page).map(|page| entry.decoded_as(page))
     }
 
-    /// The same, for who does not wait: nothing, if it takes long.
+    /// The same, for who does not wait: nothing, if it takes long, or there is more to say of it.
     fn decode_now(&self, key: &Key, entry: &Entry) -> Option<Arc<StoredPage>> {
         if let Some(page) = entry.decoded() {
             return Some(page);
@@ -383,17 +381,13 @@ impl Asked<'_> {
             return None;
         }
         let page = StoredPage::decode_now(&self.config.cache, key, entry.bytes())?;
-        self.decoded(entry, page)
+        self.usable(page).map(|page| entry.decoded_as(page))
     }
 
-    fn decoded(
-        &self,
-        entry: &Entry,
-        page: Result<StoredPage, Undecodable>,
-    ) -> Option<Arc<StoredPage>> {
+    fn usable<T>(&self, opened: Result<T, Undecodable>) -> Option<T> {
         let name = self.config.cache.name();
-        page.inspect_err(|reason| observe::corrupt(name, "page", reason.as_str()))
-            .map(|page| entry.decoded_as(page))
+        opened
+            .inspect_err(|reason| observe::corrupt(name, "page", reason.as_str()))
             .ok()
     }
 

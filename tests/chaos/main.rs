@@ -10,15 +10,25 @@
 #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 #![allow(clippy::print_stdout, reason = "figures beside their criterion")]
 
+mod counted;
+mod damage;
+mod integrity;
+mod limits;
 mod load;
 mod lost;
 mod outages;
 mod refusals;
 mod removals;
+mod rollouts;
+mod sweeps;
 mod tools;
+mod writers;
 
 #[path = "../support/mod.rs"]
 mod support;
+
+#[path = "../support/client.rs"]
+mod client;
 
 #[path = "../support/proxy.rs"]
 mod proxy;
@@ -26,7 +36,7 @@ mod proxy;
 #[path = "../support/trials.rs"]
 mod trials;
 
-use libtest_mimic::Arguments;
+use libtest_mimic::{Arguments, Conclusion};
 
 use trials::{Test, tests, trial};
 
@@ -47,6 +57,18 @@ const TESTS: &[Test] = tests! {
     refusals needs &["memcached"] => a5_memcached_refuses;
     refusals needs &["postgres", "psql"] => a5_postgres_refuses;
     refusals needs &[] => a5_sqlite_refuses, a5_files_refuse;
+    integrity needs &["redis-server"] =>
+        f1_redis_entries_are_damaged, f6_signed_entries_are_tampered_with;
+    integrity needs &["memcached"] => f1_memcached_entries_are_damaged;
+    integrity needs &["postgres"] => f1_postgres_entries_are_damaged;
+    integrity needs &[] =>
+        f1_sqlite_entries_are_damaged, f1_file_entries_are_damaged, f1_files_are_damaged_on_disk;
+    rollouts needs &["redis-server"] => f2_versions_share_redis;
+    rollouts needs &["memcached"] => f2_versions_share_memcached;
+    writers needs &["sh"] => f3_writers_are_killed, f3_files_may_not_grow;
+    sweeps needs &[] => f4_files_are_swept, f4_sqlite_is_swept;
+    sweeps needs &["postgres"] => f4_postgres_is_swept;
+    limits needs &["memcached"] => f5_memcached_at_its_limits;
 };
 
 /// Whether the long run was asked for.
@@ -54,11 +76,41 @@ fn is_long() -> bool {
     std::env::var_os("AXUM_CACHE_LONG").is_some()
 }
 
+/// What needs a file system of its own.
+const FULL_DISK: &str = "writers::f3_a_disk_is_full";
+
+/// Whether the scenario is one of section F.
+fn is_of_storage(name: &str) -> bool {
+    let scenario = name.split("::f").nth(1);
+    scenario.is_some_and(|rest| rest.starts_with(|it: char| it.is_ascii_digit()))
+}
+
 fn main() {
+    if let Some(workload) = client::workload() {
+        return writers::run(&workload);
+    }
+    counted::install();
     let trials = TESTS.iter();
-    let trials = trials.map(|(name, needs, test)| trial(*name, needs, test));
+    let mut trials: Vec<_> = trials
+        .map(|(name, needs, test)| trial(*name, needs, test))
+        .collect();
+    let full_disk = trial(FULL_DISK, &["unshare"], || {
+        Box::pin(async { writers::f3_a_disk_is_full() })
+    });
+    if writers::can_mount() {
+        trials.push(full_disk);
+    } else {
+        trials.push(full_disk.with_ignored_flag(true));
+    }
     let mut arguments = Arguments::from_args();
     // Each waits most of the time.
     arguments.test_threads.get_or_insert(3);
-    libtest_mimic::run(&arguments, trials.collect()).exit();
+    // What keeps the machine busy comes after what measures how long others take.
+    let (busy, others): (Vec<_>, Vec<_>) = trials
+        .into_iter()
+        .partition(|trial| is_of_storage(trial.name()));
+    let conclusions = [others, busy].map(|trials| libtest_mimic::run(&arguments, trials));
+    if conclusions.iter().any(Conclusion::has_failed) {
+        std::process::exit(101);
+    }
 }

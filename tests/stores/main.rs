@@ -24,6 +24,9 @@ mod tiered;
 #[path = "../support/mod.rs"]
 mod support;
 
+#[path = "../support/client.rs"]
+mod client;
+
 #[path = "../support/proxy.rs"]
 mod proxy;
 

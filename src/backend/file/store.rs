@@ -16,17 +16,18 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::Options;
 use super::layout::{self, Layout, Own, Place};
 use super::lock::Locks;
 use super::record::{self, Record};
 use super::replace::replace;
 use super::sweep::Pace;
+use super::{NAME, Options};
 use crate::backend::parse_counter;
 use crate::clock::Clock;
 use crate::entry::Entry;
 use crate::error::{ErrorKind, Result};
 use crate::key::Key;
+use crate::observe;
 use crate::ttl::Lifetime;
 
 /// How often a write begins anew when its folder goes meanwhile.
@@ -59,10 +60,14 @@ impl Store {
             return Ok(None);
         };
         let Some(record) = record::decode(&file) else {
+            observe::corrupt(NAME, "get", "undecodable");
             // The miss stands, whether or not the file can be removed.
             let _ = self.remove_if(&place.file, place.stripe, || is_undecodable(&place.file));
             return Ok(None);
         };
+        if record.key != key.as_str() {
+            observe::corrupt(NAME, "get", "key");
+        }
         let live = Some(record).filter(|record| self.is_live(record, key));
         Ok(live.map(|live| Entry::new(live.value)))
     }

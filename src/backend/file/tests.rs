@@ -250,10 +250,11 @@ async fn a_prefix_is_looked_for_where_its_keys_can_be() {
 async fn what_is_rotten_does_not_keep_a_prefix() {
     let setup = setup(|builder| builder);
     for number in 0..20 {
-        let key = number.to_string();
-        setup.cache.set(&key, &1, Ttl::Never).await.unwrap();
+        // Past what sweeps in the background.
+        let (store, key) = (&setup.file.store, setup.key(&number.to_string()));
+        store.set(&key, &"1".into(), Lifetime::Forever).unwrap();
         if number % 2 == 0 {
-            let file = setup.file.store.layout.place(&setup.key(&key)).file;
+            let file = store.layout.place(&key).file;
             fs::write(file, "rotten").unwrap();
         }
     }
