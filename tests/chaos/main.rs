@@ -15,6 +15,7 @@ mod lost;
 mod outages;
 mod refusals;
 mod removals;
+mod soak;
 mod tools;
 
 #[path = "../support/mod.rs"]
@@ -47,6 +48,7 @@ const TESTS: &[Test] = tests! {
     refusals needs &["memcached"] => a5_memcached_refuses;
     refusals needs &["postgres", "psql"] => a5_postgres_refuses;
     refusals needs &[] => a5_sqlite_refuses, a5_files_refuse;
+    soak needs &["redis-server"] => g3_soak;
 };
 
 /// Whether the long run was asked for.

@@ -104,6 +104,17 @@ pub(crate) fn redis_url(port: u16, operation: Duration) -> String {
     format!("redis://127.0.0.1:{port}?operation_timeout={seconds}")
 }
 
+/// The URL of memory in front of the store of another URL.
+pub(crate) fn tiered_url(far: &str) -> String {
+    format!("tiered://?far={}", escaped(far))
+}
+
+/// A URL within another one.
+pub(crate) fn escaped(url: &str) -> String {
+    let url = url.replace(':', "%3A").replace('/', "%2F");
+    url.replace('?', "%3F").replace('=', "%3D")
+}
+
 impl Site {
     pub(crate) async fn new(url: &str) -> Self {
         Self::of(url, &Arc::default()).await
