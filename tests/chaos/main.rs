@@ -10,6 +10,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 #![allow(clippy::print_stdout, reason = "figures beside their criterion")]
 
+mod limits;
 mod load;
 mod lost;
 mod outages;
@@ -48,6 +49,9 @@ const TESTS: &[Test] = tests! {
     refusals needs &["memcached"] => a5_memcached_refuses;
     refusals needs &["postgres", "psql"] => a5_postgres_refuses;
     refusals needs &[] => a5_sqlite_refuses, a5_files_refuse;
+    limits needs &["redis-server"] =>
+        a16_more_than_the_origin_bears, a15_fails_closed, a6_five_connections, a4_stale_values_do_not_wait;
+    limits needs &["postgres"] => a6_five_connections_of_postgres;
     soak needs &["redis-server"] => g3_soak;
 };
 
