@@ -45,7 +45,8 @@ const TESTS: &[Test] = tests! {
         a9_removed_and_back_with_old_data;
     lost needs &["redis-server"] =>
         a11_restarted_empty, a12_tags_are_evicted;
-    refusals needs &["redis-server"] => a5_redis_refuses;
+    refusals needs &["redis-server"] =>
+        a5_redis_refuses, a5_cluster_is_down, a5_redis_is_loading, a5_redis_has_clients_enough;
     refusals needs &["memcached"] => a5_memcached_refuses;
     refusals needs &["postgres", "psql"] => a5_postgres_refuses;
     refusals needs &[] => a5_sqlite_refuses, a5_files_refuse;
