@@ -10,6 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 /// Wall time goes into entries and headers, because other processes read them. Monotonic time
 /// measures how long something lives inside this process, so that a corrected or skewed wall
 /// clock neither expires everything nor keeps anything too long.
+///
+/// Pages, fragments and values with tags or a [`Policy`](crate::Policy) say by wall time until when they are
+/// fresh: a clock that is set forward by more than their TTL makes them stale at once. One that is set
+/// back keeps none of them longer than its store does: for its TTL and the longer of its stale windows.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The time of day.
     fn now(&self) -> SystemTime;

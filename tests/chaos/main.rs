@@ -17,6 +17,7 @@ mod outages;
 mod refusals;
 mod removals;
 mod soak;
+mod stress;
 mod tools;
 
 #[path = "../support/mod.rs"]
@@ -53,6 +54,8 @@ const TESTS: &[Test] = tests! {
     limits needs &["redis-server"] =>
         a16_more_than_the_origin_bears, a15_fails_closed, a6_five_connections, a4_stale_values_do_not_wait;
     limits needs &["postgres"] => a6_five_connections_of_postgres;
+    stress needs &[] => g1_random_urls, g5_one_hot_key;
+    stress needs &["redis-server"] => g2_the_clock_jumps;
     soak needs &["redis-server"] => g3_soak;
 };
 

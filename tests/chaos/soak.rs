@@ -15,14 +15,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use tokio::runtime::Handle;
-
 use crate::is_long;
 use crate::load::{Dice, pause, visit, visits};
 use crate::proxy::Proxy;
 use crate::support::servers::redis::{Redis, command};
 use crate::tools::{
-    MILLI, OPERATION, PAGES, SECOND, Site, World, escaped, redis_url, report, tiered_url, until,
+    Held, MILLI, OPERATION, PAGES, SECOND, Site, World, escaped, held, redis_url, report,
+    tiered_url, until,
 };
 
 const NODES: usize = 3;
@@ -37,6 +36,9 @@ const BOUND: Duration = Duration::from_secs(2);
 /// How long a store is back until all nodes have removed what they owe: the longest that the documentation
 /// of the stores says.
 const RECOVERY: Duration = Duration::from_secs(3);
+
+/// By how much a moment that takes more memory than all before makes the process larger, for good.
+const KEPT_KIB: u16 = 2048;
 
 /// Changes that are older are not looked at any more.
 const REMEMBERED: usize = 32;
@@ -292,27 +294,6 @@ fn outcome(how: &str) -> String {
     parts.join("; ")
 }
 
-/// What the process holds.
-#[derive(Clone, Copy, Debug)]
-struct Held {
-    at: Duration,
-    resident_kib: f64,
-    descriptors: usize,
-    tasks: usize,
-}
-
-fn held(start: Instant) -> Held {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.trim().split(' ').next());
-    Held {
-        at: start.elapsed(),
-        resident_kib: number.map_or(0.0, |number| number.parse().unwrap()),
-        descriptors: std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
-        tasks: Handle::current().metrics().num_alive_tasks(),
-    }
-}
-
 /// How much of the mean a quantity grows in an hour, by the line through it, and three times the error of
 /// that: what does not grow is below it but once in a thousand runs.
 fn slope(samples: &[Held], of: impl Fn(&Held) -> f64) -> (f64, f64) {
@@ -497,8 +478,14 @@ pub(crate) async fn g3_soak() {
     assert_eq!(handled, runs);
     assert!(hits > 0 && changes > 50 && book.failed_changes.load(Ordering::SeqCst) > 0);
     if plan.lasts >= 1800 * SECOND {
-        assert!(resident - error <= 1.0, "{resident} ± {error} % in an hour");
         let (first, last) = (quiet[0], quiet[quiet.len() - 1]);
+        // The allocator keeps what the worst moment took. A leak of four bytes a request would be more.
+        let hours = plan.lasts.as_secs_f64() / 3600.0 / 2.0;
+        let spared = 100.0 * f64::from(KEPT_KIB) / last.resident_kib / hours;
+        assert!(
+            resident - error <= 1.0 + spared,
+            "{resident} ± {error} % in an hour, {spared} % of that to be expected"
+        );
         assert!(last.descriptors <= first.descriptors, "{first:?}, {last:?}");
     }
 }

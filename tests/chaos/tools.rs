@@ -12,6 +12,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum_cache::{Cache, CacheLayer, Caches, Error, ErrorKind, Settings, Tags};
+use tokio::runtime::Handle;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MILLI: Duration = Duration::from_millis(1);
@@ -223,6 +224,27 @@ pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) -> D
         tokio::time::sleep(2 * MILLI).await;
     }
     start.elapsed()
+}
+
+/// What the process holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) at: Duration,
+    pub(crate) resident_kib: f64,
+    pub(crate) descriptors: usize,
+    pub(crate) tasks: usize,
+}
+
+pub(crate) fn held(start: Instant) -> Held {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.trim().split(' ').next());
+    Held {
+        at: start.elapsed(),
+        resident_kib: number.map_or(0.0, |number| number.parse().unwrap()),
+        descriptors: std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
+        tasks: Handle::current().metrics().num_alive_tasks(),
+    }
 }
 
 /// Prints a figure beside its criterion.
