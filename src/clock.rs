@@ -2,14 +2,19 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The two clocks a cache needs.
 ///
 /// Wall time goes into entries and headers, because other processes read them. Monotonic time
 /// measures how long something lives inside this process, so that a corrected or skewed wall
 /// clock neither expires everything nor keeps anything too long.
+///
+/// Pages, fragments and values with tags or a [`Policy`](crate::Policy) say by wall time until when they are
+/// fresh. So caches have a [`SteadyClock`] unless they are given another: with one that jumps, to be set forward
+/// by more than their TTL makes them all stale at once. One that is set back keeps none of them longer than its
+/// store does: for its TTL and the longer of its stale windows.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The time of day.
     fn now(&self) -> SystemTime;
@@ -28,7 +33,7 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
     }
 }
 
-/// The system's clocks; the default everywhere.
+/// The system's clocks; the default of stores.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
     start: Instant,
@@ -57,6 +62,99 @@ impl Clock for SystemClock {
     fn monotonic(&self) -> Duration {
         self.start.elapsed()
     }
+}
+
+/// Another clock, whose time of day does not jump: when that is set, this one goes a tenth faster or slower
+/// until it agrees again. The default of caches, over the [`SystemClock`].
+///
+/// # Example
+///
+/// ```
+/// use axum_cache::clock::{Clock, ManualClock, SteadyClock};
+///
+/// let clock = SteadyClock::over(ManualClock::new());
+/// assert!(clock.now() > std::time::UNIX_EPOCH);
+/// ```
+#[derive(Debug)]
+pub struct SteadyClock<C = SystemClock> {
+    clock: C,
+    /// The time of day less the monotonic time.
+    offset_nanos: AtomicI64,
+    /// The monotonic time at which it was last compared with the clock.
+    compared_nanos: AtomicU64,
+}
+
+/// How often a steady clock is compared with the one under it, in nanoseconds.
+const COMPARED_EVERY: u64 = 1_000_000_000;
+
+/// It makes up for this part of the time that has passed.
+const PART: u64 = 10;
+
+impl SteadyClock {
+    /// Over the system's clocks.
+    pub fn new() -> Self {
+        Self::over(SystemClock::new())
+    }
+}
+
+impl Default for SteadyClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<C: Clock> SteadyClock<C> {
+    /// Over this one, with which it agrees at first.
+    pub fn over(clock: C) -> Self {
+        let passed = nanos(clock.monotonic());
+        Self {
+            offset_nanos: AtomicI64::new(since_epoch(clock.now()).saturating_sub_unsigned(passed)),
+            compared_nanos: AtomicU64::new(passed),
+            clock,
+        }
+    }
+
+    /// The offset from now on, after so much time.
+    fn compare(&self, passed: u64) -> i64 {
+        let offset = self.offset_nanos.load(Ordering::Relaxed);
+        let compared = self.compared_nanos.load(Ordering::Relaxed);
+        let since = passed.saturating_sub(compared);
+        let order = Ordering::Relaxed;
+        let is_mine = since >= COMPARED_EVERY
+            && self
+                .compared_nanos
+                .compare_exchange(compared, passed, order, order)
+                .is_ok();
+        if !is_mine {
+            return offset;
+        }
+        let right = since_epoch(self.clock.now()).saturating_sub_unsigned(passed);
+        let most = i64::try_from(since / PART).unwrap_or(i64::MAX);
+        let offset = offset.saturating_add(right.saturating_sub(offset).clamp(-most, most));
+        self.offset_nanos.store(offset, Ordering::Relaxed);
+        offset
+    }
+}
+
+impl<C: Clock> Clock for SteadyClock<C> {
+    fn now(&self) -> SystemTime {
+        let passed = nanos(self.clock.monotonic());
+        let now = self.compare(passed).saturating_add_unsigned(passed);
+        UNIX_EPOCH + Duration::from_nanos(u64::try_from(now).unwrap_or_default())
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn since_epoch(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// A clock that stands still until a test moves it. Clones move together.
@@ -94,8 +192,7 @@ impl ManualClock {
 
     /// Moves both clocks forward.
     pub fn advance(&self, by: Duration) {
-        let nanos = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
-        self.moved_nanos.fetch_add(nanos, Ordering::SeqCst);
+        self.moved_nanos.fetch_add(nanos(by), Ordering::SeqCst);
     }
 }
 
@@ -112,5 +209,63 @@ impl Clock for ManualClock {
 
     fn monotonic(&self) -> Duration {
         Duration::from_nanos(self.moved_nanos.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: i64 = 3_600_000_000_000;
+
+    /// Both times as a test sets them.
+    #[derive(Debug, Default)]
+    struct Set {
+        passed: AtomicU64,
+        jumped: AtomicI64,
+    }
+
+    impl Set {
+        fn pass(&self, by: Duration) {
+            self.passed.fetch_add(nanos(by), Ordering::SeqCst);
+        }
+    }
+
+    impl Clock for Set {
+        fn now(&self) -> SystemTime {
+            let jumped = 10 * HOUR + self.jumped.load(Ordering::SeqCst);
+            UNIX_EPOCH + self.monotonic() + Duration::from_nanos(jumped.unsigned_abs())
+        }
+
+        fn monotonic(&self) -> Duration {
+            Duration::from_nanos(self.passed.load(Ordering::SeqCst))
+        }
+    }
+
+    #[test]
+    fn a_clock_that_jumps_is_followed_slowly_and_never_backwards() {
+        for jump in [HOUR, -HOUR] {
+            let set = Arc::new(Set::default());
+            let steady = SteadyClock::over(Arc::clone(&set));
+            assert_eq!(steady.now(), set.now());
+            set.jumped.store(jump, Ordering::SeqCst);
+            let (mut last, step) = (steady.now(), Duration::from_millis(700));
+            let mut steps = 0;
+            while steady.now() != set.now() {
+                set.pass(step);
+                let now = steady.now();
+                let passed = now.duration_since(last).unwrap_or_default();
+                // What is made up for comes every other time.
+                assert!(
+                    passed >= step.mul_f64(0.79) && passed <= step.mul_f64(1.21),
+                    "{passed:?}"
+                );
+                last = now;
+                steps += 1;
+            }
+            let took = step * steps;
+            let hours = took.as_secs_f64() / 3600.0;
+            assert!((9.9..10.1).contains(&hours), "{hours}");
+        }
     }
 }

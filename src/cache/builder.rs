@@ -10,7 +10,7 @@ use super::on_error::OnError;
 use super::tags::TagsSeen;
 use super::{Cache, Shared};
 use crate::backend::AnyBackend;
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, SteadyClock};
 use crate::codec::{AnyCodec, Codec};
 use crate::entry::Sealer;
 use crate::error::{Error, Result};
@@ -54,7 +54,7 @@ impl CacheBuilder {
             version: 1,
             ttl: Ttl::DJANGO,
             codec: AnyCodec::Json,
-            clock: Arc::new(SystemClock::new()),
+            clock: Arc::new(SteadyClock::new()),
             max_refreshes: 64,
             max_computations: None,
             on_error: OnError::Error,
@@ -132,7 +132,7 @@ impl CacheBuilder {
         self
     }
 
-    /// The clock for ages and dates; the system's by default. Lifetimes are the store's business:
+    /// The clock for ages and dates; the system's by default, [without its jumps](SteadyClock). Lifetimes are the store's business:
     /// give it the same clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Arc::new(clock);

@@ -1,6 +1,6 @@
-//! What the crate counts of entries that it could not use, and how often anything panicked.
+//! What the crate counts of entries that it could not use, in which series, and how often anything panicked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -11,6 +11,8 @@ use metrics::{
 
 /// By the name of the cache, or of the store if that knows of no cache.
 static CORRUPT: Mutex<BTreeMap<String, Arc<AtomicU64>>> = Mutex::new(BTreeMap::new());
+
+static SERIES: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
 
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
@@ -33,6 +35,15 @@ pub(crate) fn corrupt(cache: &str) -> u64 {
     counter.map_or(0, |counter| counter.load(Ordering::SeqCst))
 }
 
+/// The series that there are, with their labels.
+pub(crate) fn series() -> BTreeSet<String> {
+    SERIES.lock().unwrap().clone()
+}
+
+fn note(key: &Key) {
+    SERIES.lock().unwrap().insert(key.to_string());
+}
+
 /// How often anything panicked, a failed test included.
 pub(crate) fn panics() -> usize {
     PANICS.load(Ordering::SeqCst)
@@ -46,6 +57,7 @@ impl Recorder for Counters {
     fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
     fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        note(key);
         let cache = key.labels().find(|label| label.key() == "cache.name");
         match cache {
             Some(cache) if key.name() == "cache.corrupt" => {
@@ -57,11 +69,13 @@ impl Recorder for Counters {
         }
     }
 
-    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        note(key);
         Gauge::noop()
     }
 
-    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        note(key);
         Histogram::noop()
     }
 }

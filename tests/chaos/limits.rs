@@ -1,213 +1,364 @@
-//! What Memcached takes, and just not any more, and whether the connection is in step right after it.
+//! More is asked for than there is: room at the origin, connections, and time.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "small numbers"
+)]
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
-use axum_cache::backend::Memcached as Store;
-use axum_cache::key::{KeyFunction, KeyPolicy};
-use axum_cache::ttl::Lifetime;
-use axum_cache::{Cache, Error, ErrorKind, Ttl};
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::Path;
+use axum::http::{Request, StatusCode};
+use axum::routing::get;
+use axum_cache::backend::{Redis as RedisStore, Sql, bb8_redis};
+use axum_cache::{Cache, CacheLayer, ErrorKind, Policy};
+use tokio::task::JoinSet;
+use tower::ServiceExt;
 
-use crate::is_long;
-use crate::support::servers::memcached::Memcached;
-use crate::tools::{SECOND, TTL, report};
+use crate::load::{pause, times, visits};
+use crate::proxy::Proxy;
+use crate::support::servers::database::Database;
+use crate::support::servers::redis::{Redis, command};
+use crate::tools::{
+    MILLI, OPERATION, SECOND, SLACK, TTL, assert_typed, cache, redis_url, report, tiered_url, until,
+};
 
-const DAY: Duration = Duration::from_secs(86_400);
+/// How long something took, for many.
+#[derive(Clone, Default)]
+struct Times(Vec<Duration>);
 
-/// The key as it is, whatever the store may think of it.
-#[derive(Debug)]
-struct Raw;
+impl Times {
+    fn at(&self, share: f64) -> Duration {
+        let mut times = self.0.clone();
+        times.sort_unstable();
+        let place = (times.len() as f64 * share) as usize;
+        let place = place.min(times.len().saturating_sub(1));
+        times.get(place).copied().unwrap_or_default()
+    }
 
-impl KeyFunction for Raw {
-    fn key(&self, key: &str, _: &str, _: u64) -> String {
-        key.to_owned()
+    fn longest(&self) -> Duration {
+        self.at(1.0)
     }
 }
 
-/// What came of odd calls.
-struct Bench {
-    outcomes: BTreeMap<String, usize>,
-    /// Next calls that were wrong.
-    desynced: Vec<String>,
-    /// Next calls.
-    steps: usize,
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (median, most, longest) = (self.at(0.5), self.at(0.99), self.longest());
+        let count = self.0.len();
+        write!(
+            f,
+            "{count} (p50 {median:.1?}, p99 {most:.1?}, longest {longest:.1?})"
+        )
+    }
 }
 
-impl Bench {
-    /// Notes how an odd call ended, and asks for something usual over the same connection.
-    async fn note<T>(&mut self, what: &str, cache: &Cache, outcome: Result<T, Error>) {
-        let how = match outcome {
-            Ok(_) => "done".to_owned(),
-            Err(error) => format!("{:?}", error.kind()),
-        };
-        *self.outcomes.entry(format!("{what} {how}")).or_default() += 1;
-        self.steps += 1;
-        let (key, number) = (format!("step:{}", self.steps % 7), self.steps);
-        let set = cache.set(&key, &number, TTL).await;
-        let got = cache.get::<usize>(&key).await;
-        if set.is_err() || !matches!(got, Ok(Some(got)) if got == number) {
-            self.desynced.push(format!("{what}: {set:?}, {got:?}"));
+/// What pages and values are made by, 200 milliseconds each.
+#[derive(Clone, Default)]
+struct Origin {
+    running: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    runs: Arc<AtomicUsize>,
+}
+
+impl Origin {
+    async fn make(self) -> Result<u64, io::Error> {
+        self.runs.fetch_add(1, Ordering::SeqCst);
+        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(running, Ordering::SeqCst);
+        pause(200 * MILLI).await;
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        Ok(0)
+    }
+}
+
+/// What the origin bears.
+const CAPACITY: usize = 50;
+
+/// How many pages have been there for long.
+const OLD: usize = 20;
+
+/// What becomes of who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Answered {
+    Made,
+    Stale,
+    Refused,
+}
+
+async fn ask_page(router: Router, path: String) -> Answered {
+    let request = Request::get(path).body(Body::empty()).unwrap();
+    let response = router.oneshot(request).await.unwrap();
+    let how = response.headers()["cache-status"].to_str().unwrap();
+    let answered = match response.status() {
+        StatusCode::OK if how.contains("; hit") => Answered::Stale,
+        StatusCode::OK => Answered::Made,
+        status => {
+            assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+            assert_eq!(response.headers()["retry-after"], "1");
+            assert!(how.contains("detail=overloaded"), "{how}");
+            Answered::Refused
+        }
+    };
+    to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    answered
+}
+
+async fn ask_value(cache: Cache, key: String, origin: Origin) -> Answered {
+    match cache.get_or_set(&key, TTL, || origin.make()).await {
+        Ok(_) => Answered::Made,
+        Err(error) => {
+            assert_eq!(error.kind(), ErrorKind::Overloaded, "{error:?}");
+            Answered::Refused
         }
     }
+}
 
-    async fn items(&mut self, cache: &Cache) {
-        for bytes in [1 << 19, (1 << 20) - 1024, 1 << 20, (1 << 20) + 1, 3 << 20] {
-            cache.set("item", &"old", TTL).await.unwrap();
-            let item = "x".repeat(bytes);
-            let outcome = cache.set("item", &item, TTL).await;
-            let is_stored = outcome.is_ok();
-            if let Err(error) = &outcome {
-                assert_eq!(error.kind(), ErrorKind::TooLarge, "{error:?}");
-            }
-            self.note(&format!("item of {bytes}"), cache, outcome).await;
-            let found = cache.get::<String>("item").await.unwrap();
-            assert!(
-                found == is_stored.then_some(item),
-                "{bytes}: neither it nor nothing"
-            );
+pub(crate) async fn a16_more_than_the_origin_bears() {
+    let mut redis = Redis::start(&[]).unwrap();
+    let far = redis_url(redis.port, OPERATION);
+    let cache = cache(&format!("{}&max_computations={CAPACITY}", tiered_url(&far))).await;
+    let origin = Origin::default();
+    let handler = {
+        let origin = origin.clone();
+        async move |Path(page): Path<String>| {
+            origin.make().await.unwrap();
+            page
         }
+    };
+    let layer = CacheLayer::new(cache.clone())
+        .stale_if_error(TTL)
+        .ttl(SECOND);
+    let router = Router::new().route("/{page}", get(handler)).layer(layer);
+    for page in 0..OLD {
+        ask_page(router.clone(), format!("/old{page}")).await;
     }
-
-    async fn keys(&mut self, cache: &Cache, policy: &str) {
-        let long = "k".repeat(251);
-        let controls = (0..=32_u8).chain([127]).map(char::from);
-        let controls: Vec<_> = controls.map(|it| format!("a{it}b")).collect();
-        let others = [
-            "",
-            "a\r\nflush_all\r\n",
-            "a\r\nms b 1\r\nx",
-            "ключ",
-            &long,
-            &long[1..],
-        ];
-        let keys = controls.iter().map(String::as_str).chain(others);
-        let mut stored = BTreeMap::new();
-        for (number, key) in keys.enumerate() {
-            let outcome = cache.set(key, &number, TTL).await;
-            match &outcome {
-                Ok(()) => drop(stored.insert(key, number)),
-                Err(error) => assert_eq!(error.kind(), ErrorKind::InvalidKey, "{key:?}"),
-            }
-            self.note(&format!("odd key, {policy},"), cache, outcome)
-                .await;
-        }
-        for (key, number) in stored {
-            assert_eq!(cache.get(key).await.unwrap(), Some(number), "{key:?}");
-        }
-    }
-
-    async fn lifetimes(&mut self, cache: &Cache) {
-        for days in [29, 30, 31, 40, 400, 4000, 40_000, 4_000_000] {
-            let life = days * DAY;
-            let outcome = cache.set("life", &days, life).await;
-            assert_eq!(cache.get("life").await.unwrap(), Some(days), "{days} days");
-            let left = cache.ttl_of("life").await.unwrap().unwrap();
-            // Beyond what Memcached can say, for ever.
-            let is_so = match left {
-                Lifetime::For(left) => left.abs_diff(life) < 5 * SECOND,
-                _ => days > 4000,
+    pause(SECOND + SECOND / 5).await;
+    redis.server.stop("KILL");
+    origin.runs.store(0, Ordering::SeqCst);
+    let start = Instant::now();
+    let mut asked = JoinSet::new();
+    visits(500.0, start, 3 * SECOND * times(), |number, _, due| {
+        let (router, cache, origin) = (router.clone(), cache.clone(), origin.clone());
+        asked.spawn(async move {
+            let answered = match number % 4 {
+                0 | 1 => ask_page(router, format!("/new{number}")).await,
+                2 => ask_value(cache, format!("new{number}"), origin).await,
+                _ => ask_page(router, format!("/old{}", number / 4 % OLD)).await,
             };
-            assert!(is_so, "{days} days: {left:?}");
-            self.note("days", cache, outcome).await;
-        }
+            (answered, (start + due).elapsed())
+        });
+    })
+    .await;
+    let mut answers = BTreeMap::<Answered, Times>::new();
+    for (answered, took) in asked.join_all().await {
+        answers.entry(answered).or_default().0.push(took);
     }
-
-    async fn counters(&mut self, cache: &Cache) {
-        for (edge, delta) in [(i64::MAX, 1), (i64::MIN, -1), (1, i64::MAX), (-2, i64::MIN)] {
-            cache.set("count", &edge, TTL).await.unwrap();
-            let outcome = cache.incr("count", delta).await;
-            let kind = outcome.as_ref().unwrap_err().kind();
-            assert_eq!(kind, ErrorKind::OutOfRange, "{edge} {delta}");
-            self.note("counter", cache, outcome).await;
-            assert_eq!(cache.get("count").await.unwrap(), Some(edge), "it wrapped");
-        }
-        cache.set("count", &-1, TTL).await.unwrap();
-        assert_eq!(cache.incr("count", 2).await.unwrap(), 1);
-        cache.set("text", &"12x", TTL).await.unwrap();
-        let outcome = cache.incr("text", 1).await;
-        self.note("no counter", cache, outcome).await;
-    }
-}
-
-fn connections(server: &Memcached) -> u32 {
-    let stats = server.talk("stats\r\n");
-    let mut lines = stats.lines();
-    let total = lines.find_map(|line| line.strip_prefix("STAT total_connections "));
-    total.unwrap().parse().unwrap()
-}
-
-/// One connection that all share. Meanwhile, others ask for what is usual over the same one.
-pub(crate) async fn f5_memcached_at_its_limits() {
-    let server = Memcached::start(&[]).unwrap();
-    let store = Store::builder([server.url()])
-        .connections(1)
-        .build()
-        .unwrap();
-    // The server is let to refuse, too.
-    let lenient = Store::builder([server.url()]).max_value_bytes(8 << 20);
-    let lenient = Cache::new(lenient.connections(1).build().unwrap());
-    let raw = |policy| {
-        let builder = Cache::builder(store.clone()).key_function(Raw);
-        builder.key_policy(policy).build().unwrap()
-    };
-    let cache = Cache::new(store.clone());
-    let stop = Arc::new(AtomicBool::new(false));
-    let witness = tokio::spawn({
-        let (cache, stop) = (cache.clone(), Arc::clone(&stop));
-        async move {
-            let (mut calls, mut wrong) = (0_usize, 0);
-            while !stop.load(Ordering::Relaxed) {
-                let key = format!("witness:{}", calls % 5);
-                let text = format!("{calls} {}", "y".repeat(calls % 3000));
-                cache.set(&key, &text, Ttl::Default).await.unwrap();
-                wrong += usize::from(cache.get(&key).await.unwrap() != Some(text));
-                calls += 1;
-            }
-            (calls, wrong)
-        }
-    });
-    let before = connections(&server);
-    let mut bench = Bench {
-        outcomes: BTreeMap::new(),
-        desynced: Vec::new(),
-        steps: 0,
-    };
-    for _ in 0..if is_long() { 50 } else { 3 } {
-        bench.items(&cache).await;
-        bench.items(&lenient).await;
-        bench.keys(&raw(KeyPolicy::Hash), "hashed").await;
-        bench.keys(&raw(KeyPolicy::Error), "refused").await;
-        bench.keys(&raw(KeyPolicy::Off), "as it is").await;
-        bench.lifetimes(&cache).await;
-        bench.counters(&cache).await;
-    }
-    stop.store(true, Ordering::Relaxed);
-    let (calls, wrong) = witness.await.unwrap();
-    // One is that of the question.
-    let made = connections(&server) - before - 1;
+    let most = origin.most.load(Ordering::SeqCst);
+    let runs = origin.runs.load(Ordering::SeqCst);
+    let of = |answered| answers.get(&answered).cloned().unwrap_or_default();
+    let (made, stale, refused) = (
+        of(Answered::Made),
+        of(Answered::Stale),
+        of(Answered::Refused),
+    );
     report(
-        "F5 memcached",
-        "all handled or refused with a type; 0 desync",
+        "A16 redis",
+        "store away, 500 cold requests/s: at most 50 computations at a time; the others get what is stale, or are refused within 10 ms",
         format_args!(
-            "{:?}; {} of {} next calls wrong, {wrong} of {calls} beside them; {made} connections made",
-            bench.outcomes,
-            bench.desynced.len(),
-            bench.steps,
+            "at most {most} at a time, {runs} in all; made {made}; stale {stale}; refused {refused}"
         ),
     );
-    assert!(bench.desynced.is_empty(), "{:?}", bench.desynced);
-    assert_eq!(wrong, 0);
-    assert!(calls > 20, "only {calls}");
-    let refused = [
-        "NotAnInteger",
-        "OutOfRange",
-        "TooLarge",
-        "InvalidKey",
-        "done",
+    assert!(most <= CAPACITY, "{most}");
+    assert!(!made.0.is_empty() && !stale.0.is_empty() && !refused.0.is_empty());
+    assert!(refused.longest() <= 10 * MILLI + SLACK, "{refused}");
+    assert!(stale.longest() <= 10 * MILLI + SLACK, "{stale}");
+}
+
+pub(crate) async fn a15_fails_closed() {
+    let redis = Redis::start(&[]).unwrap();
+    let cache = cache(&redis_url(redis.port, OPERATION)).await;
+    assert_eq!(cache.get::<u64>("k").await.unwrap(), None);
+    redis.server.signal("STOP");
+    let origin = Origin::default();
+    let policy = Policy::new(TTL).fail_closed();
+    let (mut times, mut kinds) = (Times::default(), BTreeMap::<String, usize>::new());
+    for call in 0..40 {
+        let (begin, origin) = (Instant::now(), origin.clone());
+        let key = format!("k{call}");
+        let failed = if call % 2 == 0 {
+            cache.get_or_set(&key, policy, || origin.make()).await.err()
+        } else {
+            let compute = move |keys: Vec<String>| {
+                let origin = origin.clone();
+                async move {
+                    let made = origin.make().await?;
+                    Ok::<_, io::Error>(keys.into_iter().map(|key| (key, made)).collect())
+                }
+            };
+            let made = cache.get_or_set_many([key], policy, compute).await;
+            made.err()
+        };
+        let failed = failed.unwrap();
+        times.0.push(begin.elapsed());
+        assert_typed(&failed);
+        *kinds.entry(format!("{:?}", failed.kind())).or_default() += 1;
+        pause(10 * MILLI).await;
+    }
+    redis.server.signal("CONT");
+    until("back", async || cache.get::<u64>("k").await.is_ok()).await;
+    let script = "return #redis.call('keys', '*')";
+    let stored = command(redis.port, &["EVAL", script, "0"]).unwrap();
+    let runs = origin.runs.load(Ordering::SeqCst);
+    report(
+        "A15 redis",
+        "hangs: a typed error within the deadline of 250 ms; nothing computed, nothing stored",
+        format_args!(
+            "{times}, {kinds:?}; {runs} computed, {} stored",
+            stored.trim().trim_start_matches(':')
+        ),
+    );
+    assert!(times.longest() <= OPERATION + SLACK, "{times}");
+    assert_eq!((runs, stored.trim()), (0, ":0"));
+}
+
+/// Two hundred who ask at once, by five connections, what takes 100 milliseconds.
+async fn crowd(store: &str, cache: &Cache, proxy: &Proxy) {
+    cache.set("k", &1, TTL).await.unwrap();
+    proxy.delay(100 * MILLI);
+    let (mut times, mut kinds) = (Times::default(), BTreeMap::<String, usize>::new());
+    for _ in 0..3 * crate::load::times() {
+        let asked = (0..200).map(|number| {
+            let cache = cache.clone();
+            async move {
+                let (begin, key) = (Instant::now(), format!("k{number}"));
+                let outcome = if number % 2 == 0 {
+                    cache.get::<u64>(&key).await.map(drop)
+                } else {
+                    cache.set(&key, &1, TTL).await
+                };
+                (outcome, begin.elapsed())
+            }
+        });
+        let asked = asked.collect::<JoinSet<_>>();
+        for (outcome, took) in asked.join_all().await {
+            times.0.push(took);
+            let kind = match outcome {
+                Ok(()) => "done".to_owned(),
+                Err(error) => {
+                    assert_typed(&error);
+                    format!("{:?}", error.kind())
+                }
+            };
+            *kinds.entry(kind).or_default() += 1;
+        }
+    }
+    proxy.delay(Duration::ZERO);
+    // None is held by who has gone.
+    let back = until("usual again", async || {
+        let all = (0..200).map(|_| {
+            let cache = cache.clone();
+            async move { cache.get::<u64>("k").await.is_ok() }
+        });
+        let all = all.collect::<JoinSet<_>>().join_all().await;
+        all.into_iter().all(|is_ok| is_ok)
+    })
+    .await;
+    report(
+        &format!("A6 {store}"),
+        "5 connections, 200 at once, 100 ms late: none waits longer than the deadline of 500 ms; 0 deadlocks",
+        format_args!("{times}, {kinds:?}; all 200 as usual {back:.1?} after"),
+    );
+    assert!(times.longest() <= 2 * OPERATION + SLACK, "{times}");
+    assert!(kinds.contains_key("done"), "{kinds:?}");
+}
+
+pub(crate) async fn a6_five_connections() {
+    let redis = Redis::start(&[]).unwrap();
+    let proxy = Proxy::to(redis.port).await;
+    let url = format!("redis://127.0.0.1:{}", proxy.port);
+    let store = RedisStore::builder([url.clone()]).connections(5);
+    let store = store.operation_timeout(2 * OPERATION).build().unwrap();
+    crowd("redis", &Cache::new(store), &proxy).await;
+    let manager = bb8_redis::RedisConnectionManager::new(url).unwrap();
+    let pool = bb8_redis::bb8::Pool::builder().max_size(5);
+    let pool = pool.build(manager).await.unwrap();
+    crowd(
+        "redis, pool",
+        &Cache::new(RedisStore::from_pool(pool)),
+        &proxy,
+    )
+    .await;
+}
+
+pub(crate) async fn a6_five_connections_of_postgres() {
+    let database = Database::postgres().unwrap();
+    let proxy = Proxy::to(database.port()).await;
+    let url = format!("postgres://cache@127.0.0.1:{}/postgres", proxy.port);
+    let store = Sql::builder(url).max_connections(5).create_table(true);
+    let store = store.operation_timeout(2 * OPERATION).build().unwrap();
+    crowd("postgres", &Cache::new(store), &proxy).await;
+}
+
+pub(crate) async fn a4_stale_values_do_not_wait() {
+    const SOFT: Duration = Duration::from_millis(20);
+    const VALUES: usize = 50;
+    let redis = Redis::start(&[]).unwrap();
+    let proxy = Proxy::to(redis.port).await;
+    let far = redis_url(proxy.port, 2 * OPERATION);
+    let cache = cache(&tiered_url(&far)).await;
+    let policies = [
+        (
+            "stale while revalidated",
+            Policy::new(SECOND).stale_while_revalidate(TTL),
+        ),
+        (
+            "stale after a soft timeout",
+            Policy::new(SECOND).stale_if_error(TTL).soft_timeout(SOFT),
+        ),
     ];
-    for outcome in bench.outcomes.keys() {
-        assert!(refused.iter().any(|it| outcome.ends_with(it)), "{outcome}");
+    for (what, policy) in policies {
+        let key = |value: usize| format!("{what} {value}");
+        let old = || async { Ok::<_, io::Error>(1_u64) };
+        for value in 0..VALUES {
+            let made = cache.get_or_set(&key(value), policy, old).await;
+            assert_eq!(made.unwrap(), 1);
+        }
+        pause(SECOND + SECOND / 5).await;
+        proxy.delay(200 * MILLI);
+        let asked = (0..VALUES).map(|value| {
+            let (cache, key) = (cache.clone(), key(value));
+            async move {
+                let begin = Instant::now();
+                let new = || async {
+                    pause(200 * MILLI).await;
+                    Ok::<_, io::Error>(2)
+                };
+                let seen = cache.get_or_set(&key, policy, new).await.unwrap();
+                (seen, begin.elapsed())
+            }
+        });
+        let asked = asked.collect::<JoinSet<_>>();
+        let (mut times, mut stale) = (Times::default(), 0);
+        for (seen, took) in asked.join_all().await {
+            stale += usize::from(seen == 1);
+            times.0.push(took);
+        }
+        proxy.delay(Duration::ZERO);
+        report(
+            "A4 tiered",
+            "store and computation 200 ms late: what is stale near within 20 ms",
+            format_args!("{what}: {stale} stale of {times}"),
+        );
+        assert_eq!(stale, VALUES);
+        assert!(times.longest() <= SOFT + SLACK / 5, "{times}");
+        pause(SECOND).await;
     }
 }

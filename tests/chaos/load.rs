@@ -79,18 +79,11 @@ impl Running {
         let (sites, start) = (sites.to_vec(), Instant::now());
         let task = tokio::spawn(async move {
             let mut requests = JoinSet::new();
-            let (mut due, mut dice) = (Duration::ZERO, Dice(7));
-            for number in 0.. {
-                // As visitors come: not in step with anything.
-                due += SECOND.mul_f64(-(1.0 - dice.next()).ln() / RATE);
-                if due >= lasts {
-                    break;
-                }
-                tokio::time::sleep_until((start + due).into()).await;
+            visits(RATE, start, lasts, |number, page, due| {
                 let site = sites[number % sites.len()].clone();
-                let page = if dice.next() < 0.5 { 0.2 } else { 1.0 } * dice.next() * PAGES as f64;
-                requests.spawn(ask(site, number, page as usize, start, due));
-            }
+                requests.spawn(ask(site, number, page, start, due));
+            })
+            .await;
             requests.join_all().await
         });
         Self { start, task }
@@ -116,11 +109,32 @@ impl Running {
     }
 }
 
+/// Visitors who ask for pages, so many in a second, whether or not others have their answers: who is it,
+/// for which page, and due when.
+pub(crate) async fn visits(
+    rate: f64,
+    start: Instant,
+    lasts: Duration,
+    mut visit: impl FnMut(usize, usize, Duration),
+) {
+    let (mut due, mut dice) = (Duration::ZERO, Dice(7));
+    for number in 0.. {
+        // Not in step with anything.
+        due += SECOND.mul_f64(-(1.0 - dice.next()).ln() / rate);
+        if due >= lasts {
+            break;
+        }
+        tokio::time::sleep_until((start + due).into()).await;
+        let page = if dice.next() < 0.5 { 0.2 } else { 1.0 } * dice.next() * PAGES as f64;
+        visit(number, page as usize, due);
+    }
+}
+
 /// Numbers that are the same each time, from 0 to 1.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn next(&mut self) -> f64 {
+    pub(crate) fn next(&mut self) -> f64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -128,8 +142,19 @@ impl Dice {
     }
 }
 
-async fn ask(site: Site, number: usize, page: usize, start: Instant, due: Duration) -> Sample {
-    let settled = site.world.settled(page);
+/// What a site answers one visitor.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    /// Its `Cache-Status`.
+    pub(crate) how: String,
+    /// The version of the page that was shown.
+    pub(crate) version: Option<u64>,
+    /// Whether it is of another identity.
+    pub(crate) is_foreign: bool,
+}
+
+/// Asks for a page, or every fourth time for one that only this visitor may see.
+pub(crate) async fn visit(site: &Site, number: usize, page: usize) -> Answer {
     let is_me = number % 4 == 3;
     let session = format!("session={}", number % IDENTITIES);
     let request = if is_me {
@@ -141,25 +166,33 @@ async fn ask(site: Site, number: usize, page: usize, start: Instant, due: Durati
     let request = request.body(Body::empty()).unwrap();
     let response = site.router.clone().oneshot(request).await.unwrap();
     let status = response.status().as_u16();
-    let mut cache_status = response.headers().get_all("cache-status").iter();
-    let how = cache_status
-        .next_back()
-        .unwrap()
-        .to_str()
-        .unwrap()
-        .to_owned();
+    let mut how = response.headers().get_all("cache-status").iter();
+    let how = how.next_back().unwrap().to_str().unwrap().to_owned();
     let body = to_bytes(response.into_body(), usize::MAX).await.unwrap();
-    let took = (start + due).elapsed();
     let text = String::from_utf8(body.to_vec()).unwrap();
+    Answer {
+        status,
+        how,
+        version: if is_me { None } else { text.parse().ok() },
+        is_foreign: is_me && text != format!("secret of {session}"),
+    }
+}
+
+async fn ask(site: Site, number: usize, page: usize, start: Instant, due: Duration) -> Sample {
+    let settled = site.world.settled(page);
+    let answer = visit(&site, number, page).await;
+    let took = (start + due).elapsed();
+    let (how, seen) = (&answer.how, answer.version);
+    let stale = seen
+        .filter(|seen| *seen < settled)
+        .map(|seen| format!("page {page} of {seen} < {settled} at {due:?}, after {took:?}, {how}"));
     Sample {
         due,
         took,
-        status,
+        status: answer.status,
         is_hit: how.contains("; hit"),
-        stale: (!is_me && text.parse::<u64>().is_ok_and(|seen| seen < settled)).then(|| {
-            format!("page {page} of {text} < {settled} at {due:?}, after {took:?}, {how}")
-        }),
-        is_foreign: is_me && text != format!("secret of {session}"),
+        stale,
+        is_foreign: answer.is_foreign,
     }
 }
 

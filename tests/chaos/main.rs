@@ -13,6 +13,7 @@
 mod counted;
 mod damage;
 mod integrity;
+mod items;
 mod limits;
 mod load;
 mod lost;
@@ -20,6 +21,8 @@ mod outages;
 mod refusals;
 mod removals;
 mod rollouts;
+mod soak;
+mod stress;
 mod sweeps;
 mod tools;
 mod writers;
@@ -53,10 +56,17 @@ const TESTS: &[Test] = tests! {
         a9_removed_and_back_with_old_data;
     lost needs &["redis-server"] =>
         a11_restarted_empty, a11_restarted_from_an_old_copy, a11_replica_takes_over, a12_tags_are_evicted;
-    refusals needs &["redis-server"] => a5_redis_refuses;
+    refusals needs &["redis-server"] =>
+        a5_redis_refuses, a5_cluster_is_down, a5_redis_is_loading, a5_redis_has_clients_enough;
     refusals needs &["memcached"] => a5_memcached_refuses;
     refusals needs &["postgres", "psql"] => a5_postgres_refuses;
     refusals needs &[] => a5_sqlite_refuses, a5_files_refuse;
+    limits needs &["redis-server"] =>
+        a16_more_than_the_origin_bears, a15_fails_closed, a6_five_connections, a4_stale_values_do_not_wait;
+    limits needs &["postgres"] => a6_five_connections_of_postgres;
+    stress needs &[] => g1_random_urls, g5_one_hot_key;
+    stress needs &["redis-server"] => g2_the_clock_jumps;
+    soak needs &["redis-server"] => g3_soak;
     integrity needs &["redis-server"] =>
         f1_redis_entries_are_damaged, f6_signed_entries_are_tampered_with;
     integrity needs &["memcached"] => f1_memcached_entries_are_damaged;
@@ -68,7 +78,7 @@ const TESTS: &[Test] = tests! {
     writers needs &["sh"] => f3_writers_are_killed, f3_files_may_not_grow;
     sweeps needs &[] => f4_files_are_swept, f4_sqlite_is_swept;
     sweeps needs &["postgres"] => f4_postgres_is_swept;
-    limits needs &["memcached"] => f5_memcached_at_its_limits;
+    items needs &["memcached"] => f5_memcached_at_its_limits;
 };
 
 /// Whether the long run was asked for.
@@ -79,10 +89,17 @@ fn is_long() -> bool {
 /// What needs a file system of its own.
 const FULL_DISK: &str = "writers::f3_a_disk_is_full";
 
-/// Whether the scenario is one of section F.
-fn is_of_storage(name: &str) -> bool {
-    let scenario = name.split("::f").nth(1);
-    scenario.is_some_and(|rest| rest.starts_with(|it: char| it.is_ascii_digit()))
+/// Whether a test keeps the machine busy.
+fn is_busy(name: &str) -> bool {
+    const BUSY: [&str; 6] = [
+        "integrity",
+        "items",
+        "rollouts",
+        "stress",
+        "sweeps",
+        "writers",
+    ];
+    BUSY.contains(&name.split("::").next().unwrap_or_default())
 }
 
 fn main() {
@@ -106,9 +123,8 @@ fn main() {
     // Each waits most of the time.
     arguments.test_threads.get_or_insert(3);
     // What keeps the machine busy comes after what measures how long others take.
-    let (busy, others): (Vec<_>, Vec<_>) = trials
-        .into_iter()
-        .partition(|trial| is_of_storage(trial.name()));
+    let (busy, others): (Vec<_>, Vec<_>) =
+        trials.into_iter().partition(|trial| is_busy(trial.name()));
     let conclusions = [others, busy].map(|trials| libtest_mimic::run(&arguments, trials));
     if conclusions.iter().any(Conclusion::has_failed) {
         std::process::exit(101);

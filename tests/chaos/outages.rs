@@ -12,7 +12,9 @@ use crate::support::servers::database::Database;
 use crate::support::servers::memcached::Memcached;
 use crate::support::servers::port;
 use crate::support::servers::redis::Redis;
-use crate::tools::{MILLI, OPERATION, SECOND, SLACK, Site, cache, redis_url, report, until};
+use crate::tools::{
+    MILLI, OPERATION, SECOND, SLACK, Site, cache, redis_url, report, tiered_url, until,
+};
 
 /// How long a breaker takes at most until it uses a store that is back.
 const RECOVERY: Duration = Duration::from_secs(2);
@@ -62,9 +64,7 @@ pub(crate) async fn a2_killed_under_load() {
 pub(crate) async fn a2_killed_behind_memory() {
     let mut redis = Redis::start(&[]).unwrap();
     let far = redis_url(redis.port, OPERATION);
-    let far = far.replace(':', "%3A").replace('/', "%2F");
-    let far = far.replace('?', "%3F").replace('=', "%3D");
-    let site = Site::new(&format!("tiered://?far={far}")).await;
+    let site = Site::new(&tiered_url(&far)).await;
     warm(&site).await;
     let load = Running::on(&site, 3 * SECOND * times());
     pause(SECOND * times()).await;

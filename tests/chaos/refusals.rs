@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use axum_cache::{Error, ErrorKind};
@@ -11,6 +13,7 @@ use crate::load::{Running, pause, warm};
 use crate::support::servers::database::Database;
 use crate::support::servers::memcached::Memcached;
 use crate::support::servers::redis::{Redis, command};
+use crate::support::servers::soon;
 use crate::tools::{
     MILLI, OPERATION, SECOND, Site, TTL, assert_typed, cache, redis_url, report, until,
 };
@@ -158,6 +161,75 @@ pub(crate) async fn a5_redis_refuses() {
     let locked = Redis::start(&["--requirepass", "secret"]).unwrap();
     let site = Site::new(&redis_url(locked.port, OPERATION)).await;
     never_well("redis", "NOAUTH", &site).await;
+}
+
+/// One node that is all of a cluster, until it has no slots.
+pub(crate) async fn a5_cluster_is_down() {
+    let redis = Redis::start(&["--cluster-enabled", "yes"]).unwrap();
+    let slots = |what: &str| {
+        let words = ["CLUSTER", what, "0", "16383"];
+        let answer = command(redis.port, &words).unwrap();
+        assert!(answer.contains("OK"), "{what}: {answer}");
+    };
+    slots("ADDSLOTSRANGE");
+    let url = redis_url(redis.port, OPERATION);
+    for url in [url.replace("redis:", "redis+cluster:"), url] {
+        let site = Site::new(&url).await;
+        well_again(&site).await;
+        let fault = || {
+            slots("DELSLOTSRANGE");
+            let answer = command(redis.port, &["GET", "k"]).unwrap();
+            assert!(answer.contains("CLUSTERDOWN"), "{answer}");
+        };
+        let what = format!("CLUSTERDOWN, {}", &url[..url.find(':').unwrap()]);
+        refuses("redis", &what, &site, fault, || slots("ADDSLOTSRANGE")).await;
+        well_again(&site).await;
+    }
+}
+
+/// It reads what it has saved for longer than a second, and says so.
+pub(crate) async fn a5_redis_is_loading() {
+    let slow = ["--key-load-delay", "3000"];
+    let told = ["--loading-process-events-interval-bytes", "1024"];
+    let redis = Redis::start(&[slow, told].concat()).unwrap();
+    let port = redis.port;
+    let site = Site::new(&redis_url(port, OPERATION)).await;
+    let redis = Mutex::new(redis);
+    let fault = || {
+        let mut redis = redis.lock().unwrap();
+        redis.save_and_stop();
+        redis.server.start_again();
+        let is_loading = || {
+            let answer = command(port, &["GET", "k"]).unwrap_or_default();
+            answer.starts_with("-LOADING")
+        };
+        assert!(soon(is_loading), "{}", redis.server.log());
+    };
+    refuses("redis", "LOADING", &site, fault, || ()).await;
+    well_again(&site).await;
+}
+
+/// A connection is lost, and others have taken the last one.
+pub(crate) async fn a5_redis_has_clients_enough() {
+    let redis = Redis::start(&[]).unwrap();
+    let site = Site::new(&redis_url(redis.port, OPERATION)).await;
+    let control = TcpStream::connect(("127.0.0.1", redis.port)).unwrap();
+    let tell = |commands: &[&str]| {
+        for command in commands {
+            let (mut control, mut answer) = (&control, [0; 1000]);
+            control.write_all(command.as_bytes()).unwrap();
+            let read = control.read(&mut answer).unwrap();
+            assert!(read > 0 && answer[0] != b'-', "{command}");
+        }
+    };
+    let fault = || {
+        tell(&["CONFIG SET maxclients 1\r\n", "CLIENT KILL TYPE normal\r\n"]);
+        let answer = command(redis.port, &["GET", "k"]).unwrap();
+        assert!(answer.contains("max number of clients"), "{answer}");
+    };
+    let cure = || tell(&["CONFIG SET maxclients 1000\r\n"]);
+    refuses("redis", "max number of clients", &site, fault, cure).await;
+    well_again(&site).await;
 }
 
 /// A store that refuses from the beginning.

@@ -12,6 +12,7 @@ use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum_cache::{Cache, CacheLayer, Caches, Error, ErrorKind, Settings, Tags};
+use tokio::runtime::Handle;
 
 pub(crate) const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MILLI: Duration = Duration::from_millis(1);
@@ -102,6 +103,17 @@ pub(crate) async fn cache(url: &str) -> Cache {
 pub(crate) fn redis_url(port: u16, operation: Duration) -> String {
     let seconds = operation.as_secs_f64();
     format!("redis://127.0.0.1:{port}?operation_timeout={seconds}")
+}
+
+/// The URL of memory in front of the store of another URL.
+pub(crate) fn tiered_url(far: &str) -> String {
+    format!("tiered://?far={}", escaped(far))
+}
+
+/// A URL within another one.
+pub(crate) fn escaped(url: &str) -> String {
+    let url = url.replace(':', "%3A").replace('/', "%2F");
+    url.replace('?', "%3F").replace('=', "%3D")
 }
 
 impl Site {
@@ -212,6 +224,27 @@ pub(crate) async fn until(what: &str, mut is_so: impl AsyncFnMut() -> bool) -> D
         tokio::time::sleep(2 * MILLI).await;
     }
     start.elapsed()
+}
+
+/// What the process holds.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) at: Duration,
+    pub(crate) resident_kib: f64,
+    pub(crate) descriptors: usize,
+    pub(crate) tasks: usize,
+}
+
+pub(crate) fn held(start: Instant) -> Held {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|line| line.trim().split(' ').next());
+    Held {
+        at: start.elapsed(),
+        resident_kib: number.map_or(0.0, |number| number.parse().unwrap()),
+        descriptors: std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
+        tasks: Handle::current().metrics().num_alive_tasks(),
+    }
 }
 
 /// Prints a figure beside its criterion.

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// bookkeeping included.
 const MAX_VALUE_BYTES: usize = 1 << 20;
 
-/// Options of a [`Memcached`] store.
+/// Options of a [`Memcached`] store. Host names are resolved anew for each connection.
 ///
 /// A server is written as `memcached://host:11211`, with `user:password@` before the host where it
 /// has an authentication file; as `host:11211`; or as `memcached+unix:///path` or `unix:/path` for

@@ -20,7 +20,7 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use super::Options;
 use crate::clock::Clock;
-use crate::entry::Entry;
+use crate::entry::{Entry, is_lease};
 use crate::key::Key;
 use crate::ttl::Lifetime;
 
@@ -197,6 +197,12 @@ impl Store {
             let (new, result) = change(old.clone().filter(|slot| slot.is_live(now)));
             match (old, new) {
                 (Some(old), Some(new)) if Arc::ptr_eq(&old, &new) => {}
+                // What takes the place of its own lease has not been used for that.
+                (Some(old), Some(new)) if is_lease(old.entry.bytes()) => {
+                    if let Err((key, new)) = self.map.replace(key.into(), new, true) {
+                        self.map.insert(key, new);
+                    }
+                }
                 (_, Some(new)) => self.map.insert(key.into(), new),
                 (Some(_), None) => drop(self.map.remove(key)),
                 (None, None) => {}

@@ -37,7 +37,7 @@ const CLUSTER_RETRIES: u32 = 5;
 /// | `redis+sentinel://host:26379`, `rediss+sentinel://…` | whatever the sentinels named here say leads the [`service`](Self::service); user, password and database are the server's |
 ///
 /// User, password and database may stand in one URL or in all: they are the same for all servers.
-/// Percent-encode what is special in them.
+/// Percent-encode what is special in them. Host names are resolved anew for each connection.
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct RedisBuilder {

@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 /// The schemes of URLs, whether their database was compiled in or not.
 const KNOWN: [&str; 5] = ["sqlite", "postgres", "postgresql", "mysql", "mariadb"];
 
-/// Options of a [`Sql`] store.
+/// Options of a [`Sql`] store. The name of a host is resolved anew for each connection.
 #[derive(Clone)]
 #[must_use = "a builder does nothing until it is built"]
 pub struct SqlBuilder {

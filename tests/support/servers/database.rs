@@ -63,6 +63,10 @@ impl Database {
         Some(database)
     }
 
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
     /// A MariaDB with a database `test` and a user `root` without a password, or `None` if there
     /// is none on this machine.
     pub(crate) fn mysql() -> Option<Self> {

@@ -43,6 +43,18 @@ impl Redis {
         self.wait_at("127.0.0.1");
     }
 
+    /// Ends it, after it has saved all that it was told.
+    pub(crate) fn save_and_stop(&mut self) {
+        command(self.port, &["SHUTDOWN", "SAVE"]);
+        self.server.stop("KILL");
+    }
+
+    /// Kills it, and what it has ever saved is gone.
+    pub(crate) fn kill_and_forget(&mut self) {
+        self.server.stop("KILL");
+        let _ = std::fs::remove_file(self.server.dir.join("dump.rdb"));
+    }
+
     fn wait_at(&self, address: &str) {
         self.server.wait_until(|| {
             let answer = command_at(address, self.port, &["PING"]).unwrap_or_default();
