@@ -52,6 +52,12 @@ impl Entry {
         }
     }
 
+    /// Whether they are clones of one.
+    #[cfg(feature = "memory")]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// The same entry, whose decoded form takes about this many bytes beside its body.
     #[must_use]
     pub(crate) fn with_decoded_bytes(self, decoded_bytes: usize) -> Self {

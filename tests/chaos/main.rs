@@ -18,6 +18,7 @@ mod limits;
 mod load;
 mod lost;
 mod outages;
+mod polls;
 mod refusals;
 mod removals;
 mod rollouts;
@@ -64,6 +65,7 @@ const TESTS: &[Test] = tests! {
     limits needs &["redis-server"] =>
         a16_more_than_the_origin_bears, a15_fails_closed, a6_five_connections, a4_stale_values_do_not_wait;
     limits needs &["postgres"] => a6_five_connections_of_postgres;
+    polls needs &[] => g7_no_poll_is_long;
     stress needs &[] => g1_random_urls, g5_one_hot_key;
     stress needs &["redis-server"] => g2_the_clock_jumps;
     soak needs &["redis-server"] => g3_soak;
@@ -91,9 +93,10 @@ const FULL_DISK: &str = "writers::f3_a_disk_is_full";
 
 /// Whether a test keeps the machine busy.
 fn is_busy(name: &str) -> bool {
-    const BUSY: [&str; 6] = [
+    const BUSY: [&str; 7] = [
         "integrity",
         "items",
+        "polls",
         "rollouts",
         "stress",
         "sweeps",

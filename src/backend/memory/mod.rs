@@ -1,5 +1,6 @@
 //! Process memory: the embedded default, bounded by bytes.
 
+mod namespaces;
 mod near;
 mod store;
 
@@ -273,7 +274,7 @@ impl Backend for Memory {
                 match sum {
                     Ok(sum) => {
                         let entry = Entry::new(Bytes::from(sum.to_string()));
-                        (Some(Arc::new(live.with_entry(entry))), Ok(sum))
+                        (Some(live.with_entry(entry)), Ok(sum))
                     }
                     Err(error) => (Some(live), Err(error)),
                 }

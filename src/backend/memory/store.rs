@@ -9,16 +9,16 @@
 //! - `clear` takes effect at once by an epoch: an entry older than the last clear of its namespace
 //!   is dead, whether or not its memory has been reclaimed yet.
 
-use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quick_cache::sync::{Cache as Map, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use super::Options;
+use super::namespaces::{NamespaceId, Namespaces};
 use crate::clock::Clock;
 use crate::entry::{Entry, is_lease};
 use crate::key::Key;
@@ -41,30 +41,25 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Store {
-    map: Arc<Map<Box<str>, Arc<Slot>, ByBytes>>,
+    map: Arc<Map<Box<str>, Slot, ByBytes>>,
     options: Options,
     stripes: Box<[Mutex<()>]>,
     hasher: RandomState,
     clock: Arc<dyn Clock>,
     epoch: AtomicU64,
-    namespaces: RwLock<HashMap<Box<str>, Arc<Namespace>>>,
+    namespaces: Arc<Namespaces>,
     next_sweep: AtomicU64,
 }
 
-/// One entry, never changed in place.
-#[derive(Debug)]
+/// One entry, never changed in place. The map clones it for each hit: that is to count one reference, and
+/// nothing else.
+#[derive(Clone, Debug)]
 pub(super) struct Slot {
     pub(super) entry: Entry,
     /// In nanoseconds of monotonic time; `u64::MAX` is never.
     expires: u64,
     born: u64,
-    namespace: Arc<Namespace>,
-}
-
-#[derive(Debug, Default)]
-struct Namespace {
-    /// Entries born in an earlier epoch are dead.
-    cleared: AtomicU64,
+    namespace: NamespaceId,
 }
 
 impl Slot {
@@ -72,14 +67,13 @@ impl Slot {
     pub(super) fn with_entry(&self, entry: Entry) -> Self {
         Self {
             entry,
-            expires: self.expires,
-            born: self.born,
-            namespace: Arc::clone(&self.namespace),
+            ..self.clone()
         }
     }
 
-    fn is_live(&self, now: u64) -> bool {
-        now < self.expires && self.born >= self.namespace.cleared.load(Ordering::Acquire)
+    /// Whether nothing would change if one took the place of the other.
+    fn is_same(&self, other: &Self) -> bool {
+        self.entry.is_same(&other.entry) && self.expires == other.expires && self.born == other.born
     }
 }
 
@@ -88,8 +82,8 @@ struct ByBytes {
     least: u64,
 }
 
-impl Weighter<Box<str>, Arc<Slot>> for ByBytes {
-    fn weight(&self, key: &Box<str>, slot: &Arc<Slot>) -> u64 {
+impl Weighter<Box<str>, Slot> for ByBytes {
+    fn weight(&self, key: &Box<str>, slot: &Slot) -> u64 {
         let bytes = key.len() + slot.entry.weight() + OVERHEAD;
         (bytes as u64).max(self.least)
     }
@@ -131,7 +125,7 @@ impl Store {
             hasher: RandomState::new(),
             clock,
             epoch: AtomicU64::new(0),
-            namespaces: RwLock::default(),
+            namespaces: Arc::default(),
             next_sweep: AtomicU64::new(nanos(SWEEP_EVERY)),
         }
     }
@@ -156,10 +150,11 @@ impl Store {
     pub(super) fn get(&self, key: &Key) -> Option<Entry> {
         let slot = self.map.get(key.as_str())?;
         let now = self.now();
-        if slot.is_live(now) {
-            return Some(slot.entry.clone());
+        if self.is_live(&slot, now) {
+            return Some(slot.entry);
         }
-        self.map.remove_if(key.as_str(), |slot| !slot.is_live(now));
+        let is_dead = |slot: &Slot| !self.is_live(slot, now);
+        self.map.remove_if(key.as_str(), is_dead);
         None
     }
 
@@ -167,41 +162,41 @@ impl Store {
     pub(super) fn ttl(&self, key: &Key) -> Option<Lifetime> {
         let now = self.now();
         let slot = self.map.peek(key.as_str())?;
-        slot.is_live(now).then(|| match slot.expires {
+        self.is_live(&slot, now).then(|| match slot.expires {
             u64::MAX => Lifetime::Forever,
             expires => Lifetime::For(Duration::from_nanos(expires - now)),
         })
     }
 
-    pub(super) fn slot(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Arc<Slot> {
-        Arc::new(Slot {
+    pub(super) fn slot(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Slot {
+        Slot {
             entry,
             expires: lifetime.duration().map_or(u64::MAX, |lifetime| {
                 self.now().saturating_add(nanos(lifetime))
             }),
             born: self.epoch.load(Ordering::Acquire),
-            namespace: self.namespace(key.namespace()),
-        })
+            namespace: self.namespaces.id(key.namespace()),
+        }
     }
 
     /// Replaces the live entry under `key`, if any, by what `change` makes of it.
     pub(super) fn update<T>(
         &self,
         key: &str,
-        change: impl FnOnce(Option<Arc<Slot>>) -> (Option<Arc<Slot>>, T),
+        change: impl FnOnce(Option<Slot>) -> (Option<Slot>, T),
     ) -> T {
         let result = {
             let _change = self.lock(self.stripe(key));
             let now = self.now();
             let old = self.map.peek(key);
-            let (new, result) = change(old.clone().filter(|slot| slot.is_live(now)));
+            let (new, result) = change(old.clone().filter(|slot| self.is_live(slot, now)));
             match (old, new) {
-                (Some(old), Some(new)) if Arc::ptr_eq(&old, &new) => {}
-                // What takes the place of its own lease has not been used for that.
+                (Some(old), Some(new)) if old.is_same(&new) => {}
+                // What takes the place of its own lease is new: neither has it been used for that, nor is
+                // there room for it where there was for a lease.
                 (Some(old), Some(new)) if is_lease(old.entry.bytes()) => {
-                    if let Err((key, new)) = self.map.replace(key.into(), new, true) {
-                        self.map.insert(key, new);
-                    }
+                    self.map.remove(key);
+                    self.map.insert(key.into(), new);
                 }
                 (_, Some(new)) => self.map.insert(key.into(), new),
                 (Some(_), None) => drop(self.map.remove(key)),
@@ -224,7 +219,7 @@ impl Store {
         let Some((_, slot)) = self
             .map
             .remove(from.as_str())
-            .filter(|(_, slot)| slot.is_live(now))
+            .filter(|(_, slot)| self.is_live(slot, now))
         else {
             return false;
         };
@@ -234,9 +229,8 @@ impl Store {
 
     pub(super) fn clear(&self, namespace: &str) {
         let now = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
-        self.namespace(namespace)
-            .cleared
-            .fetch_max(now, Ordering::AcqRel);
+        let id = self.namespaces.id(namespace);
+        self.namespaces.cleared(id).fetch_max(now, Ordering::AcqRel);
         self.remove_dead();
     }
 
@@ -255,7 +249,7 @@ impl Store {
         let deleted = found.iter().filter(|key| {
             let _change = self.lock(self.stripe(key));
             let removed = self.map.remove(&***key);
-            removed.is_some_and(|(_, slot)| slot.is_live(self.now()))
+            removed.is_some_and(|(_, slot)| self.is_live(&slot, self.now()))
         });
         deleted.count() as u64
     }
@@ -264,21 +258,8 @@ impl Store {
         self.map.clear();
     }
 
-    fn namespace(&self, name: &str) -> Arc<Namespace> {
-        {
-            let known = self
-                .namespaces
-                .read()
-                .unwrap_or_else(PoisonError::into_inner);
-            if let Some(namespace) = known.get(name) {
-                return Arc::clone(namespace);
-            }
-        }
-        let mut known = self
-            .namespaces
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(known.entry(name.into()).or_default())
+    fn is_live(&self, slot: &Slot, now: u64) -> bool {
+        is_live(&self.namespaces, slot, now)
     }
 
     fn sweep_now_and_then(&self) {
@@ -297,9 +278,9 @@ impl Store {
 
     /// Frees what expired and what was cleared, off the reactor if there is one.
     fn remove_dead(&self) {
-        let map = Arc::clone(&self.map);
+        let (map, namespaces) = (Arc::clone(&self.map), Arc::clone(&self.namespaces));
         let now = self.now();
-        let remove = move || map.retain(|_, slot| slot.is_live(now));
+        let remove = move || map.retain(|_, slot| is_live(&namespaces, slot, now));
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(remove)),
             Err(_) => remove(),
@@ -323,6 +304,11 @@ impl Store {
     fn now(&self) -> u64 {
         nanos(self.clock.monotonic())
     }
+}
+
+fn is_live(namespaces: &Namespaces, slot: &Slot, now: u64) -> bool {
+    let cleared = namespaces.cleared(slot.namespace);
+    now < slot.expires && slot.born >= cleared.load(Ordering::Acquire)
 }
 
 fn nanos(duration: Duration) -> u64 {

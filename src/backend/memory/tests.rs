@@ -160,7 +160,7 @@ fn what_is_replaced_while_a_prefix_goes_goes_too() {
                 while !touched.load(std::sync::atomic::Ordering::SeqCst) {
                     for key in &keys {
                         memory.store.update(key.as_str(), |live| {
-                            let anew = live.map(|live| Arc::new(live.with_entry(Entry::new("2"))));
+                            let anew = live.map(|live| live.with_entry(Entry::new("2")));
                             (anew, ())
                         });
                     }
