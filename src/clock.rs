@@ -64,8 +64,9 @@ impl Clock for SystemClock {
     }
 }
 
-/// Another clock, whose time of day does not jump: when that is set, this one goes a tenth faster or slower
-/// until it agrees again. The default of caches, over the [`SystemClock`].
+/// Another clock, whose time of day does not jump: when that is set by up to two hours, this one goes a tenth
+/// faster or slower until it agrees again. What is more it follows at once, as it does after a machine has slept
+/// for so long. The default of caches, over the [`SystemClock`].
 ///
 /// # Example
 ///
@@ -89,6 +90,9 @@ const COMPARED_EVERY: u64 = 1_000_000_000;
 
 /// It makes up for this part of the time that has passed.
 const PART: u64 = 10;
+
+/// What nobody sets a clock by that was right, in nanoseconds: the margin that tags have for the clocks of nodes.
+const FAR: u64 = 2 * 3600 * 1_000_000_000;
 
 impl SteadyClock {
     /// Over the system's clocks.
@@ -129,8 +133,13 @@ impl<C: Clock> SteadyClock<C> {
             return offset;
         }
         let right = since_epoch(self.clock.now()).saturating_sub_unsigned(passed);
+        let off = right.saturating_sub(offset);
         let most = i64::try_from(since / PART).unwrap_or(i64::MAX);
-        let offset = offset.saturating_add(right.saturating_sub(offset).clamp(-most, most));
+        let offset = if off.unsigned_abs() > FAR {
+            right
+        } else {
+            offset.saturating_add(off.clamp(-most, most))
+        };
         self.offset_nanos.store(offset, Ordering::Relaxed);
         offset
     }
@@ -266,6 +275,9 @@ mod tests {
             let took = step * steps;
             let hours = took.as_secs_f64() / 3600.0;
             assert!((9.9..10.1).contains(&hours), "{hours}");
+            set.jumped.store(4 * jump, Ordering::SeqCst);
+            set.pass(2 * step);
+            assert_eq!(steady.now(), set.now(), "that is no jump but another time");
         }
     }
 }

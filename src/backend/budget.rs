@@ -186,6 +186,10 @@ impl Backend for Budgeted {
         self.store().history()
     }
 
+    async fn learn_history(&self) {
+        self.store().learn_history().await;
+    }
+
     async fn close(&self) -> Result<()> {
         self.store().close().await
     }

@@ -67,6 +67,7 @@ pub(crate) trait DynBackend: fmt::Debug + Send + Sync {
     fn delete_prefix<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, u64>;
     fn peek(&self, key: &Key) -> Peek;
     fn history(&self) -> u64;
+    fn learn_history(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
@@ -153,6 +154,10 @@ impl<B: Backend> DynBackend for B {
 
     fn history(&self) -> u64 {
         Backend::history(self)
+    }
+
+    fn learn_history(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(Backend::learn_history(self))
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {

@@ -227,6 +227,12 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         0
     }
 
+    /// Asks the store in which [history](Self::history) it is: somebody else knows another one. The default has
+    /// nobody to ask.
+    fn learn_history(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
     /// Releases what the store holds open. The default has nothing to release.
     fn close(&self) -> impl Future<Output = Result<()>> + Send {
         async { Ok(()) }
@@ -439,6 +445,10 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
 
     fn history(&self) -> u64 {
         (**self).history()
+    }
+
+    async fn learn_history(&self) {
+        (**self).learn_history().await;
     }
 
     async fn close(&self) -> Result<()> {

@@ -17,8 +17,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
-use super::nested::is_computing;
-
 #[derive(Debug)]
 pub(super) struct Background {
     tasks: Mutex<JoinSet<()>>,
@@ -27,10 +25,10 @@ pub(super) struct Background {
     drain_timeout: Duration,
 }
 
-/// The right to compute something.
-#[derive(Debug)]
+/// The right to compute something, and whatever is a part of that. It is given back with its last clone.
+#[derive(Clone, Debug)]
 pub(crate) struct Room {
-    _permit: Option<OwnedSemaphorePermit>,
+    _permit: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Background {
@@ -48,13 +46,14 @@ impl Background {
         }
     }
 
-    /// The right to compute something, if there is room; what is part of another computation has it.
+    /// The right to compute something, if there is room.
     pub(super) fn room(&self) -> Option<Room> {
         let permit = match &self.computations {
-            Some(computations) if !is_computing() => {
-                Some(Arc::clone(computations).try_acquire_owned().ok()?)
+            Some(computations) => {
+                let permit = Arc::clone(computations).try_acquire_owned().ok()?;
+                Some(Arc::new(permit))
             }
-            _ => None,
+            None => None,
         };
         Some(Room { _permit: permit })
     }

@@ -169,7 +169,7 @@ impl CacheBuilder {
     }
 
     /// How long the handler of a request waits for the store in all, whatever number of calls it makes, with a
-    /// handle that an extractor has given it; see [`Cache::with_budget`]. Caches of one request wait together.
+    /// handle that an extractor has given it, beside what it takes to store; see [`Cache::with_budget`]. Caches of one request wait together.
     /// No limit by default but that of each call.
     pub fn request_budget(mut self, budget: Duration) -> Self {
         self.request_budget = Some(budget);
@@ -195,7 +195,8 @@ impl CacheBuilder {
     /// To change the secret, put the new one first, and take the old one away when nothing lives any more that
     /// was signed with it. Give each site that shares a store a secret of its own.
     ///
-    /// What is signed is neither encrypted nor kept from being removed, or from being put back while it is
+    /// Tags and what holds a place for something are not signed: who may write to the store can put back the tag of
+    /// a page that was invalidated, and so the page. What is signed is neither encrypted nor kept from being removed, or from being put back while it is
     /// fresh. Counters cannot be signed: [`incr`](Cache::incr) is
     /// [`Unsupported`](crate::ErrorKind::Unsupported).
     ///

@@ -415,14 +415,14 @@ impl Ask<'_> {
         // One that ended since we looked may have been of this key.
         let look_again = self.flights().landings() != before.landings;
         let making = self.making(before, look_again);
-        let Some(room) = self.cache.shared.background.room() else {
+        let Some(room) = self.cache.room() else {
             return landing.land(making.overloaded());
         };
         let Some(compute) = compute.take() else {
             return;
         };
         let previous = before.fallback.as_ref().map(|value| value.entry.clone());
-        let nested = Nested::new(self.cache, [self.key.clone()]);
+        let nested = Nested::new(self.cache, [self.key.clone()], &room);
         let computation = nested.begin(|| compute(previous));
         let task = nested.run(async move {
             let made = making.run(computation, Some(&landing), room).await;
@@ -460,7 +460,7 @@ impl Ask<'_> {
             return Err(Error::new(ErrorKind::Compute)
                 .with_message("the computation of this key was invalidated again and again"));
         };
-        let Some(room) = self.cache.shared.background.room() else {
+        let Some(room) = self.cache.room() else {
             let overloaded = || ErrorKind::Overloaded.into();
             return self.waiter(&before).instead().ok_or_else(overloaded);
         };
@@ -468,7 +468,7 @@ impl Ask<'_> {
         // The lease may be that of the computation this one is part of.
         making.policy.lease = None;
         let previous = before.fallback.as_ref().map(|value| value.entry.clone());
-        let nested = Nested::new(self.cache, [self.key.clone()]);
+        let nested = Nested::new(self.cache, [self.key.clone()], &room);
         let computation = nested.begin(|| compute(previous));
         let running = nested.run(making.run(computation, None, room));
         let outcome = match self.policy.hard_timeout {

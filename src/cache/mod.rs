@@ -184,7 +184,8 @@ impl Cache {
     /// Several calls at a time count once.
     ///
     /// What replaces or removes has the deadline of the store alone, so that nothing is left that was to be
-    /// gone; and what is computed is stored by those who are not in a hurry.
+    /// gone. So has what is asked and stored round a computation, which others may wait for, too: who computes
+    /// waits for that beside.
     #[must_use]
     pub fn with_budget(&self, budget: Duration) -> Self {
         self.waiting(Arc::default(), budget)
@@ -198,6 +199,7 @@ impl Cache {
         }
     }
 
+    #[cfg(feature = "axum")]
     pub(crate) fn request_budget(&self) -> Option<Duration> {
         self.shared.request_budget
     }
@@ -207,6 +209,11 @@ impl Cache {
         let mut handle = self.clone();
         handle.budgeted = Some(AnyBackend::new(Budgeted::new(store, waited, budget)));
         handle
+    }
+
+    /// Whether it waits no longer than a budget says.
+    pub(crate) fn is_hurried(&self) -> bool {
+        self.budgeted.is_some()
     }
 
     /// A handle for what goes on when the request is over.
@@ -324,18 +331,20 @@ impl Cache {
         self.backend().close().await
     }
 
-    /// The right to make a page, if there is room.
+    /// The right to compute a value or to make a page, if there is room; what is part of another one of this
+    /// cache has it.
     pub(crate) fn room(&self) -> Option<Room> {
-        self.shared.background.room()
+        nested::room(self).or_else(|| self.shared.background.room())
     }
 
     /// Makes the page of this key: what that computes is a part of it.
     pub(crate) fn making<F: Future>(
         &self,
         page: &Key,
+        room: &Room,
         making: F,
     ) -> impl Future<Output = F::Output> + use<F> {
-        Nested::new(self, [page.clone()]).run(making)
+        Nested::new(self, [page.clone()], room).run(making)
     }
 
     /// The right to refresh something in the background, if there is room.

@@ -4,14 +4,21 @@ use std::future::Future;
 use std::sync::Arc;
 
 use super::Cache;
+use super::background::Room;
 use crate::key::Key;
 
 tokio::task_local! {
-    /// Caches, by where their flights are, and keys.
-    static COMPUTING: Computing;
+    static COMPUTING: Vec<Part>;
 }
 
-type Computing = Vec<(usize, Key)>;
+/// A key that is computed.
+#[derive(Clone)]
+struct Part {
+    /// Of which cache, by where its flights are.
+    cache: usize,
+    key: Key,
+    room: Room,
+}
 
 /// Whether the present task computes this key of this cache.
 pub(super) fn computes(cache: &Cache, key: &Key) -> bool {
@@ -19,26 +26,34 @@ pub(super) fn computes(cache: &Cache, key: &Key) -> bool {
     COMPUTING
         .try_with(|computing| {
             let mut all = computing.iter();
-            all.any(|(cache, computed)| *cache == place && computed == key)
+            all.any(|part| part.cache == place && part.key == *key)
         })
         .unwrap_or(false)
 }
 
-/// Whether the present task computes anything.
-pub(super) fn is_computing() -> bool {
-    COMPUTING
-        .try_with(|computing| !computing.is_empty())
-        .unwrap_or(false)
+/// The room of what the present task computes for this cache. What that begins is a part of it, and keeps it.
+pub(super) fn room(cache: &Cache) -> Option<Room> {
+    let place = place(cache);
+    let room = |computing: &Vec<Part>| {
+        let mut all = computing.iter();
+        let part = all.find(|part| part.cache == place);
+        part.map(|part| part.room.clone())
+    };
+    COMPUTING.try_with(room).ok().flatten()
 }
 
 /// The present task, once it computes this key, too: what it begins, and how it runs.
-pub(super) struct Nested(Computing);
+pub(super) struct Nested(Vec<Part>);
 
 impl Nested {
-    pub(super) fn new(cache: &Cache, keys: impl IntoIterator<Item = Key>) -> Self {
+    pub(super) fn new(cache: &Cache, keys: impl IntoIterator<Item = Key>, room: &Room) -> Self {
         let mut computing = COMPUTING.try_with(Clone::clone).unwrap_or_default();
-        let place = place(cache);
-        computing.extend(keys.into_iter().map(|key| (place, key)));
+        let cache = place(cache);
+        computing.extend(keys.into_iter().map(|key| Part {
+            cache,
+            key,
+            room: room.clone(),
+        }));
         Self(computing)
     }
 

@@ -15,11 +15,11 @@ use super::Cache;
 use super::fenced::TRIES;
 use super::tags::{Marks, TagsRead};
 use crate::backend::parse_counter;
-use crate::entry::{Body, Entry, Kind, Stamp, Undecodable, Worth, is_lease, is_sealed};
+use crate::entry::{Body, Entry, Kind, Stamp, Undecodable, Worth, is_lease, is_sealed, lease};
 use crate::error::Result;
 use crate::key::Key;
 use crate::observe;
-use crate::tag::{TagStamp, TagState, Tags};
+use crate::tag::{TagStamp, TagState, Tags, draw};
 use crate::ttl::Lifetime;
 
 /// What was found under a key.
@@ -278,6 +278,10 @@ impl Cache {
     /// If the stamps cannot be had. Was that for the store, what is there is removed: nothing older is
     /// to stay where it could not be replaced.
     pub(super) async fn replace(&self, keys: &[Key], lifetime: Lifetime) -> Result<Vec<TagStamp>> {
+        if self.is_hurried() {
+            // What is there is not to go because there was no time to ask for its tags.
+            return Box::pin(self.unhurried().replace(keys, lifetime)).await;
+        }
         let stamps = match self.stamps(&self.tags).await {
             Err(error) if error.is_transient() => {
                 let _ = self.delete_final(keys).await;
@@ -367,32 +371,47 @@ impl Cache {
     /// and so is moved in two steps.
     pub(super) async fn move_entry(&self, from: &Key, to: &Key) -> Result<bool> {
         let backend = self.backend();
-        let look = self.look(from).await?;
-        if look.raw.is_none() && from != to {
-            // What was read may be behind what is written to.
-            return backend.rename(from, to).await;
-        }
-        let Some(value) = look.fresh() else {
-            return Ok(false);
-        };
-        if from == to {
-            return Ok(true);
-        }
-        let Some(record) = &value.record else {
-            return backend.rename(from, to).await;
-        };
-        let Some(lifetime) = backend.ttl(from).await? else {
-            return Ok(false);
-        };
-        let stamp = record.stamp.clone();
-        let entry = self.seal_value(to, &value.entry, stamp).await?;
-        backend.set(to, entry, lifetime).await?;
-        let is_moved = backend.delete(from).await?;
-        if !is_moved {
-            // It was deleted meanwhile, and is not to be anywhere.
+        for _ in 0..TRIES {
+            let Look { raw, found, .. } = self.look(from).await?;
+            let Some(raw) = raw.filter(|_| from != to) else {
+                // What was read may be behind what is written to.
+                let is_fresh = matches!(found, Found::Fresh(_));
+                return if from == to {
+                    Ok(is_fresh)
+                } else {
+                    backend.rename(from, to).await
+                };
+            };
+            let Found::Fresh(value) = found else {
+                return Ok(false);
+            };
+            let Some(record) = &value.record else {
+                return backend.rename(from, to).await;
+            };
+            let Some(lifetime) = backend.ttl(from).await? else {
+                return Ok(false);
+            };
+            let stamp = record.stamp.clone();
+            let entry = self.seal_value(to, &value.entry, stamp).await?;
+            backend.set(to, entry, lifetime).await?;
+            if self.take_away(from, &raw).await? {
+                return Ok(true);
+            }
+            // It was replaced meanwhile, or deleted, and is not to be anywhere.
             backend.delete(to).await?;
         }
-        Ok(is_moved)
+        Ok(false)
+    }
+
+    /// Removes an entry, if it is still this one, as far as the store can tell. Whether it did.
+    async fn take_away(&self, key: &Key, raw: &Entry) -> Result<bool> {
+        let backend = self.backend();
+        if !self.capabilities().compares {
+            return backend.delete(key).await;
+        }
+        let gone = Entry::new(lease(draw()));
+        let lifetime = Lifetime::For(Duration::from_millis(1));
+        backend.compare_and_set(key, raw, gone, lifetime).await
     }
 
     /// The entry to store for a value without tags that is never served stale.

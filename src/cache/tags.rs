@@ -197,6 +197,9 @@ impl Cache {
     }
 
     async fn expire_tags(&self, tags: &Tags) -> Result<()> {
+        if self.is_hurried() {
+            return Box::pin(self.unhurried().expire_tags(tags)).await;
+        }
         let keys = self.tag_keys(tags)?;
         if keys.is_empty() {
             return Ok(());
@@ -204,7 +207,10 @@ impl Cache {
         self.next_turn().await?;
         for key in &keys {
             let expired = |present: Present| Some(present.expired());
-            self.replace_generation(key, expired).await?;
+            if !self.replace_generation(key, expired).await? {
+                // Who knows it still has to be told, if by too much.
+                self.backend().delete(key).await?;
+            }
         }
         self.shared.flights.forget_tagged(tags);
         self.shared.turns.fetch_add(1, Ordering::SeqCst);
@@ -261,8 +267,7 @@ impl Cache {
         let (names, keys): (Vec<_>, Vec<_>) = left.into_iter().unzip();
         let entries = self.fetch_each(&keys).await?;
         for ((name, key), entry) in names.into_iter().zip(&keys).zip(entries) {
-            let present = self.present(entry.as_ref());
-            let present = match present {
+            let present = match self.present(entry.as_ref()).await {
                 Some(present) => present,
                 None => self.first_generation(key, entry.as_ref()).await?,
             };
@@ -305,7 +310,7 @@ impl Cache {
                 (is_needed && present.kept_until < needed).then(|| present.kept(now, lifetime))
             };
             let kept = match self.tag_key(&tag.name) {
-                Ok(key) => self.replace_generation(&key, longer).await,
+                Ok(key) => self.replace_generation(&key, longer).await.map(drop),
                 Err(error) => Err(error),
             };
             if let Err(error) = kept {
@@ -315,24 +320,27 @@ impl Cache {
     }
 
     /// Replaces the generation of a tag by what `change` makes of it; one that is not there, or makes
-    /// nothing, is left alone.
+    /// nothing, is left alone. False: there is one that is of no use here.
     async fn replace_generation(
         &self,
         key: &Key,
         change: impl Fn(Present) -> Option<Present> + Send,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let backend = self.backend();
         for _ in 0..ROUNDS {
             let Some(entry) = backend.get(key).await? else {
-                return Ok(());
+                return Ok(true);
             };
-            let Some(changed) = self.present(Some(&entry)).and_then(&change) else {
-                return Ok(());
+            let Some(present) = self.present(Some(&entry)).await else {
+                return Ok(false);
+            };
+            let Some(changed) = change(present) else {
+                return Ok(true);
             };
             let lifetime = changed.lifetime(self.clock().now());
             let replacing = backend.compare_and_set(key, &entry, changed.to_entry(), lifetime);
             if replacing.await? {
-                return Ok(());
+                return Ok(true);
             }
         }
         Err(Error::new(ErrorKind::Unavailable)
@@ -358,20 +366,38 @@ impl Cache {
             return Ok(present);
         }
         let other = backend.get(key).await?;
-        self.present(other.as_ref()).ok_or_else(|| {
+        self.present(other.as_ref()).await.ok_or_else(|| {
             Error::new(ErrorKind::Unavailable).with_message("the store does not keep tags")
         })
     }
 
-    /// The generation that an entry of the store says; `None` if that is of another history than what the
-    /// store answers by now. To be asked after it was read, not before.
-    fn present(&self, entry: Option<&Entry>) -> Option<Present> {
+    /// The generation that an entry of the store says; `None` if that is of another history than the one that
+    /// the store is in. To be asked after it was read, not before.
+    async fn present(&self, entry: Option<&Entry>) -> Option<Present> {
         let present = entry.and_then(Present::of_entry)?;
-        if present.history == 0 {
+        if self.is_of_now(present) {
             return Some(present);
         }
+        // Another node may know better in which it is.
+        self.backend().learn_history().await;
+        self.is_of_now(present).then_some(present)
+    }
+
+    /// The generations that these entries say.
+    async fn presents(&self, entries: &[Option<Entry>]) -> Vec<Option<Present>> {
+        let mut presents = Vec::with_capacity(entries.len());
+        for entry in entries {
+            presents.push(self.present(entry.as_ref()).await);
+        }
+        presents
+    }
+
+    fn is_of_now(&self, present: Present) -> bool {
+        if present.history == 0 {
+            return true;
+        }
         let history = self.backend().history();
-        (history == 0 || history == present.history).then_some(present)
+        history == 0 || history == present.history
     }
 
     /// The tags of an entry with the keys of their generations.
@@ -391,9 +417,9 @@ impl Cache {
             return Ok((self.backend().get(key).await?, TagsRead::new()));
         };
         let keys: Vec<Key> = [key].into_iter().chain(tags.iter()).cloned().collect();
-        let mut entries = self.backend().get_many(&keys).await?.into_iter();
-        let entry = entries.next().flatten();
-        let read = entries.map(|entry| self.present(entry.as_ref()));
+        let mut entries = self.backend().get_many(&keys).await?;
+        let read = self.presents(entries.get(1..).unwrap_or_default()).await;
+        let entry = entries.first_mut().and_then(Option::take);
         Ok((entry, tags.iter().cloned().zip(read).collect()))
     }
 
@@ -437,7 +463,7 @@ impl Cache {
         all.extend(wanted);
         let mut entries = self.fetch_many(&all).await?;
         let read = entries.split_off(keys.len());
-        let read = read.iter().map(|it| self.present(it.as_ref()));
+        let read = self.presents(&read).await;
         let tags = all.split_off(keys.len());
         Ok((entries, tags.into_iter().zip(read).collect()))
     }
@@ -446,10 +472,9 @@ impl Cache {
     pub(crate) async fn present_state(&self, marks: &Marks) -> Result<TagState> {
         let keys: Vec<Key> = marks.iter().map(|(key, _)| key.clone()).collect();
         let entries = self.fetch_each(&keys).await?;
-        let state = marks
-            .iter()
-            .zip(entries)
-            .map(|((_, generation), entry)| generation.state(self.present(entry.as_ref())));
+        let presents = self.presents(&entries).await;
+        let of_marks = marks.iter().zip(presents);
+        let state = of_marks.map(|((_, generation), present)| generation.state(present));
         Ok(state.max().unwrap_or(TagState::Current))
     }
 
@@ -463,7 +488,7 @@ impl Cache {
             return Ok(TagsRead::new());
         }
         let entries = self.backend().get_many(&keys).await?;
-        let read = entries.iter().map(|entry| self.present(entry.as_ref()));
+        let read = self.presents(&entries).await;
         Ok(keys.iter().cloned().zip(read).collect())
     }
 
@@ -472,7 +497,11 @@ impl Cache {
         let mut state = TagState::Current;
         for (key, generation) in marks.iter() {
             let present = match self.peek(key) {
-                Peek::Hit(entry) => self.present(Some(&entry)),
+                Peek::Hit(entry) => match Present::of_entry(&entry) {
+                    // Who may ask says.
+                    Some(present) if !self.is_of_now(present) => return None,
+                    present => present,
+                },
                 Peek::Miss => None,
                 Peek::Declined => return None,
             };

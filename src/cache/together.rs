@@ -405,15 +405,15 @@ where
             .map(|led| led.making.key.clone())
             .map(|key| (key.clone(), self.callers[&key].clone()))
             .collect();
-        let room = cache.shared.background.room();
-        let nested = Nested::new(&cache, led.iter().map(|led| led.making.key.clone()));
+        let Some(room) = cache.room() else {
+            for Led { making, landing } in led {
+                landing.land(making.overloaded());
+            }
+            return;
+        };
+        let keys = led.iter().map(|led| led.making.key.clone());
+        let nested = Nested::new(&cache, keys, &room);
         let task = async move {
-            let Some(_room) = room else {
-                for Led { making, landing } in led {
-                    landing.land(making.overloaded());
-                }
-                return;
-            };
             let begun = begin(as_one(&cache, led).await).await;
             if begun.is_empty() {
                 return;

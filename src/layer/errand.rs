@@ -174,7 +174,7 @@ where
         mut self,
         mut leading: Leading,
         forwarding: Forwarding,
-        _room: Room,
+        room: Room,
     ) -> Result<Response<CacheBody<ResponseBody>>, S::Error> {
         let Forwarding {
             mut miss,
@@ -232,7 +232,8 @@ where
         };
         let mut inner = self.inner;
         let call = async move { inner.call(request).await };
-        let called = caught(self.question.config.cache.making(&self.question.key, call));
+        let cache = &self.question.config.cache;
+        let called = caught(cache.making(&self.question.key, &room, call));
         let response = match ground.hold(called).await {
             Ok(Ok(response)) => filler.respond(&self.question, response),
             Ok(Err(error)) => filler.unreachable(&self.question).ok_or(error)?,

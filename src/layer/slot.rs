@@ -80,16 +80,15 @@ pub(super) struct Slot<'a> {
 
 impl Slot<'_> {
     /// Stores a page that has been made, unless its place was taken from it. Whether it did.
-    pub(super) async fn put(&self, page: &StoredPage) -> Result<bool> {
+    pub(super) async fn put(&self, page: &StoredPage, packed: &Body) -> Result<bool> {
         match self.ground.generation() {
-            None => self.put_here(page).await.map(|()| true),
-            Some(generation) => self.put_fenced(page, generation).await,
+            None => self.put_here(page, packed).await.map(|()| true),
+            Some(generation) => self.put_fenced(page, packed, generation).await,
         }
     }
 
-    async fn put_here(&self, page: &StoredPage) -> Result<()> {
+    async fn put_here(&self, page: &StoredPage, packed: &Body) -> Result<()> {
         let now = page.stored().stored_at;
-        let packed = page.packed(&self.config.cache).await;
         let mut primary = page.clone();
         let mut batch = Vec::with_capacity(2);
         let cache = &self.config.cache;
@@ -105,22 +104,21 @@ impl Slot<'_> {
             }
             join(&mut primary, current);
             if self.admits(&mut primary, (key, page.kept_until), now, is_same) {
-                let entry = page.encode(cache, key, now, &packed)?;
+                let entry = page.encode(cache, key, now, packed)?;
                 batch.push((key.clone(), entry, lifetime(page, now)));
             }
         }
-        batch.push(self.entry(primary, now, &packed)?);
+        batch.push(self.entry(primary, now, packed)?);
         let outcomes = cache.backend().set_many(batch).await?;
         drop(turn);
         outcomes.into_iter().collect()
     }
 
     /// Replaces what is of this generation, and nothing else.
-    async fn put_fenced(&self, page: &StoredPage, generation: u64) -> Result<bool> {
+    async fn put_fenced(&self, page: &StoredPage, packed: &Body, generation: u64) -> Result<bool> {
         let now = page.stored().stored_at;
         let cache = &self.config.cache;
         let backend = cache.backend();
-        let packed = page.packed(cache).await;
         let mut _turn = None;
         if self.variant_key.is_some() {
             _turn = Some(self.config.turns.of(self.key).await);
@@ -145,14 +143,14 @@ impl Slot<'_> {
             let variant_key = self
                 .variant_key
                 .filter(|key| self.admits(&mut primary, (key, page.kept_until), now, true));
-            let (key, primary, lasts) = self.entry(primary, now, &packed)?;
+            let (key, primary, lasts) = self.entry(primary, now, packed)?;
             if backend
                 .compare_and_set(&key, &entry, primary, lasts)
                 .await?
             {
                 self.ground.is_filled();
                 if let Some(key) = variant_key {
-                    let entry = page.encode(cache, key, now, &packed)?;
+                    let entry = page.encode(cache, key, now, packed)?;
                     backend.set(key, entry, lifetime(page, now)).await?;
                 }
                 return Ok(true);

@@ -184,6 +184,8 @@ impl Writer {
             response: Some(self.response),
         };
         let page = Arc::new(page);
+        // Before a purge would have to wait for it.
+        let packed = page.packed(&self.config.cache).await;
         let Some(landing) = self.fill.landing() else {
             self.duty.land(Landed::Again);
             return Ok(Some(INVALIDATED));
@@ -200,7 +202,7 @@ impl Writer {
                 ground: &self.ground,
                 most: self.most,
             };
-            slot.put(&page).await
+            slot.put(&page, &packed).await
         };
         // While a purge still waits: who comes after it does not get this page.
         self.duty.land(Landed::Page(page));

@@ -118,16 +118,14 @@ pub(crate) fn corrupt(cache: &str, operation: &'static str, reason: &'static str
 
 /// The circuit to a store is `open`, and it is not used, or `closed` again.
 pub(crate) fn circuit(backend: &'static str, state: &'static str) {
+    // It speaks only of changes, of which none is to be left out.
     #[cfg(feature = "tracing")]
-    if let Some(left_out) = speaks(backend, state) {
-        tracing::warn!(
-            target: "axum_cache",
-            backend,
-            state,
-            left_out,
-            "the circuit to a store has changed",
-        );
-    }
+    tracing::warn!(
+        target: "axum_cache",
+        backend,
+        state,
+        "the circuit to a store has changed",
+    );
     #[cfg(feature = "metrics")]
     metrics::counter!("cache.circuit", "cache.backend" => backend, "cache.state" => state)
         .increment(1);

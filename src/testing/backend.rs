@@ -339,6 +339,10 @@ impl<B: Backend> Backend for TestBackend<B> {
         self.store().history().wrapping_add(own)
     }
 
+    async fn learn_history(&self) {
+        self.store().learn_history().await;
+    }
+
     async fn close(&self) -> Result<()> {
         let call = self.store().close();
         self.make(Operation::Close, [""; 0], call).await

@@ -296,3 +296,43 @@ mod pages {
         assert!(status.contains("fwd=stale"), "{status}");
     }
 }
+
+/// A16: a cap is that of its own cache, wherever it is asked.
+#[cfg(feature = "axum")]
+#[tokio::test(start_paused = true)]
+async fn what_pages_of_another_cache_compute_is_capped() {
+    use axum::{Router, routing::get};
+    use axum_cache::CacheLayer;
+    use tower::ServiceExt;
+
+    let values = Cache::builder(Memory::new()).max_computations(1);
+    let values = values.build().unwrap();
+    let compute = async || {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        Ok::<_, std::io::Error>(7)
+    };
+    let page = {
+        let values = values.clone();
+        move |uri: http::Uri| async move {
+            let made = values
+                .get_or_set(uri.path(), axum_cache::Ttl::Default, compute)
+                .await;
+            format!("{:?}", made.map_err(|error| error.kind()))
+        }
+    };
+    let layer = CacheLayer::new(Cache::new(Memory::new())).ttl(Duration::from_secs(60));
+    let site = Router::new().fallback(get(page)).layer(layer);
+    let ask = async |path: &str| {
+        let request = http::Request::get(format!("http://site.test/{path}"));
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        let response = site.clone().oneshot(request).await.unwrap();
+        axum::body::to_bytes(response.into_body(), 1000)
+            .await
+            .unwrap()
+    };
+    let (one, other) = tokio::join!(ask("a"), ask("b"));
+    assert_eq!(
+        (&one[..], &other[..]),
+        (&b"Ok(7)"[..], &b"Err(Overloaded)"[..])
+    );
+}

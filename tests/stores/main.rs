@@ -124,6 +124,7 @@ const PECULIAR: &[Test] = tests! {
         tls_is_spoken_to_whom_the_authority_vouches_for, a_process_reads_its_own_writes,
         reads_are_spread_and_fall_back_to_the_leader, a_failover_is_followed,
         a_lock_has_one_holder_until_its_lease_ends, keys_of_a_prefix_are_found_and_removed,
+        nodes_agree_on_tags_though_the_leader_changes_its_id,
         batches_and_counters_take_one_command, refusals_of_the_server_are_typed,
         no_call_waits_longer_than_its_deadline, a_write_over_a_lost_connection_happens,
         a_late_set_does_not_undo_the_next, one_node_that_hangs_holds_up_only_its_own,

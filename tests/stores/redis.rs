@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use axum_cache::backend::{Backend, Redis as Store};
 use axum_cache::{Cache, Compression, ErrorKind, Ttl};
 
-use crate::support::servers::folder;
 use crate::support::servers::redis::{Cluster, Redis, Replicated, Sentinel, command};
+use crate::support::servers::{folder, soon};
 
 fn start(options: &[&str]) -> Redis {
     Redis::start(options).unwrap()
@@ -230,6 +230,40 @@ pub(crate) async fn a_lock_has_one_holder_until_its_lease_ends() {
     assert!(!lock.extend(lease).await.unwrap());
     assert!(!lock.release().await.unwrap());
     assert!(next.release().await.unwrap());
+}
+
+/// A11: a leader has another replication ID once its first replica comes, and no connection is lost by that.
+pub(crate) async fn nodes_agree_on_tags_though_the_leader_changes_its_id() {
+    let (leader, replica) = (start(&[]), start(&[]));
+    let node = || Cache::new(Store::connect(&leader.url()).unwrap()).with_tags(["tag"]);
+    let early = node();
+    early.set("early", &1, Ttl::Default).await.unwrap();
+    assert_eq!(early.get("early").await.unwrap(), Some(1));
+    let id = || {
+        let info = command(leader.port, &["INFO", "replication"]).unwrap();
+        let line = info.lines().find(|line| line.starts_with("master_replid:"));
+        line.unwrap().to_owned()
+    };
+    let before = id();
+    command(
+        replica.port,
+        &["REPLICAOF", "127.0.0.1", &leader.port.to_string()],
+    )
+    .unwrap();
+    assert!(soon(|| id() != before), "the test shows nothing");
+    let late = node();
+    for round in 0..3 {
+        late.set("late", &round, Ttl::Default).await.unwrap();
+        for node in [&early, &late, &early] {
+            assert_eq!(node.get("late").await.unwrap(), Some(round));
+        }
+        early.set("early", &round, Ttl::Default).await.unwrap();
+        for node in [&late, &early, &late] {
+            assert_eq!(node.get("early").await.unwrap(), Some(round));
+        }
+    }
+    early.expire(["tag"]).await.unwrap();
+    assert_eq!(late.get::<u32>("late").await.unwrap(), None);
 }
 
 /// X-01, and D10: thousands of keys of a prefix, on one server and on a cluster.

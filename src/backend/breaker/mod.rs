@@ -379,6 +379,12 @@ impl<B: Backend> Backend for CircuitBreaker<B> {
         self.store().history()
     }
 
+    async fn learn_history(&self) {
+        if self.circuit.state() != State::Open {
+            self.store().learn_history().await;
+        }
+    }
+
     async fn close(&self) -> Result<()> {
         self.store().close().await
     }

@@ -237,14 +237,17 @@ impl Store {
     /// Removes the entries whose keys begin with `prefix`. How many were live.
     pub(super) fn delete_prefix(&self, prefix: &str) -> u64 {
         let found = Mutex::new(Vec::new());
-        // A shard is seen whole: iterating would miss what is replaced meanwhile.
-        self.map.retain(|key, _| {
-            if key.starts_with(prefix) {
-                let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-                found.push(key.clone());
-            }
-            true
-        });
+        {
+            let _changes = self.lock_all();
+            // A shard is seen whole: iterating would miss what moves within it.
+            self.map.retain(|key, _| {
+                if key.starts_with(prefix) {
+                    let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+                    found.push(key.clone());
+                }
+                true
+            });
+        }
         let found = found.into_inner().unwrap_or_else(PoisonError::into_inner);
         let deleted = found.iter().filter(|key| {
             let _change = self.lock(self.stripe(key));
@@ -255,6 +258,7 @@ impl Store {
     }
 
     pub(super) fn flush(&self) {
+        let _changes = self.lock_all();
         self.map.clear();
     }
 
@@ -292,6 +296,11 @@ impl Store {
         #[allow(clippy::cast_possible_truncation, reason = "only the low bits count")]
         let hash = self.hasher.hash_one(key) as usize;
         hash % STRIPES
+    }
+
+    /// Lets nothing change meanwhile: what takes the place of a lease is not there for a moment.
+    fn lock_all(&self) -> Vec<MutexGuard<'_, ()>> {
+        (0..STRIPES).map(|stripe| self.lock(stripe)).collect()
     }
 
     fn lock(&self, stripe: usize) -> MutexGuard<'_, ()> {

@@ -440,6 +440,15 @@ impl Backend for Redis {
         self.inner.history.number()
     }
 
+    async fn learn_history(&self) {
+        let history = &self.inner.history;
+        let Some(ticket) = history.turn() else { return };
+        let mut info = cmd("INFO");
+        let request = Request::Command(info.arg("replication"));
+        let answer = self.leader(0).call(request, self.until()).await;
+        history.told(ticket, answer.ok());
+    }
+
     async fn close(&self) -> Result<()> {
         let lanes = self.inner.replicas.iter().flatten();
         lanes.chain(&self.inner.leader).for_each(Lane::close);

@@ -254,6 +254,10 @@ impl Backend for Tiered {
         self.inner.far().history()
     }
 
+    async fn learn_history(&self) {
+        self.inner.far().learn_history().await;
+    }
+
     /// Says farewell to the other nodes, forgets what is near, and closes the far store. Later calls
     /// begin anew.
     async fn close(&self) -> Result<()> {
