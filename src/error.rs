@@ -197,7 +197,7 @@ impl From<ErrorKind> for Error {
     }
 }
 
-#[cfg(feature = "metrics")]
+#[cfg(any(feature = "metrics", feature = "tracing"))]
 impl ErrorKind {
     /// The kind as a label.
     pub(crate) fn as_str(self) -> &'static str {
