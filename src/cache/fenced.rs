@@ -36,7 +36,7 @@ use crate::ttl::Lifetime;
 const LEASE: Duration = Duration::from_secs(10);
 
 /// How long a lease lasts that has been given back.
-const OVER: Duration = Duration::from_millis(1);
+pub(super) const OVER: Duration = Duration::from_millis(1);
 
 /// How often it is tried to write where what is held is, or was until it expired.
 const WRITES: usize = 3;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Cache;
-use super::fenced::TRIES;
+use super::fenced::{OVER, TRIES};
 use super::tags::{Marks, TagsRead};
 use crate::backend::parse_counter;
 use crate::entry::{Body, Entry, Kind, Stamp, Undecodable, Worth, is_lease, is_sealed, lease};
@@ -371,16 +371,15 @@ impl Cache {
     /// and so is moved in two steps.
     pub(super) async fn move_entry(&self, from: &Key, to: &Key) -> Result<bool> {
         let backend = self.backend();
+        if from == to {
+            let look = self.look(from).await?;
+            return Ok(matches!(look.found, Found::Fresh(_)));
+        }
         for _ in 0..TRIES {
             let Look { raw, found, .. } = self.look(from).await?;
-            let Some(raw) = raw.filter(|_| from != to) else {
+            let Some(raw) = raw else {
                 // What was read may be behind what is written to.
-                let is_fresh = matches!(found, Found::Fresh(_));
-                return if from == to {
-                    Ok(is_fresh)
-                } else {
-                    backend.rename(from, to).await
-                };
+                return backend.rename(from, to).await;
             };
             let Found::Fresh(value) = found else {
                 return Ok(false);
@@ -410,8 +409,8 @@ impl Cache {
             return backend.delete(key).await;
         }
         let gone = Entry::new(lease(draw()));
-        let lifetime = Lifetime::For(Duration::from_millis(1));
-        backend.compare_and_set(key, raw, gone, lifetime).await
+        let over = Lifetime::For(OVER);
+        backend.compare_and_set(key, raw, gone, over).await
     }
 
     /// The entry to store for a value without tags that is never served stale.

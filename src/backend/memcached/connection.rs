@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 
 use super::protocol::{Batch, Reply, refused, take};
-use crate::backend::shared::Failure;
+use crate::backend::shared::{Connected, Failure};
 use crate::error::{Error, ErrorKind, Result};
 
 /// How many requests may wait to be written.
@@ -45,7 +45,7 @@ pub(super) struct Credentials {
 #[derive(Clone, Debug)]
 pub(super) struct Connection {
     orders: mpsc::Sender<Order>,
-    _tasks: Arc<Tasks>,
+    tasks: Arc<Tasks>,
 }
 
 /// What writes and reads. Both may wait for a server that hangs, so they are ended with the last
@@ -107,7 +107,7 @@ impl Connection {
         ];
         Self {
             orders,
-            _tasks: Arc::new(Tasks(tasks)),
+            tasks: Arc::new(Tasks(tasks)),
         }
     }
 
@@ -139,6 +139,14 @@ impl Connection {
                 .with_message("the server refused user and password")),
             Err(failure) => Err(failure.error),
         }
+    }
+}
+
+impl Connected for Connection {
+    fn ended(&self) -> Option<Failure> {
+        let Tasks(tasks) = &*self.tasks;
+        let has_ended = tasks.iter().any(AbortHandle::is_finished);
+        has_ended.then(|| lost(closed()))
     }
 }
 

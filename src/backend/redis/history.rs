@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{RedisResult, Value, cmd, from_redis_value};
+use redis::{Cmd, RedisResult, Value, cmd, from_redis_value};
 use tokio::time::Instant;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -71,8 +71,7 @@ impl History {
         ticket: u64,
         connection: &mut MultiplexedConnection,
     ) -> Result<()> {
-        let mut info = cmd("INFO");
-        let answer: RedisResult<Value> = info.arg("replication").query_async(connection).await;
+        let answer: RedisResult<Value> = question().query_async(connection).await;
         match answer {
             Ok(info) => self.told(ticket, Some(info)),
             // By its rights, or as it has no such command.
@@ -98,6 +97,11 @@ impl History {
     fn last(&self) -> MutexGuard<'_, Told> {
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is asked.
+pub(super) fn question() -> Cmd {
+    cmd("INFO").arg("replication").take()
 }
 
 fn number_of(info: &str) -> Option<u64> {

@@ -5,19 +5,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bb8_redis::{RedisConnectionManager, bb8};
-use futures_util::future::select_ok;
+use futures_util::future::{FutureExt, select_ok};
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::cluster::{ClusterClient, ClusterConfig};
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::RoutingInfo;
 use redis::sentinel::SentinelClient;
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisResult, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisResult, Value, cmd};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
 use super::history::History;
 use super::reply;
-use crate::backend::shared::{Failure, Shared};
+use crate::backend::shared::{Connected, Failure, Shared};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where connections come from.
@@ -150,10 +150,29 @@ impl Connection {
                 request => Box::pin(ask(connection, request)).await,
             },
         };
-        answer.and_then(top_error).map_err(|error| Failure {
-            is_lost: reply::is_lost(&error),
-            error: reply::error(error),
-        })
+        answer.and_then(top_error).map_err(failure)
+    }
+}
+
+impl Connected for Connection {
+    fn ended(&self) -> Option<Failure> {
+        match self {
+            // A request that nobody waits for is not sent; over what has ended it fails at once.
+            Self::Server(connection) => {
+                let mut connection = connection.clone();
+                let answer = connection.req_packed_command(&cmd("PING")).now_or_never()?;
+                answer.err().map(failure)
+            }
+            // Its client has connections of its own.
+            Self::Cluster(_) => None,
+        }
+    }
+}
+
+fn failure(error: RedisError) -> Failure {
+    Failure {
+        is_lost: reply::is_lost(&error),
+        error: reply::error(error),
     }
 }
 

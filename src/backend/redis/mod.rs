@@ -443,8 +443,8 @@ impl Backend for Redis {
     async fn learn_history(&self) {
         let history = &self.inner.history;
         let Some(ticket) = history.turn() else { return };
-        let mut info = cmd("INFO");
-        let request = Request::Command(info.arg("replication"));
+        let question = history::question();
+        let request = Request::Command(&question);
         let answer = self.leader(0).call(request, self.until()).await;
         history.told(ticket, answer.ok());
     }
