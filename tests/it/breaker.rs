@@ -64,8 +64,8 @@ async fn one_call_waits_for_a_store_that_is_away_and_the_others_do_not() {
     bench.remote.take_counts();
     sleep(60 * SECOND).await;
     let calls = bench.remote.take_counts();
-    // Three keys a question, and no more than a question every quarter of a second.
-    assert!(calls[0].0 == "get" && calls[0].1 <= 3 * 60 * 4, "{calls:?}");
+    // Three keys a question, and no question before the one before it was answered.
+    assert!(calls[0].0 == "get" && calls[0].1 <= 3 * 60 * 5, "{calls:?}");
     bench.remote.heal();
     let took = bench.closes().await;
     assert!(

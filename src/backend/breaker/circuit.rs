@@ -331,7 +331,7 @@ async fn ask<B: Backend>(work: Work<B>) {
             // removed what they owe: they wait for an answer or a connection that was lost, and then for
             // their next question.
             let recovery = circuit.recovery;
-            let others = |longest: Duration| recovery.mul_f64(1.5).max(longest + recovery / 2);
+            let others = |longest: Duration| recovery.mul_f64(1.25).max(longest + recovery / 2);
             if longest.is_none_or(|longest| since.elapsed() >= others(longest)) {
                 circuit.close();
                 return work.end();
@@ -339,7 +339,7 @@ async fn ask<B: Backend>(work: Work<B>) {
             FIRST_PAUSE
         } else {
             back_since = None;
-            pause = (pause * 2).min(circuit.recovery / 2);
+            pause = (pause * 2).min(circuit.recovery / 4);
             // From question to question, so that nobody is later than the others wait for him.
             pause.saturating_sub(took).max(FIRST_PAUSE)
         };

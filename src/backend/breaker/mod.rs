@@ -220,8 +220,8 @@ fn namespace<'a>(keys: impl IntoIterator<Item = &'a Key>) -> &'a str {
 }
 
 impl<B: Backend> CircuitBreakerBuilder<B> {
-    /// How long nodes wait for each other: a store that is away is asked again after half of it at most,
-    /// and has to have answered for one and a half before it is used again. One second by default; set
+    /// How long nodes wait for each other: a store that is away is asked again after a quarter of it at
+    /// most, and has to have answered for one and a quarter before it is used again. One second by default; set
     /// it alike on all nodes, and no shorter than making a connection may take.
     pub fn recovery(mut self, recovery: Duration) -> Self {
         self.recovery = recovery;
