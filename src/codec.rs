@@ -73,7 +73,8 @@ impl AnyCodec {
             Self::Json => serde_json::to_vec(value).map_err(BoxError::from),
             Self::Custom(codec) => codec.encode(&value),
         }
-        .map(Bytes::from)
+        // What is stored is to hold no more than its length, by which it is counted.
+        .map(|bytes| Bytes::from(bytes.into_boxed_slice()))
         .map_err(|source| Error::new(ErrorKind::Encode).with_source(source))
     }
 
@@ -93,4 +94,21 @@ fn decode<T: DeserializeOwned>(codec: &dyn Codec, bytes: &[u8]) -> Result<T, Box
         Ok(())
     })?;
     value.ok_or_else(|| "the codec handed over no deserializer".into())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
+    use super::*;
+
+    /// G1: a store counts the length.
+    #[test]
+    fn g1_what_is_encoded_holds_no_more_than_its_length() {
+        for length in [0, 1, 32, 300] {
+            let bytes = AnyCodec::Json.encode(&vec![7_u8; length]).unwrap();
+            let held = bytes.len();
+            assert_eq!(Vec::from(bytes).capacity(), held);
+        }
+    }
 }

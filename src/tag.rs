@@ -41,6 +41,9 @@ const MARGIN: Duration = Duration::from_secs(2 * 3600);
 /// For how long a generation is kept without being asked to, so that it is rarely written again.
 const SPARE: Duration = Duration::from_secs(24 * 3600);
 
+/// What a decoded tag takes beside its name, which is there twice.
+const DECODED_BYTES: usize = 192;
+
 /// Tags of entries.
 ///
 /// Names are compared byte for byte; an entry has at most [`MAX_TAGS`], of at most
@@ -187,6 +190,11 @@ impl TagStamp {
             generation: present.generation,
             kept_until: present.kept_until,
         }
+    }
+
+    /// About what it takes once it is decoded, with the key of its generation.
+    pub(crate) fn decoded_bytes(&self) -> usize {
+        DECODED_BYTES + 2 * self.name.len()
     }
 }
 

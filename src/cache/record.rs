@@ -22,6 +22,9 @@ use crate::observe;
 use crate::tag::{TagStamp, TagState, Tags, draw};
 use crate::ttl::Lifetime;
 
+/// What the decoded form of a sealed value takes beside its tags: the record, and the entry of the value.
+const DECODED_BYTES: usize = 320;
+
 /// What was found under a key.
 #[derive(Debug)]
 pub(super) struct Look {
@@ -442,7 +445,10 @@ impl Cache {
     }
 
     fn seal_body(&self, key: &Key, body: &Body, stamp: Stamp) -> Result<Entry> {
-        self.sealer().seal(Kind::Value, key, stamp, (), body)
+        let tags = stamp.tags.iter().map(TagStamp::decoded_bytes);
+        let decoded = DECODED_BYTES + tags.sum::<usize>();
+        let sealed = self.sealer().seal(Kind::Value, key, stamp, (), body)?;
+        Ok(sealed.with_decoded_bytes(decoded))
     }
 }
 

@@ -52,6 +52,10 @@ impl Entry {
         }
     }
 
+    /// What an entry allocates beside its bytes.
+    #[cfg(all(test, feature = "memory"))]
+    pub(crate) const ALLOCATED: usize = 2 * size_of::<usize>() + size_of::<Inner>();
+
     /// Whether they are clones of one.
     #[cfg(feature = "memory")]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
@@ -60,7 +64,11 @@ impl Entry {
 
     /// The same entry, whose decoded form takes about this many bytes beside its body.
     #[must_use]
-    pub(crate) fn with_decoded_bytes(self, decoded_bytes: usize) -> Self {
+    pub(crate) fn with_decoded_bytes(mut self, decoded_bytes: usize) -> Self {
+        if let Some(inner) = Arc::get_mut(&mut self.inner) {
+            inner.decoded_bytes += decoded_bytes;
+            return self;
+        }
         Self {
             inner: Arc::new(Inner {
                 bytes: self.inner.bytes.clone(),

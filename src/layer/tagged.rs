@@ -215,11 +215,6 @@ impl PageTags {
 
     /// About what the decoded form takes.
     pub(super) fn weight(&self) -> usize {
-        let tags = self.stamps.iter().zip(self.marks.iter());
-        let weights = tags.map(|(tag, (key, _))| tag.name.len() + key.as_str().len() + TAG_BYTES);
-        weights.sum()
+        self.stamps.iter().map(TagStamp::decoded_bytes).sum()
     }
 }
-
-/// What a decoded tag takes beside its name and its key.
-const TAG_BYTES: usize = 96;

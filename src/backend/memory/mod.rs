@@ -106,6 +106,9 @@ pub struct MemoryBuilder {
 
 impl MemoryBuilder {
     /// The most bytes the store may hold, keys and bookkeeping counted. 64 MiB by default.
+    ///
+    /// That is what entries take, not what the allocator keeps of what others took before: one with an
+    /// arena for each thread, such as that of glibc, may keep half as much again.
     pub fn max_bytes(mut self, bytes: usize) -> Self {
         self.options.max_bytes = bytes;
         self

@@ -27,8 +27,10 @@ use crate::ttl::Lifetime;
 /// Locks for changes, by hash of the key.
 const STRIPES: usize = 64;
 
-/// What an entry takes beside its key and its bytes: the slot, the entry, the map's own records.
-const OVERHEAD: usize = 256;
+/// What an entry takes beside its key and its bytes at most: four allocations, each with what the allocator adds
+/// (the key, the bytes, who shares them, the entry), and the map's own records, for which there is room for
+/// twice as many. Not counted is what the map remembers of keys that it evicted: a twelfth of its capacity at most.
+const OVERHEAD: usize = 352;
 
 /// The least capacity of a shard, in bytes; a value may take half of it.
 const SHARD_BYTES: usize = 4 << 20;
@@ -140,6 +142,12 @@ impl Store {
 
     pub(super) fn weight(&self) -> u64 {
         self.map.weight()
+    }
+
+    /// What the map itself allocates.
+    #[cfg(test)]
+    pub(super) fn map_bytes(&self) -> usize {
+        self.map.memory_used().total()
     }
 
     pub(super) fn max_value_bytes(&self) -> usize {

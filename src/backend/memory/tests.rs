@@ -80,6 +80,33 @@ async fn lm_06_bytes_are_bounded_with_keys_counted() {
     assert!(memory.len() > 1000);
 }
 
+/// G1: what is counted is no less than what is there, however small the entries, and at every step of the map.
+#[tokio::test]
+async fn g1_entries_count_for_what_they_take() {
+    const LIMIT: usize = 16 << 20;
+    let allocated = |bytes: usize| (bytes + size_of::<usize>()).next_multiple_of(16).max(32);
+    let space = crate::key::KeySpace::default();
+    for length in [0, 1, 9, 100, 1001, 10_000] {
+        let memory = Memory::builder().max_bytes(LIMIT).build().unwrap();
+        let each = [length, 3 * size_of::<usize>(), Entry::ALLOCATED].map(allocated);
+        let each: usize = each.iter().sum();
+        for number in 1..=100_000 {
+            let key = space.key(1, &format!("{number:0>6}")).unwrap();
+            let entry = Entry::new(vec![7; length]);
+            memory.set(&key, entry, Lifetime::Forever).await.unwrap();
+            if number % 500 == 0 {
+                let entries = memory.len() * (each + allocated(key.as_str().len()));
+                let taken = entries + memory.store.map_bytes();
+                let counted = usize::try_from(memory.weight()).unwrap();
+                // What it remembers of keys that it evicted is not counted.
+                let most = counted + LIMIT / 12;
+                assert!(taken <= most, "{length}, {number}: {taken} of {counted}");
+            }
+        }
+        assert!(memory.weight() > 15 << 20);
+    }
+}
+
 #[tokio::test]
 async fn lm_06_expired_entries_are_swept_without_being_read() {
     let clock = ManualClock::new();
