@@ -19,12 +19,38 @@ use crate::tools::{MILLI, SECOND, SLACK, report};
 /// How many entries live on.
 const LIVE: usize = 100;
 
+/// How many fill the store at a time, and with how many entries each.
+const WRITERS: usize = 4;
+const BATCH: usize = 500;
+
 /// How late an operation of others may be, and how long a lock may be held.
 const LATE: Duration = Duration::from_millis(10);
 const HELD: Duration = Duration::from_millis(50);
 
 fn rows() -> usize {
     if is_long() { 1_000_000 } else { 20_000 }
+}
+
+/// How long the calls before the sweep are measured.
+fn base() -> Duration {
+    if is_long() { 10 * SECOND } else { SECOND }
+}
+
+/// How late others may be: a machine that is slow without a sweep is measured by itself.
+fn late(before: &Calls) -> Duration {
+    let base = before.p99();
+    if is_long() && base > LATE / 2 {
+        LATE.max(2 * base)
+    } else {
+        LATE
+    }
+}
+
+/// Waits until the disk has what was stored: that was long before it expired.
+async fn settle() {
+    let sync = || std::process::Command::new("sync").status();
+    let synced = tokio::task::spawn_blocking(sync).await.unwrap();
+    assert!(synced.unwrap().success());
 }
 
 /// A store that is used while its entries expire.
@@ -81,12 +107,25 @@ impl<B: Backend + Clone> Used<B> {
 
     /// Stores entries that live so long, and some that live on.
     async fn fill(&self, life: Duration) {
+        let start = Instant::now();
+        let mut writers = JoinSet::new();
+        for writer in 0..WRITERS {
+            let used = self.clone();
+            writers.spawn(async move { used.fill_part(writer, life).await });
+        }
+        writers.join_all().await;
+        let took = start.elapsed();
+        println!("F4 {}: {} stored in {took:.1?}", self.store.name(), rows());
+    }
+
+    /// Stores every so manieth of the entries.
+    async fn fill_part(&self, writer: usize, life: Duration) {
         let lasting = (0..LIVE).map(|number| (format!("live:{number}"), Lifetime::Forever));
         let dead = (0..rows()).map(|number| (format!("dead:{number}"), Lifetime::For(life)));
-        let items = lasting.chain(dead);
+        let items = lasting.chain(dead).skip(writer).step_by(WRITERS);
         let mut items = items.map(|(name, life)| (self.key(&name), Entry::from("value"), life));
         loop {
-            let batch: Vec<_> = items.by_ref().take(500).collect();
+            let batch: Vec<_> = items.by_ref().take(BATCH).collect();
             if batch.is_empty() {
                 return;
             }
@@ -112,6 +151,10 @@ impl<B: Backend + Clone> Used<B> {
                         (call % 3 != 0, due.elapsed(), outcome)
                     });
                     number += 1;
+                    while let Some(done) = tasks.try_join_next() {
+                        let (is_write, took, outcome) = done.unwrap();
+                        calls.count(is_write, took, outcome);
+                    }
                 }
             }
         };
@@ -142,13 +185,17 @@ impl<B: Backend + Clone> Used<B> {
     /// Sweeps beside it, and says what came of that.
     #[allow(clippy::future_not_send, reason = "it is awaited where it is made")]
     async fn judge(&self, what: &str, sweep: impl AsyncFn() -> u64) -> Calls {
-        let (before, ()) = self.beside(pause(SECOND)).await;
+        if is_long() {
+            settle().await;
+        }
+        let (before, ()) = self.beside(pause(base())).await;
+        let late = late(&before);
         let start = Instant::now();
         let timed = async { (sweep().await, start.elapsed()) };
         let (during, (swept, took)) = self.beside(timed).await;
         report(
             &format!("F4 {}", self.store.name()),
-            "p99 of others <= 10 ms; 0 errors; locks <= 50 ms",
+            &format!("p99 of others <= {late:?}; 0 errors; locks <= 50 ms"),
             format_args!(
                 "{what}, {swept} of {} in {took:.1?}: {} calls, p99 {:.1?}, before {:.1?}; longest write {:.1?}, before {:.1?}; {} errors, {} lost",
                 rows(),
@@ -163,7 +210,7 @@ impl<B: Backend + Clone> Used<B> {
         );
         assert!(during.errors.is_empty(), "{:?}", during.errors);
         assert_eq!((during.lost, before.lost), (0, 0));
-        assert!(during.p99() < LATE + SLACK, "{:?}", during.p99());
+        assert!(during.p99() < late + SLACK, "{:?}", during.p99());
         // Those who write sweep files, too.
         assert!(swept > rows() as u64 / 3, "only {swept} were swept");
         assert_eq!(sweep().await, 0, "one sweep takes all");

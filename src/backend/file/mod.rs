@@ -24,6 +24,7 @@ mod lock;
 mod prefix;
 mod record;
 mod replace;
+mod spell;
 mod store;
 mod sweep;
 
@@ -36,6 +37,7 @@ use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use self::spell::Spell;
 use self::store::Store;
 use super::{Backend, Capabilities};
 use crate::clock::{Clock, SystemClock};
@@ -133,14 +135,37 @@ impl File {
     /// and not yet deleted, and what exceeds
     /// [`max_entries`](FileBuilder::max_entries). How many files it removed.
     ///
-    /// Reads every file of the store. Calls at the same time go on undisturbed.
+    /// Reads every file of the store. It pauses for as long as it works, so that calls at the same
+    /// time hardly notice; a runtime that shuts down ends it early.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Unavailable`] with the first error of the file system; what could be removed
     /// is removed all the same.
     pub async fn sweep(&self) -> Result<u64> {
-        self.run("sweep", Store::sweep).await
+        let (mut spell, wish) = Spell::new();
+        let this = self.clone();
+        let sweep = tokio::spawn(async move {
+            let swept = this
+                .run("sweep", move |store| store.sweep(&mut spell))
+                .await;
+            drop(wish);
+            swept
+        });
+        sweep.await.unwrap_or_else(|error| {
+            let shut_down = Error::new(ErrorKind::Unavailable).at(NAME, "sweep");
+            Err(shut_down.with_source(error))
+        })
+    }
+
+    /// Works behind the caller's back, as long as the runtime does.
+    fn spawn(&self, work: impl FnOnce(&Store, &mut Spell) + Send + 'static) {
+        let (mut spell, wish) = Spell::new();
+        let store = Arc::clone(&self.store);
+        drop(tokio::spawn(async move {
+            let _ = spawn_blocking(move || work(&store, &mut spell)).await;
+            drop(wish);
+        }));
     }
 
     async fn run<T: Send + 'static>(
@@ -186,15 +211,13 @@ impl File {
     /// Counts writes, and begins to sweep if that is due.
     fn wrote(&self, writes: usize) {
         if self.store.pace.wrote(writes) {
-            let store = Arc::clone(&self.store);
-            drop(spawn_blocking(move || store.sweep_parts()));
+            self.spawn(Store::sweep_parts);
         }
     }
 
     /// Begins to delete what was cleared; the sweep finishes it, should it fail.
     fn empty_trash(&self) {
-        let store = Arc::clone(&self.store);
-        drop(spawn_blocking(move || store.empty_trash()));
+        self.spawn(|store, spell| drop(store.empty_trash(spell)));
     }
 }
 

@@ -6,6 +6,8 @@
 //! store is. Where much had to go, the next part is due sooner: what is dead takes no more room than
 //! what lives and some thousand files, while anybody writes.
 //!
+//! It pauses for as long as it works, unless so much is written meanwhile that it would not keep up.
+//!
 //! # Invariants
 //!
 //! - An entry is removed only under its lock, and only if it is still dead there.
@@ -18,11 +20,12 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, TryLockError};
 
 use super::Options;
 use super::layout::{self, Own, SHARDS};
 use super::record::{self, HEAD};
+use super::spell::Spell;
 use super::store::{self, Store};
 
 /// Writes between two parts, at least.
@@ -65,10 +68,14 @@ impl Pace {
         self.is_due()
     }
 
+    fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
+    }
+
     /// Tells one caller.
     fn is_due(&self) -> bool {
         let due = self.due.load(Ordering::Relaxed);
-        let writes = self.writes.load(Ordering::Relaxed);
+        let writes = self.writes();
         let next = writes + MEANWHILE;
         writes >= due
             && self
@@ -81,6 +88,8 @@ impl Pace {
 /// What was found in a part.
 #[derive(Debug, Default)]
 struct Swept {
+    /// The number of writes when it began.
+    begin: u64,
     folders: usize,
     files: usize,
     removed: usize,
@@ -95,6 +104,12 @@ impl Swept {
             Ok(removed) => self.removed += usize::from(removed),
             Err(error) => drop(self.error.get_or_insert(error)),
         }
+    }
+
+    /// The writes that may pass while this part is swept. More bring more than is removed.
+    fn writes_meanwhile(&self, limited: bool) -> u64 {
+        let files = if limited { self.files / 4 } else { self.files };
+        files as u64
     }
 
     fn writes_to_next(&self, limited: bool) -> u64 {
@@ -119,53 +134,62 @@ struct Kept {
 impl Store {
     /// Sweeps the next part, and those that are due by then. What goes wrong is left to the next
     /// round.
-    pub(super) fn sweep_parts(&self) {
+    pub(super) fn sweep_parts(&self, spell: &mut Spell) {
         // Nothing is half done where a thread can panic.
-        let next = self.pace.part.lock();
-        let mut next = next.unwrap_or_else(PoisonError::into_inner);
+        let mut next = match self.pace.part.try_lock() {
+            Ok(next) => next,
+            Err(TryLockError::Poisoned(error)) => error.into_inner(),
+            // No thread waits for one that pauses. If it has just come to its end, the next part is
+            // not late for it.
+            Err(TryLockError::WouldBlock) => {
+                let due = self.pace.writes() + LEAST_WRITES;
+                self.pace.due.store(due, Ordering::Relaxed);
+                return;
+            }
+        };
         loop {
-            let writes = self.pace.writes.load(Ordering::Relaxed);
-            let pause = self.sweep_part(&mut next);
+            let writes = self.pace.writes();
+            let pause = self.sweep_part(&mut next, spell);
             self.pace.due.store(writes + pause, Ordering::Relaxed);
-            if !self.pace.is_due() {
+            if spell.is_over() || !self.pace.is_due() {
                 return;
             }
         }
     }
 
     /// Sweeps a part. After how many writes the next one is due.
-    fn sweep_part(&self, next: &mut Option<usize>) -> u64 {
+    fn sweep_part(&self, next: &mut Option<usize>, spell: &mut Spell) -> u64 {
         let parts = self.options.parts();
         // Anywhere, so that processes that live briefly get to all parts together.
         let part = next.unwrap_or_else(|| {
-            let _ = self.empty_trash();
+            let _ = self.empty_trash(spell);
             usize::from(RandomState::new().hash_one(parts).to_le_bytes()[0]) % parts
         });
-        let swept = self.sweep_shards(part, false);
+        let swept = self.sweep_shards(part, false, spell);
         *next = Some((part + 1) % parts);
         if part + 1 == parts {
-            let _ = self.empty_trash();
+            let _ = self.empty_trash(spell);
             self.remove_empty_namespaces();
         }
         swept.writes_to_next(self.options.max_entries.is_some())
     }
 
     /// Sweeps everything, and reads every file whole. How many files it removed.
-    pub(super) fn sweep(&self) -> io::Result<u64> {
+    pub(super) fn sweep(&self, spell: &mut Spell) -> io::Result<u64> {
         let mut removed = 0;
         let mut failed = None;
         for part in 0..self.options.parts() {
-            let swept = self.sweep_shards(part, true);
+            let swept = self.sweep_shards(part, true, spell);
             removed += swept.removed as u64;
             failed = failed.or(swept.error);
         }
-        removed += self.empty_trash()?;
+        removed += self.empty_trash(spell)?;
         self.remove_empty_namespaces();
         failed.map_or(Ok(removed), Err)
     }
 
     /// Deletes what was cleared, but for files that are not ours. How many files it deleted.
-    pub(super) fn empty_trash(&self) -> io::Result<u64> {
+    pub(super) fn empty_trash(&self, spell: &mut Spell) -> io::Result<u64> {
         let mut removed = 0;
         let trash = self.layout.trash();
         for name in layout::names(&trash)? {
@@ -178,7 +202,11 @@ impl Store {
             for shard in (0..SHARDS).map(|shard| layout::shard(&namespace, shard)) {
                 let names = layout::names(&shard)?;
                 for name in names.iter().filter(|name| Own::parse(name).is_some()) {
+                    if spell.is_over() {
+                        return Ok(removed);
+                    }
                     removed += u64::from(layout::remove(&shard.join(name))?);
+                    spell.rest();
                 }
                 remove_if_empty(&shard);
             }
@@ -200,8 +228,11 @@ impl Store {
         fs::rename(folder, trash.join(format!("{name:016x}")))
     }
 
-    fn sweep_shards(&self, part: usize, whole: bool) -> Swept {
-        let mut swept = Swept::default();
+    fn sweep_shards(&self, part: usize, whole: bool, spell: &mut Spell) -> Swept {
+        let mut swept = Swept {
+            begin: self.pace.writes(),
+            ..Swept::default()
+        };
         let namespaces = match self.layout.namespaces() {
             Ok(namespaces) => namespaces,
             Err(error) => {
@@ -212,50 +243,57 @@ impl Store {
         for namespace in namespaces {
             for shard in self.options.shards(part) {
                 let shard = layout::shard(&namespace, shard);
-                self.sweep_shard(&shard, whole, &mut swept);
+                swept.folders += 1;
+                let names = match layout::names(&shard) {
+                    Ok(names) => names,
+                    Err(error) => {
+                        swept.count(Err(error));
+                        continue;
+                    }
+                };
+                for name in names {
+                    if spell.is_over() {
+                        return swept;
+                    }
+                    self.sweep_file(&shard, name, whole, &mut swept);
+                    self.rest(&swept, whole, spell);
+                }
+                remove_if_empty(&shard);
             }
         }
-        self.remove_surplus(&mut swept);
+        self.remove_surplus(&mut swept, whole, spell);
         swept
     }
 
-    fn sweep_shard(&self, shard: &Path, whole: bool, swept: &mut Swept) {
-        swept.folders += 1;
-        let names = match layout::names(shard) {
-            Ok(names) => names,
-            Err(error) => return swept.count(Err(error)),
+    fn sweep_file(&self, shard: &Path, name: String, whole: bool, swept: &mut Swept) {
+        let Some(own) = Own::parse(&name) else {
+            return;
         };
-        for name in names {
-            let Some(own) = Own::parse(&name) else {
-                continue;
-            };
-            swept.files += 1;
-            let file = shard.join(name);
-            let removed = match own {
-                Own::Temporary { stripe } => self.remove_if(&file, stripe, || Ok(true)),
-                Own::Entry { stripe } => match self.expiry_of_live(&file, whole) {
-                    Ok(Some(expires)) => {
-                        swept.kept.push(Kept {
-                            expires,
-                            stripe,
-                            file,
-                        });
-                        continue;
-                    }
-                    Ok(None) => self.remove_if(&file, stripe, || {
-                        let expires = self.expiry_of_live(&file, whole)?;
-                        Ok(expires.is_none())
-                    }),
-                    Err(error) => Err(error),
-                },
-            };
-            swept.count(removed);
-        }
-        remove_if_empty(shard);
+        swept.files += 1;
+        let file = shard.join(name);
+        let removed = match own {
+            Own::Temporary { stripe } => self.remove_if(&file, stripe, || Ok(true)),
+            Own::Entry { stripe } => match self.expiry_of_live(&file, whole) {
+                Ok(Some(expires)) => {
+                    swept.kept.push(Kept {
+                        expires,
+                        stripe,
+                        file,
+                    });
+                    return;
+                }
+                Ok(None) => self.remove_if(&file, stripe, || {
+                    let expires = self.expiry_of_live(&file, whole)?;
+                    Ok(expires.is_none())
+                }),
+                Err(error) => Err(error),
+            },
+        };
+        swept.count(removed);
     }
 
     /// Removes what expires soonest, as far as there is more than the limit allows.
-    fn remove_surplus(&self, swept: &mut Swept) {
+    fn remove_surplus(&self, swept: &mut Swept, whole: bool, spell: &mut Spell) {
         let mut kept = std::mem::take(&mut swept.kept);
         let surplus = kept.len().saturating_sub(self.options.share());
         if surplus == 0 {
@@ -263,11 +301,25 @@ impl Store {
         }
         kept.sort_unstable_by_key(|kept| kept.expires);
         for kept in &kept[..surplus] {
+            if spell.is_over() {
+                return;
+            }
             let removed = self.remove_if(&kept.file, kept.stripe, || {
                 let expires = self.expiry_of_live(&kept.file, false)?;
                 Ok(expires.is_none_or(|expires| expires == kept.expires))
             });
             swept.count(removed);
+            self.rest(swept, whole, spell);
+        }
+    }
+
+    /// Pauses between two files, if that does not let those who write get ahead.
+    fn rest(&self, swept: &Swept, whole: bool, spell: &mut Spell) {
+        let written = self.pace.writes() - swept.begin;
+        let limited = self.options.max_entries.is_some();
+        // A sweep of everything is one that somebody asked for; beside it, the parts have their turn.
+        if whole || written <= swept.writes_meanwhile(limited) {
+            spell.rest();
         }
     }
 

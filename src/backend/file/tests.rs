@@ -45,6 +45,11 @@ impl Setup {
         shards.map(|shard| names(&shard).unwrap().len()).sum()
     }
 
+    fn sweep_parts(&self) {
+        let (mut spell, _wish) = Spell::new();
+        self.file.store.sweep_parts(&mut spell);
+    }
+
     fn key(&self, key: &str) -> Key {
         self.cache.final_key(key).unwrap()
     }
@@ -119,12 +124,34 @@ async fn fb_06_what_expired_goes_without_being_asked_for() {
     fs::write(&place.temporary, "half a fi").unwrap();
     setup.clock.advance(SHORT);
     for _ in 0..layout::SHARDS {
-        setup.file.store.sweep_parts();
+        setup.sweep_parts();
     }
     assert_eq!(setup.files(), 50);
     setup.clock.advance(LONG);
     assert_eq!(setup.file.sweep().await.unwrap(), 50);
     assert!(setup.file.store.layout.namespaces().unwrap().is_empty());
+}
+
+#[test]
+fn a_runtime_that_shuts_down_waits_for_no_sweep() {
+    let setup = setup(|builder| builder);
+    for number in 0..3000 {
+        let key = setup.key(&number.to_string());
+        let lifetime = Lifetime::For(SHORT);
+        setup.file.store.set(&key, &"1".into(), lifetime).unwrap();
+    }
+    setup.clock.advance(SHORT);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let file = setup.file.clone();
+    runtime.spawn(async move { file.sweep().await });
+    while setup.files() == 3000 {
+        std::thread::yield_now();
+    }
+    drop(runtime);
+    let left = setup.files();
+    assert!(left > 0, "it went on to its end");
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(setup.files(), left, "it goes on");
 }
 
 #[tokio::test]
@@ -153,7 +180,7 @@ fn what_is_dead_does_not_outgrow_what_lives() {
         setup.file.store.set(&key, &"1".into(), lifetime).unwrap();
         setup.clock.advance(Duration::from_millis(1));
         if setup.file.store.pace.wrote(1) {
-            setup.file.store.sweep_parts();
+            setup.sweep_parts();
         }
     }
     let files = setup.files() as u64;

@@ -119,7 +119,8 @@ impl SqlBuilder {
         self
     }
 
-    /// The most rows that one statement removes when culling or clearing: 1000 by default.
+    /// The most rows that one statement removes when culling or clearing: 1000 by default. Culling
+    /// takes fewer where they take long.
     pub fn cull_limit(mut self, rows: u32) -> Self {
         self.cull_limit = rows;
         self

@@ -14,6 +14,15 @@ use crate::error::Result;
 /// How long one step of culling may take: nobody waits for it.
 pub(super) const CULL_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long a step is to take. Others wait for the rows that it holds, and in SQLite for the file.
+const STEP: Duration = Duration::from_millis(2);
+
+/// The rows of the first step, before it is known how long one takes.
+const FIRST_ROWS: i64 = 64;
+
+/// The least rows of a step, however slow: each costs a statement, too.
+const LEAST_ROWS: i64 = 16;
+
 /// When to sweep, and how much of it.
 #[derive(Debug)]
 pub(super) struct Sweeper {
@@ -96,20 +105,23 @@ impl Sql {
         Ok(count.saturating_sub(most).max(0).unsigned_abs())
     }
 
-    /// Removes up to `most` rows, so many at a time, until there are no more. How many.
+    /// Removes up to `most` rows, some at a time, until there are no more. How many.
     async fn remove(&self, statement: &Statement, due: i64, most: u64) -> Result<u64> {
         let limit = self.inner.sweeper.limit();
+        let mut rows = FIRST_ROWS.min(limit);
         let mut removed = 0;
         while removed < most {
-            let next = limit.min(i64::try_from(most - removed).unwrap_or(limit));
+            let next = rows.min(i64::try_from(most - removed).unwrap_or(rows));
             let begin = Instant::now();
             let (changed, _) = self.run_bounded(statement, due, next).await?;
             removed += changed;
             if changed < next.unsigned_abs() {
                 break;
             }
+            let took = begin.elapsed();
+            rows = rows_after(next, took).min(limit);
             // Half of the time is for those whom the step has kept waiting.
-            sleep(begin.elapsed()).await;
+            sleep(took).await;
         }
         Ok(removed)
     }
@@ -125,6 +137,17 @@ impl Sql {
         let reply = reply.map_err(|error| error.at(self.inner.dialect.name, "cull"))?;
         let num = reply.rows.first().and_then(|row| row.num);
         Ok((reply.changed, num.unwrap_or_default()))
+    }
+}
+
+/// The rows of the step after one of so many rows that took so long.
+fn rows_after(rows: i64, took: Duration) -> i64 {
+    if took > STEP {
+        (rows / 2).max(LEAST_ROWS)
+    } else if took < STEP / 2 {
+        rows * 2
+    } else {
+        rows
     }
 }
 
@@ -144,6 +167,14 @@ impl Drop for Running {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slow_steps_get_shorter_and_fast_ones_longer() {
+        assert_eq!(rows_after(100, 2 * STEP), 50);
+        assert_eq!(rows_after(100, STEP), 100);
+        assert_eq!(rows_after(100, STEP / 4), 200);
+        assert_eq!(rows_after(LEAST_ROWS, 100 * STEP), LEAST_ROWS);
+    }
 
     #[test]
     fn sweeping_is_due_once_an_interval() {
