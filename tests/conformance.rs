@@ -118,7 +118,7 @@ const STORES: &[Store] = &[
         fixture: || {
             static SERVER: LazyLock<Memcached> =
                 LazyLock::new(|| Memcached::start(&[]).expect(FOUND));
-            let far = backend::Memcached::connect([SERVER.url()]).expect(GOOD);
+            let far = memcached([SERVER.url()]).expect(GOOD);
             with_server(Ok(backend::Tiered::new(Memory::new(), far)))
         },
     },
@@ -129,7 +129,7 @@ const STORES: &[Store] = &[
         fixture: || {
             static SERVER: LazyLock<Database> =
                 LazyLock::new(|| Database::postgres().expect(FOUND));
-            let far = backend::Sql::builder(&SERVER.url).create_table(true);
+            let far = sql(&SERVER.url);
             let backplane = backend::PostgresBackplane::new(&SERVER.url, "conformance");
             let tiered = backend::Tiered::builder(Memory::new(), far.build().expect(GOOD));
             in_use(tiered.backplane(backplane.expect(GOOD)).build())
@@ -201,7 +201,7 @@ const STORES: &[Store] = &[
         fixture: || {
             static SERVER: LazyLock<Memcached> =
                 LazyLock::new(|| Memcached::start(&[]).expect(FOUND));
-            with_server(backend::Memcached::connect([SERVER.url()]))
+            with_server(memcached([SERVER.url()]))
         },
     },
     Store {
@@ -211,9 +211,7 @@ const STORES: &[Store] = &[
         fixture: || {
             static SERVERS: LazyLock<[Memcached; 2]> =
                 LazyLock::new(|| [(); 2].map(|()| Memcached::start(&[]).expect(FOUND)));
-            with_server(backend::Memcached::connect(
-                SERVERS.iter().map(Memcached::url),
-            ))
+            with_server(memcached(SERVERS.iter().map(Memcached::url)))
         },
     },
     Store {
@@ -229,11 +227,7 @@ const STORES: &[Store] = &[
         fixture: || {
             static SERVER: LazyLock<Database> =
                 LazyLock::new(|| Database::postgres().expect(FOUND));
-            with_server(
-                backend::Sql::builder(&SERVER.url)
-                    .create_table(true)
-                    .build(),
-            )
+            with_server(sql(&SERVER.url).build())
         },
     },
     Store {
@@ -242,11 +236,7 @@ const STORES: &[Store] = &[
         needs: &["mariadbd"],
         fixture: || {
             static SERVER: LazyLock<Database> = LazyLock::new(|| Database::mysql().expect(FOUND));
-            with_server(
-                backend::Sql::builder(&SERVER.url)
-                    .create_table(true)
-                    .build(),
-            )
+            with_server(sql(&SERVER.url).build())
         },
     },
 ];
@@ -255,9 +245,23 @@ const GOOD: &str = "the options are good";
 
 const FOUND: &str = "the program was found, or the case would be ignored";
 
-/// A client that waits: a busy machine must not look like a server that is away.
+/// How long clients wait: a busy machine must not look like a server that is away.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 fn redis<S: Into<String>>(servers: impl IntoIterator<Item = S>) -> backend::RedisBuilder {
-    backend::Redis::builder(servers).operation_timeout(Duration::from_secs(10))
+    backend::Redis::builder(servers).operation_timeout(PATIENCE)
+}
+
+fn memcached<S: Into<String>>(
+    servers: impl IntoIterator<Item = S>,
+) -> axum_cache::Result<backend::Memcached> {
+    let builder = backend::Memcached::builder(servers);
+    builder.operation_timeout(PATIENCE).build()
+}
+
+fn sql(url: &str) -> backend::SqlBuilder {
+    let builder = backend::Sql::builder(url).create_table(true);
+    builder.operation_timeout(PATIENCE)
 }
 
 /// A store on a server, whose clock nobody moves: cases wait.

@@ -62,8 +62,11 @@ pub(super) async fn the_range_is_checked(fixture: Fixture) -> Result<()> {
 /// L-53.
 pub(super) async fn the_lifetime_is_kept(fixture: Fixture) -> Result<()> {
     let cache = fixture.cache();
-    cache.set("n", &1, fixture.short()).await?;
-    cache.incr("n", 1).await?;
+    let counted = || async {
+        cache.set("n", &1, fixture.short()).await?;
+        Ok(cache.incr("n", 1).await? == 2)
+    };
+    assert!(fixture.within(fixture.short(), counted).await?);
     fixture.outlive(fixture.short()).await;
     assert!(!cache.contains("n").await?);
     cache.set("n", &1, Ttl::Never).await?;

@@ -33,7 +33,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::backend::{AnyBackend, Capabilities};
 use crate::cache::{Cache, CacheBuilder};
@@ -166,6 +166,22 @@ impl Fixture {
     /// A lifetime that is short for this store.
     fn short(&self) -> Duration {
         self.capabilities().ttl_unit.max(Duration::from_millis(50))
+    }
+
+    /// What `attempt` comes to while what it stores lives for `ttl`. On a busy machine that may be
+    /// over before it ends, which says nothing of the backend: then it is made again.
+    async fn within<F>(&self, ttl: Duration, attempt: impl Fn() -> F) -> Result<bool>
+    where
+        F: Future<Output = Result<bool>>,
+    {
+        for _ in 0..50 {
+            let start = Instant::now();
+            let outcome = attempt().await;
+            if start.elapsed() < ttl {
+                return outcome;
+            }
+        }
+        panic!("no attempt ends within {ttl:?}");
     }
 
     /// Waits until what was to live for `ttl` is gone.

@@ -1,7 +1,5 @@
 //! Versions.
 
-use std::time::Duration;
-
 use super::Fixture;
 use crate::error::{ErrorKind, Result};
 use crate::ttl::{Lifetime, Ttl};
@@ -29,11 +27,12 @@ pub(super) async fn a_move_takes_value_and_lifetime_along(fixture: Fixture) -> R
     assert_eq!(third.ttl_of("k").await?, Some(Lifetime::Forever));
     assert_eq!(third.decr_version("k", 2).await?, 1);
     assert!(cache.contains("k").await?);
-    // The move has to come before the end, on a busy machine, too.
-    let short = fixture.short().max(Duration::from_millis(500));
-    cache.set("k", &1, short).await?;
-    cache.incr_version("k", 1).await?;
-    fixture.outlive(short).await;
+    let moved = || async {
+        cache.set("k", &1, fixture.short()).await?;
+        Ok(cache.incr_version("k", 1).await? == 2)
+    };
+    assert!(fixture.within(fixture.short(), moved).await?);
+    fixture.outlive(fixture.short()).await;
     assert!(!cache.with_version(2).contains("k").await?);
     Ok(())
 }

@@ -13,7 +13,7 @@ use crate::is_long;
 use crate::support::servers::database::Database;
 use crate::support::servers::memcached::Memcached;
 use crate::support::servers::redis::Redis;
-use crate::tools::{TTL, report};
+use crate::tools::{PATIENCE, TTL, report};
 
 const SORTS: [Sort; 3] = [Sort::Value, Sort::Page, Sort::Fragment];
 
@@ -124,17 +124,20 @@ async fn damage_entries<B: Backend + Clone>(store: B) {
 
 pub(crate) async fn f1_redis_entries_are_damaged() {
     let redis = Redis::start(&[]).unwrap();
-    damage_entries(RedisStore::connect(&redis.url()).unwrap()).await;
+    let store = RedisStore::builder([redis.url()]).operation_timeout(PATIENCE);
+    damage_entries(store.build().unwrap()).await;
 }
 
 pub(crate) async fn f1_memcached_entries_are_damaged() {
     let memcached = Memcached::start(&[]).unwrap();
-    damage_entries(MemcachedStore::connect([memcached.url()]).unwrap()).await;
+    let store = MemcachedStore::builder([memcached.url()]).operation_timeout(PATIENCE);
+    damage_entries(store.build().unwrap()).await;
 }
 
 pub(crate) async fn f1_postgres_entries_are_damaged() {
     let database = Database::postgres().unwrap();
     let store = Sql::builder(&database.url).create_table(true);
+    let store = store.operation_timeout(PATIENCE);
     damage_entries(store.build().unwrap()).await;
 }
 
@@ -197,7 +200,10 @@ pub(crate) async fn f1_files_are_damaged_on_disk() {
 async fn signing(url: &str, secrets: &[&str]) -> Cache {
     let settings = serde_json::json!({
         "default": {"backend": "memory"},
-        "signed": {"backend": "redis", "location": url, "signing_keys": secrets},
+        "signed": {
+            "backend": "redis", "location": url, "signing_keys": secrets,
+            "options": {"operation_timeout": PATIENCE.as_secs()},
+        },
     });
     let settings = Settings::from_json(&settings.to_string()).unwrap();
     let caches = Caches::builder().settings(settings).build().await;
@@ -208,7 +214,8 @@ pub(crate) async fn f6_signed_entries_are_tampered_with() {
     const OLD: &str = "the secret of yesterday";
     const NEW: &str = "the secret of today";
     let redis = Redis::start(&[]).unwrap();
-    let store = RedisStore::connect(&redis.url()).unwrap();
+    let store = RedisStore::builder([redis.url()]).operation_timeout(PATIENCE);
+    let store = store.build().unwrap();
     let bench = async |secrets: &[&str]| {
         let cache = signing(&redis.url(), secrets).await;
         Bench::new(store.clone(), cache)

@@ -12,7 +12,7 @@ use axum_cache::{Cache, Error, ErrorKind, Ttl};
 
 use crate::is_long;
 use crate::support::servers::memcached::Memcached;
-use crate::tools::{SECOND, TTL, report};
+use crate::tools::{PATIENCE, SECOND, TTL, report};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -141,13 +141,14 @@ fn connections(server: &Memcached) -> u32 {
 /// One connection that all share. Meanwhile, others ask for what is usual over the same one.
 pub(crate) async fn f5_memcached_at_its_limits() {
     let server = Memcached::start(&[]).unwrap();
-    let store = Store::builder([server.url()])
-        .connections(1)
-        .build()
-        .unwrap();
+    let builder = || {
+        let builder = Store::builder([server.url()]).connections(1);
+        builder.operation_timeout(PATIENCE)
+    };
+    let store = builder().build().unwrap();
     // The server is let to refuse, too.
-    let lenient = Store::builder([server.url()]).max_value_bytes(8 << 20);
-    let lenient = Cache::new(lenient.connections(1).build().unwrap());
+    let lenient = builder().max_value_bytes(8 << 20);
+    let lenient = Cache::new(lenient.build().unwrap());
     let raw = |policy| {
         let builder = Cache::builder(store.clone()).key_function(Raw);
         builder.key_policy(policy).build().unwrap()

@@ -28,7 +28,8 @@ use crate::proxy::Proxy;
 use crate::support::servers::database::Database;
 use crate::support::servers::redis::{Redis, command};
 use crate::tools::{
-    MILLI, OPERATION, SECOND, SLACK, TTL, assert_typed, cache, redis_url, report, tiered_url, until,
+    MILLI, OPERATION, PATIENCE, SECOND, SLACK, TTL, assert_typed, cache, redis_url, report,
+    tiered_url, until,
 };
 
 /// How long something took, for many.
@@ -185,7 +186,7 @@ pub(crate) async fn a16_more_than_the_origin_bears() {
 pub(crate) async fn a15_fails_closed() {
     let redis = Redis::start(&[]).unwrap();
     let cache = cache(&redis_url(redis.port, OPERATION)).await;
-    assert_eq!(cache.get::<u64>("k").await.unwrap(), None);
+    until("there", async || cache.get::<u64>("k").await.is_ok()).await;
     redis.server.signal("STOP");
     let origin = Origin::default();
     let policy = Policy::new(TTL).fail_closed();
@@ -231,7 +232,7 @@ pub(crate) async fn a15_fails_closed() {
 
 /// Two hundred who ask at once, by five connections, what takes 100 milliseconds.
 async fn crowd(store: &str, cache: &Cache, proxy: &Proxy) {
-    cache.set("k", &1, TTL).await.unwrap();
+    until("there", async || cache.set("k", &1, TTL).await.is_ok()).await;
     proxy.delay(100 * MILLI);
     let (mut times, mut kinds) = (Times::default(), BTreeMap::<String, usize>::new());
     for _ in 0..3 * crate::load::times() {
@@ -309,10 +310,12 @@ pub(crate) async fn a6_five_connections_of_postgres() {
 
 pub(crate) async fn a4_stale_values_do_not_wait() {
     const SOFT: Duration = Duration::from_millis(20);
+    /// More than a busy machine adds.
+    const LATE: Duration = Duration::from_secs(3);
     const VALUES: usize = 50;
     let redis = Redis::start(&[]).unwrap();
     let proxy = Proxy::to(redis.port).await;
-    let far = redis_url(proxy.port, 2 * OPERATION);
+    let far = redis_url(proxy.port, PATIENCE);
     let cache = cache(&tiered_url(&far)).await;
     let policies = [
         (
@@ -332,13 +335,13 @@ pub(crate) async fn a4_stale_values_do_not_wait() {
             assert_eq!(made.unwrap(), 1);
         }
         pause(SECOND + SECOND / 5).await;
-        proxy.delay(200 * MILLI);
+        proxy.delay(LATE);
         let asked = (0..VALUES).map(|value| {
             let (cache, key) = (cache.clone(), key(value));
             async move {
                 let begin = Instant::now();
                 let new = || async {
-                    pause(200 * MILLI).await;
+                    pause(LATE).await;
                     Ok::<_, io::Error>(2)
                 };
                 let seen = cache.get_or_set(&key, policy, new).await.unwrap();
@@ -354,11 +357,11 @@ pub(crate) async fn a4_stale_values_do_not_wait() {
         proxy.delay(Duration::ZERO);
         report(
             "A4 tiered",
-            "store and computation 200 ms late: what is stale near within 20 ms",
+            "store and computation 3 s late: what is stale near within 20 ms",
             format_args!("{what}: {stale} stale of {times}"),
         );
         assert_eq!(stale, VALUES);
-        assert!(times.longest() <= SOFT + SLACK / 5, "{times}");
+        assert!(times.longest() <= SOFT + SLACK, "{times}");
         pause(SECOND).await;
     }
 }

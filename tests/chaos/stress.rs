@@ -33,7 +33,7 @@ use crate::counted;
 use crate::is_long;
 use crate::load::{Dice, pause};
 use crate::support::servers::redis::Redis;
-use crate::tools::{SECOND, TTL, held, report, until};
+use crate::tools::{PATIENCE, SECOND, TTL, held, report, until};
 
 /// Runs this test again, in a process that does nothing else, unless this is that.
 pub(crate) fn elsewhere(name: &str) -> bool {
@@ -340,7 +340,8 @@ pub(crate) async fn g2_the_clock_jumps() {
                 memory.build().unwrap().into()
             } else {
                 let url = format!("redis://127.0.0.1:{}", redis.port);
-                RedisStore::builder([url]).build().unwrap().into()
+                let redis = RedisStore::builder([url]).operation_timeout(PATIENCE);
+                redis.build().unwrap().into()
             };
             let made = |prefix: String, ttl: Duration| {
                 let cache = Cache::builder(store.clone()).key_prefix(&prefix);

@@ -27,6 +27,9 @@ pub(crate) const CALLS: usize = 20;
 /// How long a call of the store may take. Half of the default, so that there are more of them.
 pub(crate) const OPERATION: Duration = Duration::from_millis(250);
 
+/// The same where it is not the subject: a busy machine must not look like a store that is away.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
 /// What a busy machine may add to any time. Twenty calls that wait take much longer.
 pub(crate) const SLACK: Duration = Duration::from_secs(1);
 

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
@@ -16,6 +16,7 @@ use axum_cache::layer::CacheService;
 use axum_cache::{Cache, CacheLayer, CacheVeto};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
 
 use crate::support::backends::{Remote, down};
@@ -108,29 +109,36 @@ fn caches() -> [Cache; 2] {
 async fn c5_a_leader_that_leaves_changes_nothing_for_a_thousand_followers() {
     for cache in caches() {
         for percent in [10, 50, 90] {
-            let slow = Slow::default();
-            let layer = CacheLayer::new(cache.clone()).key_prefix(percent.to_string());
-            let site = slow.behind(&layer);
-            let leaves = WORK * 2 * percent / 100;
-            let leader = tokio::time::timeout(leaves, fetch(site.clone(), request(&[])));
-            let leader = tokio::spawn(leader);
-            while slow.runs.load(Ordering::SeqCst) == 0 {
-                tokio::task::yield_now().await;
-            }
-            let bodies = crowd(&site, 1_000).await;
-            assert!(leader.await.unwrap().is_err(), "the leader left");
-            for (body, _) in bodies {
-                assert_eq!(body, vec![b'a'; PARTS * PART]);
-            }
-            assert_eq!(slow.runs(), 1, "{percent} %");
-            let (stored, _) = fetch(site, request(&[])).await;
-            assert_eq!((stored.len(), slow.runs()), (PARTS * PART, 0));
+            let mut attempts = 0..20;
+            // On a busy machine the leader may have all before it looks at the time to leave.
+            while !leaves_at(percent, &cache, attempts.next().expect("it never leaves")).await {}
         }
     }
 }
 
+/// The leader leaves after so much of its time. Whether it did.
+async fn leaves_at(percent: u32, cache: &Cache, attempt: u32) -> bool {
+    let slow = Slow::default();
+    let layer = CacheLayer::new(cache.clone()).key_prefix(format!("{percent}.{attempt}"));
+    let site = slow.behind(&layer);
+    let leaves = WORK * 2 * percent / 100;
+    let leader = tokio::time::timeout(leaves, fetch(site.clone(), request(&[])));
+    let leader = tokio::spawn(leader);
+    while slow.runs.load(Ordering::SeqCst) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let bodies = crowd(&site, 1_000).await;
+    for (body, _) in bodies {
+        assert_eq!(body, vec![b'a'; PARTS * PART]);
+    }
+    assert_eq!(slow.runs(), 1, "{percent} %");
+    let (stored, _) = fetch(site, request(&[])).await;
+    assert_eq!((stored.len(), slow.runs()), (PARTS * PART, 0));
+    leader.await.unwrap().is_err()
+}
+
 /// C6: what was begun is finished, and nothing is left behind.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn c6_when_all_leave_the_page_is_stored_all_the_same() {
     let slow = Slow::default();
     let site = slow.behind(&CacheLayer::new(Cache::new(Memory::new())));
@@ -142,9 +150,9 @@ async fn c6_when_all_leave_the_page_is_stored_all_the_same() {
     assert!(took < WORK, "{took:?}");
 }
 
-/// C7: everybody gets an answer of their own, and later waves wait for nobody: their p99 is within
-/// 50 ms of the handler's own time, of the best of them if the machine is busy.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+/// C7: everybody gets an answer of their own, and later waves wait for nobody: in virtual time, their p99
+/// is within 50 ms of the handler's own.
+#[tokio::test(start_paused = true)]
 async fn c7_an_uncacheable_answer_is_nobody_elses_and_holds_nobody_up() {
     const OWN_TIME: Duration = Duration::from_millis(200);
     for field in [("set-cookie", "sid=1"), ("cache-control", "private")] {
@@ -164,13 +172,13 @@ async fn c7_an_uncacheable_answer_is_nobody_elses_and_holds_nobody_up() {
         let p99 = p99.map(|wave| percentile(wave.into_iter().map(|it| it.1), 99));
         let p99: Vec<_> = p99.collect();
         println!("{field:?}: handler {OWN_TIME:?}, p99 of the waves {p99:?}");
-        assert!(p99[0] < OWN_TIME * 2 + Duration::from_secs(1), "{p99:?}");
-        let best = p99[1..].iter().min().unwrap();
-        assert!(*best < OWN_TIME + Duration::from_millis(50), "{p99:?}");
+        assert!(p99[0] <= OWN_TIME * 2, "{p99:?}");
+        let worst = p99[1..].iter().max().unwrap();
+        assert!(*worst < OWN_TIME + Duration::from_millis(50), "{p99:?}");
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_page_that_is_shared_again_is_waited_for_again() {
     let (runs, router) = numbered(|run, _| async move {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -187,7 +195,7 @@ async fn a_page_that_is_shared_again_is_waited_for_again() {
     assert_eq!(runs.load(Ordering::SeqCst), 2);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn followers_get_the_variant_they_asked_for() {
     let (runs, router) = numbered(|_, request| async move {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -210,7 +218,7 @@ async fn followers_get_the_variant_they_asked_for() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn who_may_not_have_the_leaders_answer_asks_for_themselves() {
     let handler = |request: Request| async move {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -244,7 +252,7 @@ async fn who_may_not_have_the_leaders_answer_asks_for_themselves() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_handler_that_panics_does_so_before_its_client_and_frees_the_others() {
     let (_, router) = numbered(|run, _| async move {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -264,7 +272,7 @@ async fn a_handler_that_panics_does_so_before_its_client_and_frees_the_others() 
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_page_purged_while_others_wait_is_made_anew_for_them() {
     let slow = Slow::default();
     let layer = CacheLayer::new(Cache::new(Memory::new()));
@@ -286,7 +294,7 @@ async fn a_page_purged_while_others_wait_is_made_anew_for_them() {
     assert_eq!(fetch(site, request(&[])).await.0[0], b'b');
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_layer_twice_on_the_way_does_not_wait_for_itself() {
     let layer = CacheLayer::new(Cache::new(Memory::new()));
     let slow = Slow::default();
@@ -296,7 +304,7 @@ async fn a_layer_twice_on_the_way_does_not_wait_for_itself() {
     assert_eq!(slow.runs(), 1);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_store_that_fails_still_lets_one_request_answer_all() {
     let remote = Remote::default();
     remote.inject(down());
@@ -323,7 +331,9 @@ async fn e13_a_leader_that_reads_slowly_holds_nobody_up() {
     }
     let start = Instant::now();
     assert_eq!(server.get("/page").await.status, 200);
-    assert!(start.elapsed() < WORK * 4, "{:?}", start.elapsed());
+    // And what a busy machine adds.
+    let most = WORK * 4 + Duration::from_secs(1);
+    assert!(start.elapsed() < most, "{:?}", start.elapsed());
     assert_eq!(slow.runs(), 1);
     drop(leader);
 }
@@ -341,7 +351,7 @@ async fn c10_nobody_waits_for_ever() {
     let site = layer.layer(router);
     let hung = tokio::time::timeout(WORK / 2, fetch(site.clone(), request(&[])));
     assert!(hung.await.is_err(), "its client leaves");
-    let start = tokio::time::Instant::now();
+    let start = Instant::now();
     for (body, _) in crowd(&site, 50).await {
         assert_eq!(body, "page");
     }

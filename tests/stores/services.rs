@@ -1,10 +1,33 @@
 //! The stores that processes share, started for a test.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use axum_cache::Result;
 
 use crate::support::servers::database::Database;
 use crate::support::servers::memcached::Memcached;
 use crate::support::servers::redis::{Cluster, Redis, Replicated, Sentinel, command};
+
+/// How long calls may take whose deadline is not the subject: a busy machine must not look like a store that is away.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a busy machine may add to any time.
+pub(crate) const SLACK: Duration = Duration::from_secs(1);
+
+/// Makes a call until it is no more in vain: a store that hung a moment ago may take some more.
+pub(crate) async fn in_the_end<T>(mut call: impl AsyncFnMut() -> Result<T>) -> T {
+    let start = Instant::now();
+    loop {
+        match call().await {
+            Ok(outcome) => return outcome,
+            Err(error) => assert!(
+                error.is_transient() && start.elapsed() < PATIENCE,
+                "{error}"
+            ),
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
 
 /// A store that processes share.
 #[derive(Debug)]

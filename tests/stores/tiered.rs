@@ -19,6 +19,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep};
 
 use crate::proxy::Proxy;
+use crate::services::{PATIENCE, SLACK};
 use crate::staleness::{KEYS, Load, Written, assert_bound, name};
 use crate::support::servers::database::Database;
 use crate::support::servers::redis::{Redis, command};
@@ -188,19 +189,30 @@ impl Node {
 pub(crate) async fn until(is_so: impl Fn() -> bool) {
     let start = Instant::now();
     while !is_so() {
-        assert!(start.elapsed() < Duration::from_secs(20), "it never was");
+        assert!(start.elapsed() < PATIENCE, "it never was");
         sleep(Duration::from_millis(1)).await;
     }
 }
 
 pub(crate) fn redis_node(url: &str) -> Node {
-    let far = RedisStore::connect(url).unwrap();
-    Node::new(far, RedisBackplane::new(url, "test").unwrap())
+    redis_node_by(url, url)
+}
+
+/// With a backplane at another URL, as any below.
+fn redis_node_by(url: &str, backplane: &str) -> Node {
+    let far = RedisStore::builder([url]).operation_timeout(PATIENCE);
+    let backplane = RedisBackplane::new(backplane, "test").unwrap();
+    Node::new(far.build().unwrap(), backplane)
 }
 
 pub(crate) fn postgres_node(url: &str) -> Node {
-    let far = Sql::builder(url).create_table(true).build();
-    let backplane = PostgresBackplane::new(url, "test").unwrap();
+    postgres_node_by(url, url)
+}
+
+fn postgres_node_by(url: &str, backplane: &str) -> Node {
+    let far = Sql::builder(url).create_table(true);
+    let far = far.operation_timeout(PATIENCE).build();
+    let backplane = PostgresBackplane::new(backplane, "test").unwrap();
     Node::new(far.unwrap(), backplane)
 }
 
@@ -232,7 +244,7 @@ async fn assert_changes_are_seen(what: &str, nodes: &[Node]) {
         let written = Instant::now();
         for node in others {
             while node.cache.get("k").await.unwrap() != expected {
-                assert!(written.elapsed() < times().0);
+                assert!(written.elapsed() < times().0 + SLACK);
                 sleep(Duration::from_micros(100)).await;
             }
         }
@@ -272,10 +284,20 @@ pub(crate) async fn near_hits_ask_nobody() {
             .await
             .unwrap();
     }
-    sleep(Duration::from_millis(100)).await;
-    let all = nodes[1].cache.get_many::<_, usize>(&keys).await.unwrap();
-    assert_eq!(all.len(), keys.len());
-    let asked = (nodes[1].take_calls)();
+    // Word of what was set may come after a read, and then that is in vain.
+    let start = Instant::now();
+    let mut asked = 0;
+    loop {
+        let all = nodes[1].cache.get_many::<_, usize>(&keys).await.unwrap();
+        assert_eq!(all.len(), keys.len());
+        let calls = (nodes[1].take_calls)();
+        if calls == 0 {
+            break;
+        }
+        asked += calls;
+        assert!(start.elapsed() < PATIENCE, "it never has all");
+        sleep(Duration::from_millis(100)).await;
+    }
     let before = ((nodes[0].take_calls)(), commands(&server));
     let start = Instant::now();
     for _ in 0..20 {
@@ -292,7 +314,7 @@ pub(crate) async fn near_hits_ask_nobody() {
     let after = commands(&server);
     println!(
         "8000 near hits in {} us: {calls} calls of the far store, {} reads at the server, criterion 0; \
-         the first batch of 100 took {asked} calls; before that {before:?}",
+         to have them all took {asked} calls; before that {before:?}",
         took.as_micros(),
         after - before.1
     );
@@ -316,7 +338,7 @@ fn commands(server: &Redis) -> u64 {
     calls.sum()
 }
 
-/// Within two seconds, all nodes have what the store has.
+/// Within two seconds, and what a busy machine adds, all nodes have what the store has.
 async fn assert_all_equal(nodes: &[Node]) {
     let start = Instant::now();
     for key in 0..KEYS {
@@ -326,7 +348,7 @@ async fn assert_all_equal(nodes: &[Node]) {
         let truth: usize = nodes[0].cache.get(&key).await.unwrap().unwrap();
         for node in nodes {
             while node.cache.get::<usize>(&key).await.unwrap() != Some(truth) {
-                let late = start.elapsed() > Duration::from_secs(2);
+                let late = start.elapsed() > Duration::from_secs(2) + SLACK;
                 assert!(!late, "{}", final_key.as_str());
                 sleep(Duration::from_millis(5)).await;
             }
@@ -378,7 +400,7 @@ async fn assert_silence_is_noticed(
         outcomes.push(load.end().await);
     }
     assert_bound(&format!("A13 {what}"), bound, &outcomes, &more);
-    assert!(noticed <= bound);
+    assert!(noticed <= bound + SLACK, "{noticed:?}");
     assert_all_equal(&nodes).await;
 }
 
@@ -388,9 +410,8 @@ pub(crate) async fn a_half_open_line_to_redis_keeps_the_bound() {
     for is_server_there in [true, false] {
         let proxy = Proxy::to(server.port).await;
         let mut nodes = redis_nodes(&server, 1);
-        let far = RedisStore::connect(&server.url()).unwrap();
         let url = format!("redis://127.0.0.1:{}", proxy.port);
-        nodes.push(Node::new(far, RedisBackplane::new(&url, "test").unwrap()));
+        nodes.push(redis_node_by(&server.url(), &url));
         let what = format!("redis, new connections work: {is_server_there}");
         assert_silence_is_noticed(&what, &proxy, nodes, is_server_there).await;
     }
@@ -408,12 +429,10 @@ pub(crate) async fn a_half_open_line_to_postgres_keeps_the_bound() {
     for is_server_there in [true, false] {
         let proxy = Proxy::to(port).await;
         let mut nodes = postgres_nodes(&server, 1);
-        let far = Sql::builder(&server.url).create_table(true).build();
         let url = server
             .url
             .replace(&port.to_string(), &proxy.port.to_string());
-        let backplane = PostgresBackplane::new(&url, "test").unwrap();
-        nodes.push(Node::new(far.unwrap(), backplane));
+        nodes.push(postgres_node_by(&server.url, &url));
         let what = format!("postgres, new connections work: {is_server_there}");
         assert_silence_is_noticed(&what, &proxy, nodes, is_server_there).await;
     }
@@ -479,7 +498,7 @@ pub(crate) async fn settings_make_the_tiers() {
         one.set("k", &number, Ttl::Default).await.unwrap();
         let start = Instant::now();
         while other.get("k").await.unwrap() != Some(number) {
-            assert!(start.elapsed() < Duration::from_millis(1500));
+            assert!(start.elapsed() < Duration::from_millis(1500) + SLACK);
             sleep(Duration::from_millis(1)).await;
         }
         sleep(Duration::from_millis(20)).await;

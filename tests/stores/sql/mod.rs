@@ -11,6 +11,7 @@ use axum_cache::Cache;
 use axum_cache::backend::{Sql, SqlBuilder};
 
 use crate::Running;
+use crate::services::PATIENCE;
 use crate::support::servers::database::Database;
 
 type Case = (&'static str, fn(Target) -> Running);
@@ -86,7 +87,8 @@ impl Target {
 
     /// A store with a table of its own that is not made yet.
     fn builder(&self) -> SqlBuilder {
-        Sql::builder(self.url.clone()).table(Self::table())
+        let builder = Sql::builder(self.url.clone()).table(Self::table());
+        builder.operation_timeout(PATIENCE)
     }
 
     async fn cache(&self) -> Cache {
