@@ -135,8 +135,8 @@ impl File {
     /// and not yet deleted, and what exceeds
     /// [`max_entries`](FileBuilder::max_entries). How many files it removed.
     ///
-    /// Reads every file of the store. It pauses for as long as it works, so that calls at the same
-    /// time hardly notice; a runtime that shuts down ends it early.
+    /// Reads every file of the store. It pauses for four times as long as it works, so that calls at
+    /// the same time hardly notice; a runtime that shuts down ends it early.
     ///
     /// # Errors
     ///

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 /// The longest work between two pauses, but for one file.
 const WORK: Duration = Duration::from_millis(1);
 
-/// A pause takes so many times as long as the work before it, which takes longer on a busy disk.
-const REST: u32 = 1;
+/// A pause takes so many times as long as the work before it, which takes longer on a busy disk. With a
+/// million files, one as long as the work leaves others with a p99 of 119 ms, four times as long 8 ms.
+const REST: u32 = 4;
 
 /// The longest pause: whoever waits for the end of the work looks as often.
 const LONGEST: Duration = Duration::from_millis(100);
@@ -56,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn half_of_the_time_is_for_others() {
+    fn most_of_the_time_is_for_others() {
         let (mut spell, wish) = Spell::new();
         thread::sleep(5 * WORK);
         let begin = Instant::now();

@@ -6,7 +6,7 @@
 //! store is. Where much had to go, the next part is due sooner: what is dead takes no more room than
 //! what lives and some thousand files, while anybody writes.
 //!
-//! It pauses for as long as it works, unless so much is written meanwhile that it would not keep up.
+//! It pauses for longer than it works, unless so much is written meanwhile that it would not keep up.
 //!
 //! # Invariants
 //!
