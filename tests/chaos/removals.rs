@@ -108,8 +108,13 @@ async fn a9(what: &str, url: &str, rounds: usize, mut away: impl AsyncFnMut(bool
         let mut there = 0;
         for page in CHANGED..PAGES {
             for node in &nodes {
-                let (is_there, _) = node.look(page).await.unwrap_or_default();
-                there += usize::from(is_there);
+                let mut seen = None;
+                until("answered", async || {
+                    seen = node.look(page).await;
+                    seen.is_some()
+                })
+                .await;
+                there += usize::from(seen.unwrap().0);
             }
         }
         kept = kept.min(there);

@@ -223,7 +223,7 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 
 /// How many calls all cores make together in a second.
 fn rate(call: impl Fn() + Sync) -> f64 {
-    const LASTS: Duration = Duration::from_millis(200);
+    const LASTS: Duration = Duration::from_millis(50);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (barrier, calls) = (Barrier::new(cores), AtomicU64::new(0));
     std::thread::scope(|scope| {
@@ -254,19 +254,20 @@ pub(crate) async fn g5_one_hot_key() {
     engine.insert(key.as_str().into(), Arc::new(entry));
     let mut ratios = Vec::new();
     let (mut best, mut bare) = (0.0_f64, 0.0_f64);
-    for _ in 0..5 {
+    // Many short turns: the machine changes its mind about where threads run.
+    for _ in 0..51 {
         let alone = rate(|| assert!(engine.get(key.as_str()).is_some()));
         let store = rate(|| assert!(now(memory.get(&key)).unwrap().is_some()));
         ratios.push(store / alone);
         (best, bare) = (best.max(store), bare.max(alone));
     }
     ratios.sort_unstable_by(f64::total_cmp);
-    let (lowest, ratio, highest) = (ratios[0], ratios[2], ratios[4]);
+    let [lowest, ratio, highest] = [5, 25, 45].map(|place| ratios[place]);
     report(
         "G5 memory",
         "one hot key, all cores: at least 0.7 of what the engine does alone",
         format_args!(
-            "{ratio:.2}, from {lowest:.2} to {highest:.2}; {:.1} million/s of {:.1}",
+            "{ratio:.2}, eight of ten from {lowest:.2} to {highest:.2}; at best {:.1} million/s of {:.1}",
             best / 1e6,
             bare / 1e6
         ),
