@@ -187,10 +187,18 @@ pub(crate) async fn f1_files_are_damaged_on_disk() {
         future[7] += 1;
         all.push(("of a future format".to_owned(), future));
         for (what, bytes) in all {
-            fs::write(file, &bytes).unwrap();
-            outcome
-                .ask(&bench, (sort, "own"), "file", (&what, b""))
-                .await;
+            // A sweep that comes first removes what it finds damaged, and then nobody has read it.
+            for tries in 1.. {
+                fs::write(file, &bytes).unwrap();
+                let before = outcome.uncounted.len();
+                outcome
+                    .ask(&bench, (sort, "own"), "file", (&what, b""))
+                    .await;
+                if outcome.uncounted.len() == before || tries == 5 {
+                    break;
+                }
+                outcome.uncounted.truncate(before);
+            }
         }
     }
     outcome.finish("F1 files on disk", panics);
