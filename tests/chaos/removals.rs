@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 use crate::is_long;
-use crate::load::{Running, pause, times};
+use crate::load::{Running, pause};
 use crate::proxy::Proxy;
 use crate::support::servers::database::Database;
 use crate::support::servers::memcached::Memcached;
@@ -207,7 +207,7 @@ pub(crate) async fn a9_removed_while_postgres_hangs() {
 pub(crate) async fn a8_flaps_while_others_write() {
     let redis = Redis::start(&[]).unwrap();
     let nodes = nodes(&redis_url(redis.port, OPERATION)).await;
-    let flaps = 5 * times();
+    let flaps = if is_long() { 150 } else { 5 };
     let load = Running::start(&nodes, 2 * flaps * SECOND + 6 * SECOND);
     let over = Arc::new(AtomicBool::new(false));
     let writing = tokio::spawn({
