@@ -157,8 +157,10 @@ impl<C: Clock> Clock for SteadyClock<C> {
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+/// Without the 128 bits that `as_nanos` counts in: each hit reads the clock.
+pub(crate) fn nanos(duration: Duration) -> u64 {
+    let seconds = duration.as_secs().saturating_mul(1_000_000_000);
+    seconds.saturating_add(duration.subsec_nanos().into())
 }
 
 fn since_epoch(time: SystemTime) -> i64 {

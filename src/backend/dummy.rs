@@ -8,6 +8,10 @@ use crate::ttl::Lifetime;
 
 /// Keeps nothing: every read is a miss, every write succeeds and is gone.
 ///
+/// A [`CacheLayer`](crate::CacheLayer) over it is as good as not there: it adds no field and waits for
+/// nothing. It only shows its handlers what it would show them with another store, and has the last word on
+/// what layers inside of it may store.
+///
 /// # Django
 ///
 /// `DummyCache`: `add` is true, `touch`, `delete` and `contains` are false, and counters and

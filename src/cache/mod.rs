@@ -57,7 +57,7 @@ use crate::entry::{Body, Entry, Sealer};
 use crate::error::Result;
 use crate::fence::{Fences, Fill};
 use crate::flight::Flights;
-use crate::key::{Key, KeySpace};
+use crate::key::{Key, KeySpace, MAX_PAGE_KEY_BYTES};
 use crate::tag::{TagStamp, Tags};
 use crate::ttl::{Lifetime, Ttl};
 
@@ -245,6 +245,12 @@ impl Cache {
     /// [`InvalidKey`](crate::ErrorKind::InvalidKey) if the key policy refuses it.
     pub fn final_key(&self, key: &str) -> Result<Key> {
         self.shared.keys.key(self.version, key)
+    }
+
+    /// The final key of the one of a page that `append` appends.
+    pub(crate) fn page_key(&self, append: impl FnOnce(&mut String)) -> Result<Key> {
+        let keys = &self.shared.keys;
+        keys.key_of(self.version, MAX_PAGE_KEY_BYTES, append)
     }
 
     /// Removes all entries of this cache's prefix, of every version, and no others.

@@ -1,7 +1,8 @@
-//! Single values: `get`, `set`, `add`, `touch`, `delete`, `contains`, `ttl_of`.
+//! Single values: `get`, `get_shared`, `set`, `add`, `touch`, `delete`, `contains`, `ttl_of`.
 
 use std::future::Future;
 use std::slice;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -29,10 +30,60 @@ impl Cache {
     ///
     /// `get`; its `default` is `unwrap_or`.
     pub async fn get<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
+        self.get_as(key, |entry| self.decode(entry)).await
+    }
+
+    /// As [`get`](Self::get), without a copy: a store in this process keeps the decoded value beside its
+    /// bytes, and all who ask for it as the same type share it. The first of them decodes it; in other
+    /// stores, each does.
+    ///
+    /// The decoded value does not count towards the [limit](crate::backend::MemoryBuilder::max_bytes) of
+    /// the store. What changes inside of it, such as a `Mutex`, changes for all.
+    ///
+    /// # Errors
+    ///
+    /// As for [any call](Cache#errors).
+    ///
+    /// # Django
+    ///
+    /// None; each `get` unpickles.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> axum_cache::Result<()> {
+    /// use std::sync::Arc;
+    /// use axum_cache::{Cache, Ttl, backend::Memory};
+    ///
+    /// let cache = Cache::new(Memory::new());
+    /// cache.set("names", &["Ada", "Grace"], Ttl::Default).await?;
+    /// let names: Arc<Vec<String>> = cache.get_shared("names").await?.unwrap();
+    /// let again = cache.get_shared("names").await?.unwrap();
+    /// assert!(Arc::ptr_eq(&names, &again));
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "memory"))] fn main() {}
+    /// ```
+    pub async fn get_shared<T>(&self, key: &str) -> Result<Option<Arc<T>>>
+    where
+        T: DeserializeOwned + Send + Sync + 'static,
+    {
+        let decode = |entry: &Entry| match entry.decoded() {
+            Some(value) => Ok(value),
+            None => self.decode(entry).map(|value| entry.decoded_as(value)),
+        };
+        self.get_as(key, decode).await
+    }
+
+    async fn get_as<T>(
+        &self,
+        key: &str,
+        decode: impl FnOnce(&Entry) -> Result<T>,
+    ) -> Result<Option<T>> {
         let key = self.final_key(key)?;
         let look = self.look(&key).await;
         let look = self.or_instead("get", look, || Look::nothing(UNAVAILABLE))?;
-        Ok(self.decode_or_miss(look, "get"))
+        Ok(self.value_or_miss(look, "get", decode))
     }
 
     /// Stores `value`, replacing what is there. A zero TTL removes it.
@@ -191,8 +242,22 @@ impl Cache {
     where
         T: DeserializeOwned,
     {
+        self.value_or_miss(look, operation, |entry| self.decode(entry))
+    }
+
+    /// The same, decoded so.
+    fn value_or_miss<T>(
+        &self,
+        look: Look,
+        operation: &'static str,
+        decode: impl FnOnce(&Entry) -> Result<T>,
+    ) -> Option<T> {
         let (value, reason) = match look.found {
-            Found::Fresh(value) => (self.decode_or_corrupt(&value.entry, operation), "corrupt"),
+            Found::Fresh(value) => {
+                let value = decode(&value.entry);
+                let is_corrupt = |_: &_| observe::corrupt(self.name(), operation, "undecodable");
+                (value.inspect_err(is_corrupt).ok(), "corrupt")
+            }
             Found::Stale { .. } => (None, "expired"),
             Found::Foreign => (None, "foreign"),
             Found::Nothing(reason) => (None, reason),
@@ -203,15 +268,5 @@ impl Cache {
         };
         observe::outcome(self.name(), operation, outcome, reason);
         value
-    }
-
-    fn decode_or_corrupt<T>(&self, entry: &Entry, operation: &'static str) -> Option<T>
-    where
-        T: DeserializeOwned,
-    {
-        let value = self.decode(entry);
-        value
-            .inspect_err(|_| observe::corrupt(self.name(), operation, "undecodable"))
-            .ok()
     }
 }

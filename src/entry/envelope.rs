@@ -146,7 +146,20 @@ impl Sealer {
         body: &Body,
     ) -> Result<Entry> {
         let too_large = |source: String| Error::new(ErrorKind::Encode).with_source(source);
-        let meta = postcard::to_allocvec(&Meta {
+        let proof = PREAMBLE..PREAMBLE + self.proof_bytes();
+        let meta_bytes = if kind == Kind::Page { 768 } else { 128 };
+        let room = proof.end + UNPACKED_LENGTH + META_LENGTH + meta_bytes + body.bytes.len();
+        let mut sealed = Vec::with_capacity(room);
+        sealed.put_slice(MAGIC);
+        sealed.put_u8(if body.is_packed() { PACKED } else { FORMAT });
+        sealed.put_u8(kind as u8 | if self.signs() { SIGNED } else { 0 });
+        sealed.put_bytes(0, proof.len());
+        if let Some(length) = body.unpacked {
+            sealed.put_u32(length);
+        }
+        let length = sealed.len()..sealed.len() + META_LENGTH;
+        sealed.put_u32(0);
+        let meta = Meta {
             key: key.as_str(),
             stored_at_ms: to_millis(stamp.stored_at, false),
             fresh_until_ms: stamp.fresh_until.map(|instant| to_millis(instant, true)),
@@ -155,39 +168,26 @@ impl Sealer {
             cost_ms: millis(stamp.cost),
             tags: stamp.tags,
             of_kind: meta,
-        })
-        .map_err(|error| too_large(error.to_string()))?;
-        let meta_length =
-            u32::try_from(meta.len()).map_err(|error| too_large(error.to_string()))?;
-        let proof = PREAMBLE..PREAMBLE + self.proof_bytes();
-        let lengths = UNPACKED_LENGTH + META_LENGTH;
-        let length = proof.end + lengths + meta.len() + body.bytes.len();
-        let mut sealed = BytesMut::with_capacity(length);
-        sealed.put_slice(MAGIC);
-        sealed.put_u8(if body.is_packed() { PACKED } else { FORMAT });
-        sealed.put_u8(kind as u8 | if self.signs() { SIGNED } else { 0 });
-        sealed.put_bytes(0, proof.len());
-        if let Some(length) = body.unpacked {
-            sealed.put_u32(length);
-        }
-        sealed.put_u32(meta_length);
-        sealed.put_slice(&meta);
+        };
+        let mut sealed =
+            postcard::to_extend(&meta, sealed).map_err(|error| too_large(error.to_string()))?;
+        let meta_length = u32::try_from(sealed.len() - length.end)
+            .map_err(|error| too_large(error.to_string()))?;
+        sealed[length].copy_from_slice(&meta_length.to_be_bytes());
         sealed.put_slice(&body.bytes);
         let proved = self.proof(&sealed[..PREAMBLE], &sealed[proof.end..]);
         sealed[proof].copy_from_slice(proved.as_bytes());
-        Ok(Entry::new(sealed.freeze()))
+        // It is kept for long: as large as it is.
+        Ok(Entry::new(sealed.into_boxed_slice()))
     }
 
     /// Opens what [`seal`](Self::seal) wrote for the same kind and key.
-    pub(crate) fn open<M>(
+    pub(crate) fn open<'b, M: Deserialize<'b>>(
         &self,
         kind: Kind,
         key: &Key,
-        bytes: &Bytes,
-    ) -> Result<Opened<M>, Undecodable>
-    where
-        M: for<'de> Deserialize<'de>,
-    {
+        bytes: &'b Bytes,
+    ) -> Result<Opened<M>, Undecodable> {
         let (opened, left) = self.open_some(Some(kind), key, bytes)?;
         if !left.is_empty() {
             return Err(Undecodable::Meta);
@@ -202,15 +202,12 @@ impl Sealer {
     }
 
     /// Opens an envelope of this or any kind whose meta begins with an `M`; and what is left of the meta.
-    fn open_some<'b, M>(
+    fn open_some<'b, M: Deserialize<'b>>(
         &self,
         kind: Option<Kind>,
         key: &Key,
         bytes: &'b Bytes,
-    ) -> Result<(Opened<M>, &'b [u8]), Undecodable>
-    where
-        M: for<'de> Deserialize<'de>,
-    {
+    ) -> Result<(Opened<M>, &'b [u8]), Undecodable> {
         let (preamble, rest) = bytes
             .split_first_chunk::<PREAMBLE>()
             .ok_or(Undecodable::Truncated)?;
@@ -244,15 +241,12 @@ impl Sealer {
 }
 
 /// Opens what follows the proof.
-fn open_proved<'b, M>(
+fn open_proved<'b, M: Deserialize<'b>>(
     key: &Key,
     bytes: &'b Bytes,
     sealed: &'b [u8],
     is_packed: bool,
-) -> Result<(Opened<M>, &'b [u8]), Undecodable>
-where
-    M: for<'de> Deserialize<'de>,
-{
+) -> Result<(Opened<M>, &'b [u8]), Undecodable> {
     let (unpacked, sealed) = if is_packed {
         let (length, rest) = sealed
             .split_first_chunk::<UNPACKED_LENGTH>()

@@ -1,9 +1,12 @@
 //! Keys of pages: a digest over everything that selects a response.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
+
+use super::is_plain;
 
 /// What a page is asked for by, apart from the header fields its responses vary on.
 #[derive(Clone, Copy, Debug)]
@@ -78,9 +81,10 @@ impl<'a> PageTarget<'a> {
         if self.cookies.is_empty() && self.facets.is_empty() {
             return None;
         }
-        let mut digest = Digest::default();
-        digest.selection(self);
-        Some(*blake3::hash(&digest.material).as_bytes())
+        Some(Digest::with(|digest| {
+            digest.selection(self);
+            *digest.hash().as_bytes()
+        }))
     }
 
     /// The same target under the key prefix of a layer.
@@ -98,8 +102,8 @@ pub type VaryValue<'a> = (&'a str, Option<&'a [u8]>);
 
 /// Makes the keys under which pages are stored, before the cache's own prefix and version.
 ///
-/// The default is a BLAKE3 digest over the length-prefixed material, behind short digests of the
-/// segments of the path, which find the pages below one.
+/// The default is the URI as a text, or where that would be long or hold odd bytes a BLAKE3 digest over the
+/// length-prefixed material, behind the segments of the path, which find the pages below one.
 /// [`DjangoKeys`](crate::key::DjangoKeys) makes the ones that a Django site uses.
 pub trait PageKeyFunction: fmt::Debug + Send + Sync + 'static {
     /// The key of the primary entry of a target, which its variants are found by. The default one
@@ -127,57 +131,181 @@ pub trait PageKeyFunction: fmt::Debug + Send + Sync + 'static {
     }
 }
 
-/// The page key function of a layer.
-pub(crate) type PageKeys = Arc<dyn PageKeyFunction>;
-
-/// The default: a digest in which no two different inputs meet.
+/// The page keys of a layer. They are appended to what all keys of the cache begin with.
+///
+/// By default a key is a text, or where that would be long or odd a digest, in which no two different inputs meet.
 ///
 /// ```text
-/// page:<site>/<segment>/<segment>:<digest of the URI>
+/// page:<key prefix>:<scheme>://<authority><path>/?<query>
+/// page:~<digest of the site><path>/~<digest of all of it>
 /// ```
 ///
-/// Site and segments are digests of eight digits, for finding what is below a path: those that meet
-/// there do no harm but to be forgotten together. An empty segment stays empty.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct DigestKeys;
+/// The second form is as much of the first as there is room for, in which odd bytes are replaced: a site, or
+/// a path, and what lies below it begin alike in both. Without a query there is no `?` in the first, which then
+/// ends in `/`; there never is one in the second, which ends in a digit.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum PageKeys {
+    #[default]
+    Uri,
+    /// Those of a function of the application's.
+    Custom(Arc<dyn PageKeyFunction>),
+}
 
-/// The segments of a path that keys begin with.
-const MAX_SEGMENTS: usize = 8;
+/// The longest key of a page.
+pub(crate) const MAX_PAGE_KEY_BYTES: usize = 190;
 
-/// The longest primary key.
-const MAX_PRIMARY_BYTES: usize = PAGE.len() + 8 + MAX_SEGMENTS * 9 + 1 + 2 * blake3::OUT_LEN;
+/// What a digest takes of it: `~` and the digits.
+const TAIL_BYTES: usize = 1 + 2 * blake3::OUT_LEN;
+
+/// The longest beginning in front of a digest.
+const MAX_HEAD_BYTES: usize = MAX_PAGE_KEY_BYTES - TAIL_BYTES;
+
+/// The longest site that is not digested.
+const MAX_SITE_BYTES: usize = 48;
 
 const PAGE: &str = "page:";
 
-impl PageKeyFunction for DigestKeys {
-    fn primary(&self, target: &PageTarget<'_>) -> String {
-        let digest = Digest::of_uri(target);
-        let mut key = digest.beginning(target.path);
-        key.push(':');
-        digest.finish(key)
+impl PageKeys {
+    /// See [`PageKeyFunction::primary`].
+    pub(crate) fn primary(&self, target: &PageTarget<'_>, key: &mut String) {
+        if let Self::Custom(function) = self {
+            key.push_str(&function.primary(target));
+            return;
+        }
+        let start = key.len();
+        let (path, query) = (target.path, target.query.unwrap_or_default());
+        key.push_str(PAGE);
+        let is_plain =
+            push_site(target, key) & path.starts_with('/') & is_path(path) & is_plain(query);
+        if is_plain && key.len() - start + path.len() + query.len() + 2 <= MAX_PAGE_KEY_BYTES {
+            key.push_str(path);
+            key.push('/');
+            if target.query.is_some() {
+                key.push('?');
+                key.push_str(query);
+            }
+            return;
+        }
+        push_beginning(path, key, start + MAX_HEAD_BYTES);
+        let digest = Digest::of_uri(target, |digest| digest.hash());
+        key.push('~');
+        push_hex(key, digest.as_bytes());
     }
 
-    fn variant(
+    /// See [`PageKeyFunction::variant`].
+    pub(crate) fn variant(
         &self,
         target: &PageTarget<'_>,
         values: &[VaryValue<'_>],
         generation: u64,
-    ) -> String {
-        let mut digest = Digest::of_uri(target);
-        digest.selection(target);
-        digest.field(&generation.to_be_bytes());
-        for (name, value) in values {
-            digest.field(name.as_bytes());
-            digest.optional(*value);
+        key: &mut String,
+    ) {
+        if let Self::Custom(function) = self {
+            key.push_str(&function.variant(target, values, generation));
+            return;
         }
-        let mut key = String::with_capacity(8 + 2 * blake3::OUT_LEN);
+        let digest = Digest::of_uri(target, |digest| {
+            digest.selection(target);
+            digest.field(&generation.to_be_bytes());
+            for (name, value) in values {
+                digest.field(name.as_bytes());
+                digest.optional(*value);
+            }
+            digest.hash()
+        });
         key.push_str("variant:");
-        digest.finish(key)
+        push_hex(key, digest.as_bytes());
     }
 
-    fn prefix(&self, target: &PageTarget<'_>) -> Option<String> {
-        Some(Digest::of_uri(target).beginning(target.path))
+    /// See [`PageKeyFunction::prefix`].
+    pub(crate) fn prefix(&self, target: &PageTarget<'_>) -> Option<String> {
+        if let Self::Custom(function) = self {
+            return function.prefix(target);
+        }
+        let mut prefix = String::with_capacity(MAX_HEAD_BYTES);
+        prefix.push_str(PAGE);
+        push_site(target, &mut prefix);
+        // Whether the last segment of the path is empty is not told.
+        let path = target.path.strip_suffix('/').unwrap_or(target.path);
+        push_beginning(path, &mut prefix, MAX_HEAD_BYTES);
+        Some(prefix)
     }
+
+    /// See [`PageKeyFunction::inlines`].
+    pub(crate) fn inlines(&self) -> bool {
+        match self {
+            Self::Uri => true,
+            Self::Custom(function) => function.inlines(),
+        }
+    }
+}
+
+/// Appends what the keys of the pages of a site have in common. Whether it says which site it is.
+fn push_site(target: &PageTarget<'_>, key: &mut String) -> bool {
+    let (prefix, scheme) = (target.key_prefix, target.scheme);
+    let authority = target.authority.unwrap_or("-");
+    let length = prefix.len() + scheme.len() + authority.len();
+    let is_plain = is_name(prefix) & is_name(scheme) & is_host(authority);
+    if is_plain && length <= MAX_SITE_BYTES && target.authority != Some("") {
+        key.push_str(prefix);
+        key.push(':');
+        key.push_str(scheme);
+        // Without a host there are no slashes.
+        key.push_str(if target.authority.is_some() {
+            "://"
+        } else {
+            ":"
+        });
+        key.push_str(authority);
+        return true;
+    }
+    let site = Digest::with(|digest| {
+        digest.site(target);
+        xxh3_64(&digest.material)
+    });
+    key.push('~');
+    push_hex(key, &site.to_be_bytes());
+    false
+}
+
+/// Appends as much of the path, and the `/` behind it, as fits into `most` bytes.
+fn push_beginning(path: &str, key: &mut String, most: usize) {
+    let bytes = path.bytes().chain([b'/']);
+    let plain = bytes.map(|byte| {
+        if is_of_path(byte) {
+            char::from(byte)
+        } else {
+            '_'
+        }
+    });
+    let room = most.saturating_sub(key.len());
+    key.extend(plain.take(room));
+}
+
+/// Whether all bytes of a text are of some kind. Without a way out, so that several are looked at at a time.
+fn all(text: &str, is: impl Fn(u8) -> bool) -> bool {
+    text.bytes().fold(true, |all, byte| all & is(byte))
+}
+
+fn is_of_path(byte: u8) -> bool {
+    matches!(byte, b'!'..=b'>' | b'@'..=b'~')
+}
+
+fn is_path(text: &str) -> bool {
+    all(text, is_of_path)
+}
+
+fn is_name(text: &str) -> bool {
+    all(text, |byte| {
+        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
+    })
+}
+
+fn is_host(text: &str) -> bool {
+    let others = b"-.:[]_";
+    all(text, |byte| {
+        byte.is_ascii_alphanumeric() | others.contains(&byte)
+    })
 }
 
 /// Length-prefixed fields for BLAKE3: no two different sequences of fields make the same input.
@@ -185,23 +313,46 @@ impl PageKeyFunction for DigestKeys {
 struct Digest {
     // Gathered, since one call on a short input costs less than a hasher and its updates.
     material: Vec<u8>,
-    /// Where in it that ends which the pages of a site have in common.
-    site: usize,
 }
 
+thread_local! {
+    /// Room for the material of one key after the other.
+    static MATERIAL: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// What a thread keeps of that room at most.
+const MAX_KEPT_BYTES: usize = 4096;
+
 impl Digest {
-    fn of_uri(target: &PageTarget<'_>) -> Self {
+    /// Works on the digest of the URI of a target.
+    fn of_uri<T>(target: &PageTarget<'_>, work: impl FnOnce(&mut Self) -> T) -> T {
+        Self::with(|digest| {
+            digest.site(target);
+            digest.field(target.path.as_bytes());
+            digest.optional(target.query.map(str::as_bytes));
+            work(digest)
+        })
+    }
+
+    /// Works on an empty digest.
+    fn with<T>(work: impl FnOnce(&mut Self) -> T) -> T {
         let mut digest = Self {
-            material: Vec::with_capacity(192),
-            site: 0,
+            material: MATERIAL.try_with(Cell::take).unwrap_or_default(),
         };
-        digest.field(target.key_prefix.as_bytes());
-        digest.field(target.scheme.as_bytes());
-        digest.optional(target.authority.map(str::as_bytes));
-        digest.site = digest.material.len();
-        digest.field(target.path.as_bytes());
-        digest.optional(target.query.map(str::as_bytes));
-        digest
+        digest.material.clear();
+        let done = work(&mut digest);
+        if digest.material.capacity() <= MAX_KEPT_BYTES {
+            // A thread that ends keeps nothing.
+            let _ = MATERIAL.try_with(|kept| kept.set(digest.material));
+        }
+        done
+    }
+
+    /// Adds what the pages of a site have in common.
+    fn site(&mut self, target: &PageTarget<'_>) {
+        self.field(target.key_prefix.as_bytes());
+        self.field(target.scheme.as_bytes());
+        self.optional(target.authority.map(str::as_bytes));
     }
 
     /// Adds what selects a page beside its URI.
@@ -218,9 +369,14 @@ impl Digest {
         }
     }
 
+    /// Seven bits a byte, the last one below 128: none is the beginning of another.
     fn length(&mut self, length: usize) {
-        self.material
-            .extend_from_slice(&(length as u64).to_be_bytes());
+        let mut left = length;
+        while left >= 0x80 {
+            self.material.push(left.to_le_bytes()[0] | 0x80);
+            left >>= 7;
+        }
+        self.material.push(left.to_le_bytes()[0]);
     }
 
     fn field(&mut self, bytes: &[u8]) {
@@ -236,57 +392,112 @@ impl Digest {
         }
     }
 
-    /// What the primary keys of the page at `path`, and of those below it, begin with.
-    fn beginning(&self, path: &str) -> String {
-        let mut key = String::with_capacity(MAX_PRIMARY_BYTES);
-        key.push_str(PAGE);
-        push_short_digest(&mut key, &self.material[..self.site]);
-        for segment in path.split('/').skip(1).take(MAX_SEGMENTS) {
-            key.push('/');
-            if !segment.is_empty() {
-                push_short_digest(&mut key, segment.as_bytes());
-            }
-        }
-        key
-    }
-
-    fn finish(&self, mut key: String) -> String {
-        key.push_str(&blake3::hash(&self.material).to_hex());
-        key
+    fn hash(&self) -> blake3::Hash {
+        blake3::hash(&self.material)
     }
 }
 
-/// Appends eight hexadecimal digits.
-fn push_short_digest(key: &mut String, bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in &xxh3_64(bytes).to_le_bytes()[..4] {
-        key.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        key.push(char::from(DIGITS[usize::from(byte & 15)]));
+/// Appends two hexadecimal digits for each of up to 32 bytes.
+fn push_hex(key: &mut String, bytes: &[u8]) {
+    let mut digits = [[0; 2]; blake3::OUT_LEN];
+    for (pair, byte) in digits.iter_mut().zip(bytes) {
+        *pair = HEX[usize::from(*byte)];
     }
+    let digits = digits[..bytes.len()].as_flattened();
+    key.push_str(str::from_utf8(digits).unwrap_or_default());
 }
+
+/// Two digits for each byte.
+static HEX: [[u8; 2]; 256] = {
+    let digits = b"0123456789abcdef";
+    let mut hex = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        hex[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    hex
+};
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
     use std::collections::HashSet;
 
     use super::*;
+
+    fn primary(target: &PageTarget<'_>) -> String {
+        let mut key = String::new();
+        PageKeys::Uri.primary(target, &mut key);
+        key
+    }
+
+    fn variant(target: &PageTarget<'_>, values: &[VaryValue<'_>], generation: u64) -> String {
+        let mut key = String::new();
+        PageKeys::Uri.variant(target, values, generation, &mut key);
+        key
+    }
 
     #[test]
     fn different_targets_and_values_never_meet() {
         let mut keys = HashSet::new();
         let mut targets = 0;
-        let texts = ["", "a", "b", "ab", "/a", "a\0b"];
-        for key_prefix in texts {
-            for authority in [None, Some(""), Some("a"), Some("ab")] {
-                for path in texts {
-                    for query in [None, Some(""), Some("a"), Some("b")] {
+        let prefixes = ["", "a", "b", "ab", "/a", "a\0b", "~", "a:http", "é"];
+        let authorities = [
+            None,
+            Some(""),
+            Some("-"),
+            Some("a"),
+            Some("ab"),
+            Some("a:1"),
+            Some("a/b"),
+        ];
+        let long = "/a".repeat(40);
+        let paths = [
+            "",
+            "a",
+            "b",
+            "ab",
+            "/",
+            "//",
+            "/a",
+            "/a/",
+            "/a/b",
+            "/a>",
+            "/a>/b",
+            "/<a",
+            "/a?b",
+            "/~",
+            "//a",
+            "/a\0b",
+            "/é",
+            "*",
+            &long,
+            &long[..78],
+            "/abcdefghijklmnopqrstuvwxyz",
+            "/abcdefghijklmnopqrstuvwxy",
+        ];
+        let queries = [
+            None,
+            Some(""),
+            Some("a"),
+            Some("b"),
+            Some("a?b"),
+            Some("a b"),
+            Some(&long[..]),
+        ];
+        for key_prefix in prefixes {
+            for authority in authorities {
+                for path in paths {
+                    for query in queries {
                         let target = PageTarget::new("http", authority, path, query);
                         let target = target.with_key_prefix(key_prefix);
-                        keys.insert(DigestKeys.primary(&target));
-                        keys.insert(DigestKeys.variant(&target, &[], 1));
-                        keys.insert(DigestKeys.variant(&target, &[], 2));
-                        keys.insert(DigestKeys.variant(&target, &[("a", None)], 1));
-                        keys.insert(DigestKeys.variant(&target, &[("a", Some(b""))], 1));
+                        keys.insert(primary(&target));
+                        keys.insert(variant(&target, &[], 1));
+                        keys.insert(variant(&target, &[], 2));
+                        keys.insert(variant(&target, &[("a", None)], 1));
+                        keys.insert(variant(&target, &[("a", Some(b""))], 1));
                         targets += 1;
                     }
                 }
@@ -297,15 +508,19 @@ mod tests {
 
     fn is_under(path: &str, prefix: &str) -> bool {
         let target = |path| PageTarget::new("http", Some("a"), path, None);
-        let prefix = DigestKeys.prefix(&target(prefix)).unwrap_or_default();
-        let key = DigestKeys.primary(&target(path));
-        assert!(key.len() <= MAX_PRIMARY_BYTES, "{key}");
+        let prefix = PageKeys::Uri.prefix(&target(prefix)).unwrap_or_default();
+        let key = primary(&target(path));
+        assert!(key.len() <= MAX_PAGE_KEY_BYTES, "{key}");
         key.starts_with(&prefix)
     }
 
     #[test]
     fn keys_begin_with_the_prefix_of_every_path_above() {
         let deep = "/1/2/3/4/5/6/7/8/9/10";
+        // Of which not all counts.
+        let long = &*format!("/{}", "long-".repeat(40));
+        let longer = &*format!("{long}/b/c");
+        let odd = "/an-odd-é/\0/<>/b";
         let below = [
             (
                 "/blog",
@@ -313,7 +528,10 @@ mod tests {
                     "/blog", "/blog/", "/blog/a", "/blog/a/", "/blog//", "/blog//a",
                 ],
             ),
-            ("/blog/", vec!["/blog/", "/blog/a", "/blog/a/b", "/blog//"]),
+            (
+                "/blog/",
+                vec!["/blog", "/blog/", "/blog/a", "/blog/a/b", "/blog//"],
+            ),
             ("/blog//", vec!["/blog//", "/blog//a"]),
             ("/", vec!["/", "//", "/blog", "/blog/a"]),
             (
@@ -321,11 +539,10 @@ mod tests {
                 vec![deep, "/1/2/3/4/5/6/7/", "/1/2/3/4/5/6/7"],
             ),
             ("/1/2/3/4/5/6/7/8", vec![deep, "/1/2/3/4/5/6/7/8"]),
-            // Deeper than the keys tell: more, never less.
-            (
-                deep,
-                vec![deep, "/1/2/3/4/5/6/7/8/9/10/11", "/1/2/3/4/5/6/7/8"],
-            ),
+            // Longer than the keys tell: more, never less.
+            (long, vec![long, longer, &long[..150]]),
+            (longer, vec![long, longer, &long[..150]]),
+            (odd, vec![odd, "/an-odd-é/\0/<>/b/c", "/an-odd-é/_/<>/b/c?"]),
         ];
         for (prefix, paths) in below {
             for path in paths {
@@ -339,12 +556,14 @@ mod tests {
                     "/", "/blogger", "/blo", "/a/blog", "//blog", "/%62log", "/Blog",
                 ],
             ),
-            ("/blog/", vec!["/blog", "/blogger/"]),
-            ("/blog//", vec!["/blog/", "/blog/a"]),
+            ("/blog/", vec!["/blogger/", "/blo", "/"]),
+            ("/blog//", vec!["/blog", "/blog/a"]),
             (
                 "/1/2/3/4/5/6/7/8",
                 vec!["/1/2/3/4/5/6/7", "/1/2/3/4/5/6/7/", "/1/2/3/4/5/6/7/9"],
             ),
+            (long, vec![&long[..50]]),
+            (odd, vec!["/an-odd-é/\0/<>/c", "/an-odd-é"]),
         ];
         for (prefix, paths) in beside {
             for path in paths {
@@ -357,26 +576,38 @@ mod tests {
     fn a_prefix_is_of_one_site() {
         let of = |scheme, authority| PageTarget::new(scheme, authority, "/a", None);
         let target = of("http", Some("a"));
-        let prefix = DigestKeys.prefix(&target).unwrap_or_default();
-        assert!(DigestKeys.primary(&target).starts_with(&prefix));
+        let prefix = PageKeys::Uri.prefix(&target).unwrap_or_default();
+        assert!(primary(&target).starts_with(&prefix));
         for other in [
             of("https", Some("a")),
             of("http", Some("b")),
             of("http", None),
             target.with_key_prefix("k"),
         ] {
-            assert!(
-                !DigestKeys.primary(&other).starts_with(&prefix),
-                "{other:?}"
-            );
+            assert!(!primary(&other).starts_with(&prefix), "{other:?}");
         }
+    }
+
+    #[test]
+    fn keys_say_which_page_it_is() {
+        let key =
+            |authority, path, query| primary(&PageTarget::new("http", authority, path, query));
+        let text = key(Some("a.test:8000"), "/blog/2026/", Some("page=2&x=a/b?c"));
+        assert_eq!(text, "page::http://a.test:8000/blog/2026//?page=2&x=a/b?c");
+        assert_eq!(key(None, "/", None), "page::http:-//");
+        let odd = key(Some("a"), "/blog/é", None);
+        let (head, digest) = odd.split_once('~').unwrap();
+        assert!(
+            head == "page::http://a/blog/__/" && digest.len() == 64,
+            "{odd}"
+        );
     }
 
     /// The key of a variant, whose primary entry is that of its URI.
     fn selected(target: &PageTarget<'_>) -> (String, Option<[u8; 32]>) {
         let plain = PageTarget::new("http", None, "/", None);
-        assert_eq!(DigestKeys.primary(target), DigestKeys.primary(&plain));
-        (DigestKeys.variant(target, &[], 1), target.selection())
+        assert_eq!(primary(target), primary(&plain));
+        (variant(target, &[], 1), target.selection())
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::fmt::Write as _;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, PercentEncode, utf8_percent_encode};
 
 /// Everything that means something in the grammar, or that some store refuses in a key.
 const RESERVED: &AsciiSet = &CONTROLS
@@ -23,7 +23,7 @@ const RESERVED: &AsciiSet = &CONTROLS
     .add(b')')
     .add(b',');
 
-pub(super) fn escape(text: &str) -> impl fmt::Display + '_ {
+pub(super) fn escape(text: &str) -> PercentEncode<'_> {
     utf8_percent_encode(text, RESERVED)
 }
 

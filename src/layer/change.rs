@@ -13,6 +13,7 @@ use http_body::Body;
 use tokio::task::JoinHandle;
 
 use super::body::CacheBody;
+use super::given::Given;
 use super::layer::Config;
 use super::target::original_uri;
 use super::veto::Place;
@@ -40,12 +41,12 @@ pub(super) struct Change {
 impl Change {
     pub(super) fn new<B>(config: &Arc<Config>, request: &Request<B>, status: CacheStatus) -> Self {
         let uri = original_uri(request.uri(), request.extensions());
-        let inputs = &config.inputs;
-        let target = inputs.target(uri, request.headers(), request.extensions());
+        let (inputs, given) = (&config.inputs, Given::of(request.headers()));
+        let target = inputs.target(uri, request.headers(), given, request.extensions());
         Self {
             config: Arc::clone(config),
             method: request.method().clone(),
-            key: config.cache.final_key(&target.primary(uri, config)).ok(),
+            key: target.primary(uri, config).ok(),
             uri: target.absolute(uri),
             status,
             is_over: false,
@@ -63,7 +64,7 @@ impl Change {
     {
         let response = response.await?.map(CacheBody::live);
         let mut response = self.config.with_named_tags(response);
-        place.leave(&response);
+        place.leave(&mut response);
         let keys = self.forgets(response.status(), response.headers());
         self.is_over = true;
         let tasks = keys.into_iter().map(|key| self.forget(key));
@@ -94,10 +95,7 @@ impl Change {
             keys.extend(self.key.clone());
         }
         let others = uris.iter().skip(1).take(MOST_OTHERS);
-        keys.extend(others.filter_map(|uri| {
-            let key = self.config.page_key(&without_default_port(uri));
-            self.config.cache.final_key(&key).ok()
-        }));
+        keys.extend(others.filter_map(|uri| self.config.page_key(&without_default_port(uri)).ok()));
         keys
     }
 }

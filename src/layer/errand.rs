@@ -1,7 +1,6 @@
 //! A request that has to wait: for the store, for another request's answer, or for the inner
 //! service.
 
-use std::future::pending;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 
@@ -9,7 +8,6 @@ use bytes::Bytes;
 use http::header::{HeaderValue, IF_RANGE, RANGE, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
-use tokio::runtime::Handle;
 use tower_service::Service;
 
 use super::body::CacheBody;
@@ -23,6 +21,7 @@ use super::service::{Question, STATUS_NAME};
 use super::stale::caught;
 use super::tagged::Before;
 use super::veto::{CacheVeto, Place};
+use super::write::here_or_in_task;
 use crate::cache::Room;
 use crate::fence::Fill;
 use crate::flight::Role;
@@ -109,21 +108,11 @@ where
             return Ok(self.overloaded(&forwarding));
         };
         let leads = forwarding.duty.is_one();
-        let forwarded = self.forward(leading, forwarding, room);
-        match Handle::try_current() {
-            // A task of its own: a client that goes away takes nothing from those who wait.
-            Ok(runtime) if leads => {
-                let task = runtime.spawn(observe::in_current_span(forwarded));
-                match task.await {
-                    Ok(response) => response,
-                    Err(lost) => match lost.try_into_panic() {
-                        Ok(panic) => resume_unwind(panic),
-                        // The runtime is shutting down, and this task with it.
-                        Err(_) => pending().await,
-                    },
-                }
-            }
-            _ => forwarded.await,
+        let forwarded = observe::in_current_span(self.forward(leading, forwarding, room));
+        if leads {
+            here_or_in_task(forwarded).await
+        } else {
+            forwarded.await
         }
     }
 
@@ -223,7 +212,7 @@ where
             fill,
             key: self.question.key.clone(),
             veto: CacheVeto::of(request.extensions_mut()),
-            last_word: self.place.outside(),
+            is_inside: self.place == Place::Inside,
             config,
             miss,
             duty,
@@ -234,7 +223,7 @@ where
         let call = async move { inner.call(request).await };
         let cache = &self.question.config.cache;
         let called = caught(cache.making(&self.question.key, &room, call));
-        let response = match ground.hold(called).await {
+        let mut response = match ground.hold(called).await {
             Ok(Ok(response)) => filler.respond(&self.question, response),
             Ok(Err(error)) => filler.unreachable(&self.question).ok_or(error)?,
             Err(panic) => match filler.unreachable(&self.question) {
@@ -242,7 +231,7 @@ where
                 None => resume_unwind(panic),
             },
         };
-        self.place.leave(&response);
+        self.place.leave(&mut response);
         Ok(response)
     }
 }

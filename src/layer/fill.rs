@@ -26,6 +26,7 @@ use crate::fence::Fill;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::CacheStatus;
+use crate::semantics::fields::storable_fields;
 use crate::semantics::freshness::stamp_date;
 use crate::semantics::reuse::is_error;
 use crate::semantics::storable::Refusal;
@@ -53,8 +54,8 @@ pub(super) struct Filler {
     /// An earlier answer was not shared.
     pub(super) marked: Option<Alone>,
     pub(super) veto: CacheVeto,
-    /// That of the layer outside, if there is one.
-    pub(super) last_word: Option<LastWord>,
+    /// Another layer is outside of this one: it has the last word.
+    pub(super) is_inside: bool,
 }
 
 impl Filler {
@@ -102,7 +103,7 @@ impl Filler {
             return self.refuse(question, Refusal::BodyTooLarge, parts, body);
         }
         let (status, config) = (self.status(), Arc::clone(&self.config));
-        let mut writer = self.writer(&asked, &parts, &kept, placement);
+        let mut writer = self.writer(&asked, &mut parts, &kept, placement);
         let status = status.with_ttl(writer.response.fresh_for(asked.now));
         let (client, mut copier) = relay(body, ceiling, announced);
         let mut once = Context::from_waker(Waker::noop());
@@ -152,15 +153,19 @@ impl Filler {
             return instead.unwrap_or_else(|| self.bad_gateway(status));
         }
         let config = Arc::clone(&self.config);
-        let (current, refusal) = self.freshened(&asked, stored, not_modified);
+        let (current, refusal, last_word) = self.freshened(&asked, stored, not_modified);
         let status = match refusal {
             None => status.with_stored(),
             Some(refusal) => status.with_detail(refusal.as_str()),
         };
         let tags = current_tags(&config, stored, not_modified);
         let mut response = serve(&current, false, &asked, question.head, status);
+        let extensions = response.extensions_mut();
         if !tags.is_empty() {
-            response.extensions_mut().insert(tags);
+            extensions.insert(tags);
+        }
+        if let Some(last_word) = last_word {
+            extensions.insert(last_word);
         }
         response
     }
@@ -180,7 +185,10 @@ impl Filler {
             self.forget();
             status = status.with_detail(Refusal::Head.as_str());
         } else if parts.headers.contains_key(ETAG) || parts.headers.contains_key(LAST_MODIFIED) {
-            let (_, refusal) = self.freshened(&question.asked(), stored, &parts);
+            let (_, refusal, last_word) = self.freshened(&question.asked(), stored, &parts);
+            if let Some(last_word) = last_word {
+                parts.extensions.insert(last_word);
+            }
             status = match refusal {
                 None => status.with_stored(),
                 Some(refusal) => status.with_detail(refusal.as_str()),
@@ -194,18 +202,18 @@ impl Filler {
     }
 
     /// The stored response with what `update` says of it now, which is stored too; why not, if it
-    /// may not be.
+    /// may not be; and what it waits for.
     fn freshened(
         mut self,
         asked: &Asked<'_>,
         stored: &StoredResponse,
         update: &Parts,
-    ) -> (StoredResponse, Option<Refusal>) {
+    ) -> (StoredResponse, Option<Refusal>, Option<LastWord>) {
         let mut update_headers = update.headers.clone();
         stamp_date(&mut update_headers, asked.now);
         let mut parts = Response::new(()).into_parts().0;
         parts.status = stored.status;
-        parts.headers = stored.headers.clone();
+        parts.headers = storable_fields(&stored.headers);
         parts.extensions = update.extensions.clone();
         parts
             .extensions
@@ -222,25 +230,25 @@ impl Filler {
             }
             current.headers = parts.headers;
             self.give_up(Refusal::SetCookie);
-            return (current, Some(Refusal::SetCookie));
+            return (current, Some(Refusal::SetCookie), None);
         }
         match self.admit(asked, &mut parts) {
             Ok((kept, placement)) => {
                 let config = Arc::clone(&self.config);
-                let mut writer = self.writer(asked, &parts, &kept, placement);
+                let mut writer = self.writer(asked, &mut parts, &kept, placement);
                 writer.response.body = stored.body.clone();
                 let current = writer.response.clone();
                 now_or_later(
                     &config.cache,
                     writer.finish(Copied::Whole(stored.body.clone())),
                 );
-                (current, None)
+                (current, None, parts.extensions.remove())
             }
             Err(refusal) => {
                 current.headers = parts.headers;
                 self.give_up(refusal);
                 self.forget();
-                (current, Some(refusal))
+                (current, Some(refusal), None)
             }
         }
     }

@@ -30,7 +30,7 @@ pin_project! {
     #[project = InnerProject]
     enum Inner<F, B: Body, E> {
         Hit { response: Option<Response<CacheBody<B>>> },
-        Pass { #[pin] future: F, status: CacheStatus, place: Place, config: Arc<Config> },
+        Pass { #[pin] future: F, status: Option<CacheStatus>, place: Place, config: Option<Arc<Config>> },
         Answer { future: Answer<B, E> },
     }
 }
@@ -43,8 +43,14 @@ impl<F, B: Body, E> ResponseFuture<F, B, E> {
         }
     }
 
-    /// Not for the cache: only the status is added.
-    pub(super) fn pass(future: F, status: CacheStatus, place: Place, config: Arc<Config>) -> Self {
+    /// Not for the cache: only the status is added, if there is one, and the field of a `config` with tags
+    /// is taken.
+    pub(super) fn pass(
+        future: F,
+        status: Option<CacheStatus>,
+        place: Place,
+        config: Option<Arc<Config>>,
+    ) -> Self {
         Self {
             inner: Inner::Pass {
                 future,
@@ -83,10 +89,14 @@ where
                 place,
                 config,
             } => {
-                let response = ready!(future.poll(cx))?.map(CacheBody::live);
-                let mut response = config.with_named_tags(response);
-                place.leave(&response);
-                status.append_to(response.headers_mut());
+                let mut response = ready!(future.poll(cx))?.map(CacheBody::live);
+                if let Some(config) = config {
+                    response = config.with_named_tags(response);
+                }
+                place.leave(&mut response);
+                if let Some(status) = status {
+                    status.append_to(response.headers_mut());
+                }
                 Poll::Ready(Ok(response))
             }
             InnerProject::Answer { future } => future.as_mut().poll(cx),

@@ -12,9 +12,9 @@ use super::layer::TtlRule;
 use super::lookup::Asked;
 use super::slot::new_generation;
 use super::stale::Windows;
-use super::stored::{Fingerprint, StoredResponse};
+use super::stored::{Fingerprint, StoredResponse, Varied};
 use super::tagged::PageTags;
-use super::veto::CacheVeto;
+use super::veto::{CacheVeto, LastWord};
 use super::write::Writer;
 use crate::control::patch_response_headers;
 use crate::key::Key;
@@ -48,7 +48,7 @@ pub(super) struct Placement {
     generation: u64,
     /// What the responses of the page vary on, and what this one does.
     vary: Vec<HeaderName>,
-    varied: Vec<(HeaderName, Fingerprint)>,
+    varied: Vec<Varied>,
     selection: Fingerprint,
     /// Where it goes beside the primary entry, if there are variants.
     variant_key: Option<Key>,
@@ -176,10 +176,7 @@ impl Filler {
         let variant_key = has_variants
             .then(|| asked.variant_key(&vary, generation).ok())
             .flatten();
-        let varied = own.into_iter().map(|name| {
-            let value = asked.fingerprint(&name);
-            (name, value)
-        });
+        let varied = own.into_iter().map(|name| asked.varied(name));
         Ok(Placement {
             varied: varied.collect(),
             known: known.is_some(),
@@ -195,13 +192,15 @@ impl Filler {
     pub(super) fn writer(
         self,
         asked: &Asked<'_>,
-        parts: &Parts,
+        parts: &mut Parts,
         kept: &Kept,
         placement: Placement,
     ) -> Writer {
         let mut headers = storable_fields(&parts.headers);
         stamp_date(&mut headers, asked.now);
         let (etags, unstored) = (self.etags(), self.unstored());
+        let ask = || LastWord::ask(&mut parts.extensions, kept.facts.vary());
+        let verdict = self.is_inside.then(ask);
         Writer {
             response: StoredResponse {
                 status: parts.status,
@@ -228,7 +227,7 @@ impl Filler {
             unstored,
             ground: self.ground,
             etags,
-            verdict: self.last_word.map(|word| word.ask(kept.facts.vary())),
+            verdict,
             config: self.config,
             key: self.key,
             fill: self.fill,

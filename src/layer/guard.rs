@@ -115,8 +115,8 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.future.poll(cx))?;
-        this.place.leave(&response);
+        let mut response = ready!(this.future.poll(cx))?;
+        this.place.leave(&mut response);
         Poll::Ready(Ok(response))
     }
 }

@@ -163,16 +163,12 @@ impl Asked<'_> {
 }
 
 /// The fields by which a request is conditional.
-static CONDITIONS: [HeaderName; 4] = [
+pub(super) static CONDITIONS: [HeaderName; 4] = [
     IF_MATCH,
     IF_MODIFIED_SINCE,
     IF_NONE_MATCH,
     IF_UNMODIFIED_SINCE,
 ];
-
-pub(super) fn is_conditional(headers: &HeaderMap) -> bool {
-    CONDITIONS.iter().any(|name| headers.contains_key(name))
-}
 
 pub(super) fn remove_conditions(headers: &mut HeaderMap) {
     for name in &CONDITIONS {

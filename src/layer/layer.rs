@@ -7,15 +7,17 @@ use http::{Extensions, HeaderMap, HeaderName, Uri};
 use tower_layer::Layer;
 
 use super::collapse::Collapse;
+use super::given::Given;
 use super::http::HttpRules;
 use super::inputs::Inputs;
 use super::lease::Leases;
 use super::service::CacheService;
 use super::slot::Turns;
 use super::stale::{DEFAULT_THROTTLE, Windows};
+use super::target::RequestTarget;
 use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::{DigestKeys, PageKeyFunction, PageKeys};
+use crate::key::{Key, PageKeyFunction, PageKeys};
 use crate::semantics::storable::Intent;
 use crate::tag::Tags;
 use crate::ttl::Ttl;
@@ -97,6 +99,8 @@ pub struct CacheLayer {
 #[derive(Clone, Debug)]
 pub(super) struct Config {
     pub(super) cache: Cache,
+    /// Its store keeps nothing.
+    pub(super) is_off: bool,
     pub(super) intent: Intent,
     pub(super) ttl: TtlRule,
     pub(super) key_prefix: String,
@@ -124,20 +128,16 @@ pub(super) struct Config {
 }
 
 impl Config {
-    /// The key of the primary entry of the page at an absolute URI.
-    pub(super) fn page_key(&self, uri: &Uri) -> String {
-        let target = self
-            .inputs
-            .target(uri, &HeaderMap::new(), &Extensions::new());
-        target.primary(uri, self)
+    /// The final key of the primary entry of the page at an absolute URI.
+    pub(super) fn page_key(&self, uri: &Uri) -> Result<Key> {
+        self.of_page(uri, |target| target.primary(uri, self))
     }
 
-    /// What the keys of the page at an absolute URI, and of those below it, begin with.
-    fn page_prefix(&self, uri: &Uri) -> Option<String> {
-        let target = self
-            .inputs
-            .target(uri, &HeaderMap::new(), &Extensions::new());
-        target.prefix(uri, self)
+    /// What is made of the target at an absolute URI.
+    fn of_page<T>(&self, uri: &Uri, make: impl FnOnce(RequestTarget<'_>) -> T) -> T {
+        let (headers, extensions) = (HeaderMap::new(), Extensions::new());
+        let given = Given::of(&headers);
+        make(self.inputs.target(uri, &headers, given, &extensions))
     }
 }
 
@@ -170,11 +170,12 @@ impl CacheLayer {
             config: Arc::new(Config {
                 tags: cache.tags().clone(),
                 tag_field: None,
+                is_off: !cache.capabilities().stores,
                 cache,
                 intent: Intent::Blanket,
                 ttl: TtlRule::Fallback(DEFAULT_TTL),
                 key_prefix: String::new(),
-                page_keys: Arc::new(DigestKeys),
+                page_keys: PageKeys::Uri,
                 max_body_bytes: DEFAULT_MAX_BODY_BYTES,
                 max_variants: DEFAULT_MAX_VARIANTS,
                 inputs: Inputs::default(),
@@ -220,9 +221,9 @@ impl CacheLayer {
         self.set(|config| config.key_prefix = prefix.into())
     }
 
-    /// How page keys are made; a BLAKE3 digest of all that selects a page by default.
+    /// How page keys are made; by default they are the URI, or a BLAKE3 digest where that is long or odd.
     pub fn page_keys(self, keys: impl PageKeyFunction) -> Self {
-        self.set(|config| config.page_keys = Arc::new(keys))
+        self.set(|config| config.page_keys = PageKeys::Custom(Arc::new(keys)))
     }
 
     /// The largest body to store, in bytes; larger ones pass through. 1 MiB by default.
@@ -291,7 +292,14 @@ impl CacheLayer {
     ///
     /// `get_cache_key`.
     pub fn page_key(&self, uri: &Uri) -> Result<String> {
-        absolute(uri).map(|uri| self.config.page_key(uri))
+        let (uri, config) = (absolute(uri)?, &self.config);
+        let mut key = String::new();
+        config.of_page(uri, |target| {
+            config
+                .page_keys
+                .primary(&target.page(uri, config), &mut key);
+        });
+        Ok(key)
     }
 
     /// Forgets the page at `uri`, which has to be absolute, with all its variants: by `Vary`, by
@@ -308,19 +316,19 @@ impl CacheLayer {
     /// [`InvalidKey`](ErrorKind::InvalidKey) if `uri` is not absolute, and as
     /// [`Cache::delete`].
     pub async fn purge(&self, uri: &Uri) -> Result<bool> {
-        self.config.cache.delete(&self.page_key(uri)?).await
+        let key = self.config.page_key(absolute(uri)?)?;
+        self.config.cache.delete_key(&key).await
     }
 
     /// Forgets all pages of this layer whose path is that of `uri` or lies below it, with all
     /// variants, and whatever their query. How many, as far as the store knows; those that are being
     /// made may count. Responses being made meanwhile are not stored.
     ///
-    /// It goes by whole segments, and byte for byte: `/blog` takes `/blog`, `/blog/` and
-    /// `/blog/a?x=1`, but not `/blogger` and not `/%62log`; `/blog/` spares `/blog`; `//` holds
-    /// an empty segment; and `/` takes the whole site. Pages of other schemes, authorities and
-    /// [key prefixes](Self::key_prefix) stay. It may take too much, never too little: of a path of
-    /// more than eight segments, the first eight count; and segments are told apart by 32 bits of
-    /// a hash.
+    /// It goes by whole segments, and byte for byte: `/blog` and `/blog/` take `/blog`, `/blog/` and
+    /// `/blog/a?x=1`, but not `/blogger` and not `/%62log`; `/` takes the whole site. Pages of other
+    /// schemes, authorities and [key prefixes](Self::key_prefix) stay. It may take too much, never too
+    /// little: of a long path, the beginning counts, 70 bytes of it or more; what is no printable ASCII
+    /// counts as if it were all the same.
     ///
     /// Most stores go over all their keys for this: it is for what happens now and then.
     ///
@@ -353,11 +361,13 @@ impl CacheLayer {
     /// # #[cfg(not(all(feature = "axum", feature = "memory")))] fn main() {}
     /// ```
     pub async fn purge_prefix(&self, uri: &Uri) -> Result<u64> {
-        let prefix = self.config.page_prefix(absolute(uri)?).ok_or_else(|| {
+        let (uri, config) = (absolute(uri)?, &self.config);
+        let prefix = config.of_page(uri, |target| target.prefix(uri, config));
+        let prefix = prefix.ok_or_else(|| {
             Error::new(ErrorKind::Unsupported)
                 .with_message("the page keys of this layer do not tell what is below a path")
         })?;
-        self.config.cache.delete_prefix(&prefix).await
+        config.cache.delete_prefix(&prefix).await
     }
 
     pub(super) fn set(mut self, change: impl FnOnce(&mut Config)) -> Self {

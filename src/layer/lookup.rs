@@ -7,10 +7,11 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, StatusCode, Uri};
 
+use super::given::Given;
 use super::layer::Config;
 use super::lease::lease_of;
 use super::stale::Stale;
-use super::stored::{Fingerprint, StoredPage, StoredResponse, fingerprint};
+use super::stored::{Fingerprint, StoredPage, StoredResponse, Varied, fingerprint};
 use super::target::{RequestTarget, field};
 use crate::backend::Peek;
 use crate::entry::{Entry, Undecodable, is_lease};
@@ -122,8 +123,9 @@ impl Miss {
 pub(super) struct Asked<'a> {
     pub(super) config: &'a Config,
     pub(super) uri: &'a Uri,
-    pub(super) target: &'a RequestTarget,
+    pub(super) target: &'a RequestTarget<'a>,
     pub(super) headers: &'a HeaderMap,
+    pub(super) given: Given,
     pub(super) now: SystemTime,
     /// Another layer is outside of this one.
     pub(super) is_inside: bool,
@@ -139,8 +141,7 @@ enum Primary {
 impl Asked<'_> {
     /// The key of the primary entry.
     pub(super) fn primary_key(&self) -> Result<Key> {
-        let key = self.target.primary(self.uri, self.config);
-        self.config.cache.final_key(&key)
+        self.target.primary(self.uri, self.config)
     }
 
     /// The key of the variant for this request among those that differ by the fields `vary`.
@@ -154,8 +155,7 @@ impl Asked<'_> {
             .map(|(name, value)| (*name, value.as_deref()))
             .collect();
         let target = self.target;
-        let key = target.variant(self.uri, self.config, &values, generation);
-        self.config.cache.final_key(&key)
+        target.variant(self.uri, self.config, &values, generation)
     }
 
     /// The request's value of a field that responses vary on. A layer that goes by HTTP compares
@@ -168,9 +168,10 @@ impl Asked<'_> {
         }
     }
 
-    /// Tells the request's values of a field that responses vary on apart.
-    pub(super) fn fingerprint(&self, name: &HeaderName) -> Fingerprint {
-        fingerprint(self.selecting(name).as_deref())
+    /// A field that a response varies on, with the request's value.
+    pub(super) fn varied(&self, name: HeaderName) -> Varied {
+        let fingerprint = fingerprint(self.selecting(&name).as_deref());
+        Varied::new(name, fingerprint)
     }
 
     /// Names the requests that get answers of one kind: those for one page or variant, by clients of
@@ -213,7 +214,7 @@ impl Asked<'_> {
     fn selected(&self, response: &StoredResponse) -> bool {
         let mut varied = response.varied.iter();
         response.selection == self.selection()
-            && varied.all(|(name, value)| self.fingerprint(name) == *value)
+            && varied.all(|field| field.is(self.selecting(&field.name).as_deref()))
     }
 
     /// What selects the page beside its URI.
@@ -230,7 +231,7 @@ impl Asked<'_> {
 
     /// What the request says about itself.
     pub(super) fn facts(&self) -> RequestFacts {
-        self.config.inputs.facts(self.headers)
+        self.config.inputs.facts(self.given)
     }
 
     /// The response of this page, if a store that answers at once has it.
@@ -239,25 +240,25 @@ impl Asked<'_> {
         let Peek::Hit(entry) = cache.peek(key) else {
             return None;
         };
-        let (page, known) = match self.primary(self.decode_now(key, &entry)?) {
-            Primary::Here(page) => (Arc::clone(&page), page),
-            Primary::Elsewhere(key, known) => match cache.peek(&key) {
-                Peek::Hit(entry) => {
-                    let page = self.decode_now(&key, &entry)?;
-                    (self.variant(page, &known)?, known)
-                }
-                _ => return None,
-            },
+        let page = match self.primary(self.decode_now(key, &entry)?) {
+            Primary::Here(page) => page,
+            Primary::Elsewhere(key, known) => {
+                let Peek::Hit(entry) = cache.peek(&key) else {
+                    return None;
+                };
+                let page = self.decode_now(&key, &entry)?;
+                self.variant(page, &known)?
+            }
             Primary::Nothing => return None,
         };
-        let tags = cache.tag_state_now(&page.stored().tags.marks)?;
-        match self.found(page, known, tags, Forward::Miss) {
-            Found::Hit(pick) => {
-                observe::outcome(cache.name(), "page", Outcome::Hit, "");
-                Some(pick)
-            }
-            _ => None,
+        let response = page.stored();
+        let tags = cache.tag_state_now(&response.tags.marks)?;
+        if tags == TagState::Invalid || !matches!(self.judge(response, tags), Verdict::Hit) {
+            return None;
         }
+        observe::outcome(cache.name(), "page", Outcome::Hit, "");
+        let expired = tags == TagState::Expired;
+        Some(Pick { page, expired })
     }
 
     /// Looks the request up.

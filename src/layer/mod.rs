@@ -26,6 +26,7 @@ mod future;
 #[doc(hidden)]
 pub mod fuzzing;
 mod gate;
+mod given;
 mod guard;
 mod http;
 mod inputs;
@@ -33,6 +34,7 @@ mod inputs;
 mod layer;
 mod lease;
 mod lookup;
+mod ready;
 mod relay;
 mod serve;
 mod service;

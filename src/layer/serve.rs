@@ -5,20 +5,19 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, ETAG, EXPIRES, HeaderMap, LAST_MODIFIED,
-    RANGE,
 };
-use http::{HeaderValue, Method, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::Body;
 
 use super::body::CacheBody;
-use super::http::is_conditional;
 use super::lookup::Asked;
+use super::ready;
 use super::service::STATUS_NAME;
 use super::stored::StoredResponse;
 use crate::control::{CacheControl, patch_cache_control};
-use crate::semantics::cache_status::{CacheStatus, Forward};
+use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Forward};
 use crate::semantics::conditional::{
-    Precondition, Validators, evaluate, if_range, is_not_modified, not_modified_fields,
+    Precondition, evaluate_response, if_range, is_not_modified, not_modified_fields,
 };
 use crate::semantics::freshness::format_date;
 use crate::semantics::range::{Selection, select};
@@ -32,35 +31,50 @@ pub(super) fn serve<B: Body<Data = Bytes>>(
     head: bool,
     status: CacheStatus,
 ) -> Response<CacheBody<B>> {
-    let body = if head {
-        Bytes::new()
-    } else {
-        stored.body.clone()
+    let judgement = judge(stored.status, &stored.headers, asked);
+    let (mut headers, body) = match judgement {
+        Some(_) => (not_modified_fields(&stored.headers), Bytes::new()),
+        None if head => (stored.headers.clone(), Bytes::new()),
+        None => (stored.headers.clone(), stored.body.clone()),
     };
-    let mut response = Response::new(CacheBody::stored(body));
-    *response.status_mut() = stored.status;
-    let headers = response.headers_mut();
-    headers.clone_from(&stored.headers);
-    if head && stored.status != StatusCode::NO_CONTENT {
+    if head && judgement.is_none() && stored.status != StatusCode::NO_CONTENT {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(stored.body.len()));
     }
-    let age = stored.age(asked.now).as_secs();
-    headers.insert(AGE, HeaderValue::from(age));
-    let mut fresh_for = stored.fresh_for(asked.now);
+    let age = stored.age(asked.now);
+    put(&mut headers, &AGE, ready::age(age.as_secs()));
+    let mut fresh_for = stored.fresh_at(age);
     if expired {
         fresh_for = Some(Duration::ZERO);
-        promise_nothing(headers, asked.now);
+        promise_nothing(&mut headers, asked.now);
     }
+    let mut response = Response::new(CacheBody::stored(body));
+    *response.status_mut() = judgement.unwrap_or(stored.status);
+    *response.headers_mut() = headers;
     if asked.is_inside && !stored.tags.stamps.is_empty() {
         response.extensions_mut().insert(stored.tags.names());
     }
-    response = judged(response, asked);
-    if !head && asked.headers.contains_key(RANGE) {
+    if !head && asked.given.range {
         response = part(response, &stored.body, asked);
     }
-    let status = status.with_ttl(fresh_for);
-    say(&mut response, stored.status, status);
+    let is_plain = status == CacheStatus::hit(STATUS_NAME);
+    let ready = fresh_for
+        .filter(|_| is_plain)
+        .and_then(|ttl| ready::hit(ttl.as_secs()));
+    if let Some(ready) = ready {
+        put(response.headers_mut(), &CACHE_STATUS, ready);
+    } else {
+        response.headers_mut().remove(CACHE_STATUS);
+        say(&mut response, stored.status, status.with_ttl(fresh_for));
+    }
     response
+}
+
+/// As `insert`, which makes room before it looks whether there is a place already.
+fn put(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
+    match headers.get_mut(name) {
+        Some(place) => *place = value,
+        None => drop(headers.insert(name.clone(), value)),
+    }
 }
 
 /// Takes back what a response says of its freshness.
@@ -122,20 +136,24 @@ fn judged<B: Body<Data = Bytes>>(
     mut response: Response<CacheBody<B>>,
     asked: &Asked<'_>,
 ) -> Response<CacheBody<B>> {
-    if !is_conditional(asked.headers) {
-        return response;
+    if let Some(status) = judge(response.status(), response.headers(), asked) {
+        *response.headers_mut() = not_modified_fields(response.headers());
+        *response.status_mut() = status;
+        *response.body_mut() = CacheBody::stored(Bytes::new());
     }
-    let (status, headers) = (response.status(), response.headers());
-    if !headers.contains_key(ETAG) && !headers.contains_key(LAST_MODIFIED) {
-        return response;
+    response
+}
+
+/// The status that the preconditions of the request give to a response with this one; `None` if they
+/// change nothing.
+fn judge(status: StatusCode, headers: &HeaderMap, asked: &Asked<'_>) -> Option<StatusCode> {
+    if !asked.given.conditions
+        || !(headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED))
+    {
+        return None;
     }
     let precondition = if asked.config.http.is_none() {
-        evaluate(
-            &Method::GET,
-            asked.headers,
-            status,
-            &Validators::of(headers),
-        )
+        evaluate_response(&Method::GET, asked.headers, status, headers)
     } else if status == StatusCode::OK
         && is_not_modified(&Method::GET, asked.headers, headers, asked.now)
     {
@@ -143,15 +161,11 @@ fn judged<B: Body<Data = Bytes>>(
     } else {
         Precondition::Pass
     };
-    let status = match precondition {
-        Precondition::NotModified => StatusCode::NOT_MODIFIED,
-        Precondition::Failed => StatusCode::PRECONDITION_FAILED,
-        _ => return response,
-    };
-    *response.headers_mut() = not_modified_fields(response.headers());
-    *response.status_mut() = status;
-    *response.body_mut() = CacheBody::stored(Bytes::new());
-    response
+    match precondition {
+        Precondition::NotModified => Some(StatusCode::NOT_MODIFIED),
+        Precondition::Failed => Some(StatusCode::PRECONDITION_FAILED),
+        Precondition::Pass => None,
+    }
 }
 
 /// The part of a complete response that the request asks for.

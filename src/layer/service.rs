@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, RANGE, TRANSFER_ENCODING};
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use tower_service::Service;
@@ -13,7 +12,7 @@ use super::body::CacheBody;
 use super::change::Change;
 use super::errand::Errand;
 use super::future::ResponseFuture;
-use super::http::is_conditional;
+use super::given::Given;
 use super::layer::Config;
 use super::lookup::{Asked, Miss};
 use super::serve::serve;
@@ -58,6 +57,9 @@ where
     }
 
     fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
+        if self.config.is_off {
+            return self.switched_off(request);
+        }
         let head = request.method() == Method::HEAD;
         if !head && request.method() != Method::GET {
             let status = CacheStatus::forward(STATUS_NAME, Forward::Method);
@@ -69,14 +71,15 @@ where
             }
             return self.pass(request, status);
         }
-        if has_body(&request) {
+        let given = Given::of(request.headers());
+        if has_body(&request, given) {
             let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
             let status = status.with_detail(Refusal::RequestBody.as_str());
             return self.pass(request, status);
         }
         let uri = original_uri(request.uri(), request.extensions());
         let inputs = &self.config.inputs;
-        let target = inputs.target(uri, request.headers(), request.extensions());
+        let target = inputs.target(uri, request.headers(), given, request.extensions());
         if let Some(refusal) = target.bypass {
             let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
             return self.pass(request, status.with_detail(refusal.as_str()));
@@ -84,6 +87,7 @@ where
         let is_inside = Place::is_inside(request.extensions());
         let asked = Asked {
             is_inside,
+            given,
             config: &self.config,
             uri,
             target: &target,
@@ -99,10 +103,12 @@ where
             let response = serve(pick.stored(), pick.expired, &asked, head, status);
             return ResponseFuture::hit(response);
         }
+        let target = target.into_owned();
+        let question = Question::new(&self.config, &request, target, key, is_inside);
         let errand = Errand {
             inner: self.take_inner(),
             place: Place::of(request.extensions_mut()),
-            question: Question::new(&self.config, &request, target, key, is_inside),
+            question,
             request,
         };
         ResponseFuture::answer(Box::pin(errand.run()))
@@ -128,8 +134,48 @@ impl<S: Clone> CacheService<S> {
         B: Body,
     {
         let place = Place::of(request.extensions_mut());
-        let config = Arc::clone(&self.config);
+        self.forward(request, Some(status), place)
+    }
+
+    fn forward<RequestBody, B, E>(
+        &mut self,
+        request: Request<RequestBody>,
+        status: Option<CacheStatus>,
+        place: Place,
+    ) -> ResponseFuture<S::Future, B, E>
+    where
+        S: Service<Request<RequestBody>>,
+        B: Body,
+    {
+        let names_tags = self.config.tag_field.is_some();
+        let config = names_tags.then(|| Arc::clone(&self.config));
         ResponseFuture::pass(self.inner.call(request), status, place, config)
+    }
+
+    /// Nothing is ever stored: the handler is shown the same as with a store, and the layers inside have
+    /// one outside of them, but nothing else is done.
+    fn switched_off<RequestBody, B, E>(
+        &mut self,
+        mut request: Request<RequestBody>,
+    ) -> ResponseFuture<S::Future, B, E>
+    where
+        S: Service<Request<RequestBody>>,
+        B: Body,
+        RequestBody: Body,
+    {
+        let inputs = &self.config.inputs;
+        if !inputs.is_nothing_declared() {
+            let given = Given::of(request.headers());
+            let uri = original_uri(request.uri(), request.extensions());
+            let target = inputs.target(uri, request.headers(), given, request.extensions());
+            let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
+            if is_read && !has_body(&request, given) && target.bypass.is_none() {
+                let target = target.into_owned();
+                request = inputs.show(&target, request);
+            }
+        }
+        let place = Place::of(request.extensions_mut());
+        self.forward(request, None, place)
     }
 }
 
@@ -137,7 +183,7 @@ impl<S: Clone> CacheService<S> {
 pub(super) struct Question {
     pub(super) config: Arc<Config>,
     pub(super) key: Key,
-    pub(super) target: RequestTarget,
+    pub(super) target: RequestTarget<'static>,
     uri: Uri,
     headers: HeaderMap,
     pub(super) head: bool,
@@ -148,7 +194,7 @@ impl Question {
     fn new<B>(
         config: &Arc<Config>,
         request: &Request<B>,
-        target: RequestTarget,
+        target: RequestTarget<'static>,
         key: Key,
         is_inside: bool,
     ) -> Self {
@@ -167,6 +213,7 @@ impl Question {
     pub(super) fn asked(&self) -> Asked<'_> {
         Asked {
             is_inside: self.is_inside,
+            given: Given::of(&self.headers),
             config: &self.config,
             uri: &self.uri,
             target: &self.target,
@@ -179,9 +226,8 @@ impl Question {
     /// and, unless the layer sees to that itself, sets no conditions.
     pub(super) fn is_everybodys(&self, miss: &Miss) -> bool {
         let judged_here = self.config.http.is_none() || miss.stale.is_some();
-        !self.head
-            && !self.headers.contains_key(RANGE)
-            && (judged_here || !is_conditional(&self.headers))
+        let given = Given::of(&self.headers);
+        !self.head && !given.range && (judged_here || !given.conditions)
     }
 
     /// The same question with these fields, for the whole of the answer.
@@ -191,12 +237,8 @@ impl Question {
     }
 }
 
-/// Whether a request has a body: the key knows nothing of it, and a handler may. HTTP/1 announces
-/// it; later versions need not.
-fn has_body<B: Body>(request: &Request<B>) -> bool {
-    let headers = request.headers();
-    let length = headers.get(CONTENT_LENGTH);
-    headers.contains_key(TRANSFER_ENCODING)
-        || length.is_some_and(|length| length != "0")
-        || (request.version() > Version::HTTP_11 && !request.body().is_end_stream())
+/// Whether a request has a body, or may have: the key knows nothing of it, and a handler may. HTTP/1
+/// announces it; later versions need not.
+fn has_body<B: Body>(request: &Request<B>, given: Given) -> bool {
+    given.body || (request.version() > Version::HTTP_11 && !request.body().is_end_stream())
 }

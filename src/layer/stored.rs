@@ -5,12 +5,14 @@
 //! of its own under a key that includes the generation of the primary entry: when that one is
 //! purged, the variants are out of reach.
 
+use std::fmt;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, ETAG, LAST_MODIFIED};
+use http::header::{AGE, CONTENT_ENCODING, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::stale::Windows;
 use super::tagged::PageTags;
@@ -18,6 +20,7 @@ use crate::cache::Cache;
 use crate::entry::{Body, Entry, Kind, Stamp, Undecodable};
 use crate::error::Result;
 use crate::key::Key;
+use crate::semantics::cache_status::CACHE_STATUS;
 use crate::semantics::freshness::current_age;
 use crate::semantics::reuse::{StoredFacts, Terms};
 use crate::semantics::storable::Sharing;
@@ -26,6 +29,13 @@ use crate::semantics::storable::Sharing;
 const DECODED_BYTES: usize = 512;
 /// What one decoded field takes: its slot in the map and the records of its value.
 const DECODED_FIELD_BYTES: usize = 144;
+
+/// The longest value of a field that is kept to be compared with.
+const MAX_SEEN_BYTES: usize = 128;
+
+/// What each hit has a value of its own for. A decoded map has a place for them: a copy of it is as large as
+/// what is in it, and would have to grow. They are never [stored](crate::semantics::fields::storable_fields).
+const OF_EACH_HIT: [HeaderName; 2] = [AGE, CACHE_STATUS];
 
 /// The decoded form of an entry.
 #[derive(Clone, Debug)]
@@ -43,6 +53,7 @@ pub(super) struct StoredPage {
 #[derive(Clone, Debug)]
 pub(super) struct StoredResponse {
     pub(super) status: StatusCode,
+    /// With a place for what each hit has of its own, if it has been decoded.
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
     pub(super) stored_at: SystemTime,
@@ -57,7 +68,7 @@ pub(super) struct StoredResponse {
     /// What the layer selected it by beside the URI.
     pub(super) selection: Fingerprint,
     /// The request's values of the fields that this response varies on.
-    pub(super) varied: Vec<(HeaderName, Fingerprint)>,
+    pub(super) varied: Vec<Varied>,
     pub(super) tags: PageTags,
 }
 
@@ -107,6 +118,46 @@ pub(super) fn fingerprint(value: Option<&[u8]>) -> Fingerprint {
     value.map(|value| *blake3::hash(value).as_bytes())
 }
 
+/// A field that a response varies on, and the value that it was made for.
+#[derive(Clone)]
+pub(super) struct Varied {
+    pub(super) name: HeaderName,
+    fingerprint: Fingerprint,
+    /// A value with this fingerprint that a request had, so that it is not made of each.
+    seen: OnceLock<Box<[u8]>>,
+}
+
+impl Varied {
+    pub(super) fn new(name: HeaderName, fingerprint: Fingerprint) -> Self {
+        Self {
+            name,
+            fingerprint,
+            seen: OnceLock::new(),
+        }
+    }
+
+    /// Whether it was made for this value.
+    pub(super) fn is(&self, value: Option<&[u8]>) -> bool {
+        let seen = self.seen.get();
+        if value.is_some() && seen.map(AsRef::as_ref) == value {
+            return true;
+        }
+        let is = self.fingerprint == fingerprint(value);
+        if let Some(value) = value.filter(|value| is && value.len() <= MAX_SEEN_BYTES) {
+            // Whoever is first.
+            let _ = self.seen.set(value.into());
+        }
+        is
+    }
+}
+
+/// Says nothing of values.
+impl fmt::Debug for Varied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Varied").field(&self.name).finish()
+    }
+}
+
 impl StoredResponse {
     pub(super) fn is_fresh(&self, now: SystemTime) -> bool {
         self.fresh_for(now).is_none_or(|left| !left.is_zero())
@@ -114,8 +165,12 @@ impl StoredResponse {
 
     /// How long it is still fresh; `None`: for ever.
     pub(super) fn fresh_for(&self, now: SystemTime) -> Option<Duration> {
-        let left = self.lifetime?.saturating_sub(self.age(now));
-        Some(left)
+        self.fresh_at(self.age(now))
+    }
+
+    /// The same, at this age.
+    pub(super) fn fresh_at(&self, age: Duration) -> Option<Duration> {
+        Some(self.lifetime?.saturating_sub(age))
     }
 
     /// How long ago it was made. A clock that went back adds nothing.
@@ -212,7 +267,9 @@ impl StoredPage {
 
     /// The page, its body left out, and that.
     fn open(cache: &Cache, key: &Key, bytes: &Bytes) -> Result<(Self, Body), Undecodable> {
-        let page = cache.sealer().open::<PageMeta>(Kind::Page, key, bytes)?;
+        let page = cache
+            .sealer()
+            .open::<PageMeta<'_>>(Kind::Page, key, bytes)?;
         let body = page.body;
         let (stored_at, kept_until) = (page.stamp.stored_at, page.stamp.fresh_until);
         let windows = Windows {
@@ -223,7 +280,7 @@ impl StoredPage {
         let response = page
             .meta
             .response
-            .map(|response| response.into_stored(stored_at, windows, tags))
+            .map(|response| response.into_stored(bytes, stored_at, windows, tags))
             .transpose()?;
         let page = Self {
             generation: page.meta.generation,
@@ -259,7 +316,7 @@ impl StoredPage {
         let body = response.map_or(&nothing, |_| packed);
         let meta = PageMeta {
             generation: self.generation,
-            vary: self.vary.iter().map(ToString::to_string).collect(),
+            vary: self.vary.iter().map(HeaderName::as_str).collect(),
             variants: self.variants.clone(),
             response: response.map(ResponseMeta::of),
         };
@@ -271,14 +328,15 @@ impl StoredPage {
         stamp.stale_if_error = windows.if_error;
         stamp.tags = response.map_or_else(Vec::new, |response| response.tags.stamps.clone());
         let sealed = cache.sealer().seal(Kind::Page, key, stamp, meta, body)?;
-        let fields = response.map_or(0, |response| response.headers.len());
+        let fields = response.map_or(0, |response| response.headers.len() + response.varied.len());
+        let fields = fields + OF_EACH_HIT.len();
         let tags = response.map_or(0, |response| response.tags.weight());
         let decoded = DECODED_BYTES + fields * DECODED_FIELD_BYTES + tags;
         Ok(sealed.with_decoded_bytes(decoded))
     }
 }
 
-fn names(names: Vec<String>) -> Result<Vec<HeaderName>, Undecodable> {
+fn names(names: Vec<&str>) -> Result<Vec<HeaderName>, Undecodable> {
     let names = names.into_iter().map(HeaderName::try_from);
     names
         .collect::<Result<_, _>>()
@@ -286,28 +344,47 @@ fn names(names: Vec<String>) -> Result<Vec<HeaderName>, Undecodable> {
 }
 
 #[derive(Serialize, Deserialize)]
-struct PageMeta {
+struct PageMeta<'a> {
     generation: u64,
-    vary: Vec<String>,
+    #[serde(borrow)]
+    vary: Vec<&'a str>,
     variants: Vec<VariantMark>,
-    response: Option<ResponseMeta>,
+    #[serde(borrow)]
+    response: Option<ResponseMeta<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
-struct ResponseMeta {
+struct ResponseMeta<'a> {
     status: u16,
-    headers: Vec<(String, Vec<u8>)>,
+    #[serde(borrow)]
+    headers: Vec<(&'a str, Line<'a>)>,
     /// From its making, in milliseconds.
     lifetime_ms: Option<u64>,
     initial_age: u64,
     terms: Terms,
     sharing: Sharing,
     selection: Fingerprint,
-    varied: Vec<(String, Fingerprint)>,
+    #[serde(borrow)]
+    varied: Vec<(&'a str, Fingerprint)>,
 }
 
-impl ResponseMeta {
-    fn of(response: &StoredResponse) -> Self {
+/// The value of a field, which is a slice of the entry.
+struct Line<'a>(&'a [u8]);
+
+impl Serialize for Line<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(self.0)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Line<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Deserialize::deserialize(deserializer).map(Self)
+    }
+}
+
+impl<'a> ResponseMeta<'a> {
+    fn of(response: &'a StoredResponse) -> Self {
         let headers = response.headers.iter();
         let lifetime = response.lifetime.map(|lifetime| {
             u64::try_from(lifetime.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
@@ -315,7 +392,8 @@ impl ResponseMeta {
         Self {
             status: response.status.as_u16(),
             headers: headers
-                .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
+                .filter(|(name, _)| !OF_EACH_HIT.contains(name))
+                .map(|(name, value)| (name.as_str(), Line(value.as_bytes())))
                 .collect(),
             lifetime_ms: lifetime,
             initial_age: response.initial_age,
@@ -325,25 +403,34 @@ impl ResponseMeta {
             varied: response
                 .varied
                 .iter()
-                .map(|(name, value)| (name.to_string(), *value))
+                .map(|field| (field.name.as_str(), field.fingerprint))
                 .collect(),
         }
     }
 
+    /// The response in an entry of these bytes.
     fn into_stored(
         self,
+        bytes: &Bytes,
         stored_at: SystemTime,
         windows: Windows,
         tags: PageTags,
     ) -> Result<StoredResponse, Undecodable> {
         // There may be fewer names than lines, and too many of them for a map.
-        let mut headers = HeaderMap::try_with_capacity(self.headers.len()).unwrap_or_default();
-        for (name, value) in self.headers {
+        let room = self.headers.len() + OF_EACH_HIT.len();
+        let mut headers = HeaderMap::try_with_capacity(room).unwrap_or_default();
+        for (name, Line(value)) in self.headers {
             let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Undecodable::Meta)?;
-            let value = HeaderValue::from_maybe_shared(Bytes::from(value))
+            let value = HeaderValue::from_maybe_shared(bytes.slice_ref(value))
                 .map_err(|_| Undecodable::Meta)?;
             headers
                 .try_append(name, value)
+                .map_err(|_| Undecodable::Meta)?;
+        }
+        for name in OF_EACH_HIT {
+            let value = HeaderValue::from_static("");
+            headers
+                .try_insert(name, value)
                 .map_err(|_| Undecodable::Meta)?;
         }
         let (varied, values): (Vec<_>, Vec<_>) = self.varied.into_iter().unzip();
@@ -358,7 +445,11 @@ impl ResponseMeta {
             windows,
             sharing: self.sharing,
             selection: self.selection,
-            varied: names(varied)?.into_iter().zip(values).collect(),
+            varied: names(varied)?
+                .into_iter()
+                .zip(values)
+                .map(|(name, value)| Varied::new(name, value))
+                .collect(),
             tags,
         })
     }
@@ -372,8 +463,8 @@ mod tests {
     use crate::backend::Dummy;
     use crate::key::KeySpace;
 
-    fn page(headers: impl IntoIterator<Item = String>) -> PageMeta {
-        let headers = headers.into_iter().map(|name| (name, b"v".to_vec()));
+    fn page(names: &[String]) -> PageMeta<'_> {
+        let headers = names.iter().map(|name| (name.as_str(), Line(b"v")));
         PageMeta {
             generation: 1,
             vary: Vec::new(),
@@ -395,7 +486,7 @@ mod tests {
         }
     }
 
-    fn decode(meta: PageMeta) -> Result<StoredPage, Undecodable> {
+    fn decode(meta: PageMeta<'_>) -> Result<StoredPage, Undecodable> {
         let key = KeySpace::default().key(1, "page").unwrap();
         let at = SystemTime::UNIX_EPOCH;
         let cache = Cache::new(Dummy);
@@ -412,9 +503,10 @@ mod tests {
     #[test]
     fn as_many_lines_as_any_response_has_are_decoded_and_too_many_names_are_not() {
         const MANY: usize = 1 << 15;
-        let lines = decode(page((0..MANY).map(|_| "link".to_owned()))).unwrap();
-        assert_eq!(lines.response.unwrap().headers.len(), MANY);
-        let names = decode(page((0..MANY).map(|number| format!("x{number}"))));
-        assert_eq!(names.unwrap_err(), Undecodable::Meta);
+        let many_links = vec!["link".to_owned(); MANY];
+        let lines = decode(page(&many_links)).unwrap().response.unwrap();
+        assert_eq!(lines.headers.get_all("link").iter().count(), MANY);
+        let names: Vec<_> = (0..MANY).map(|number| format!("x{number}")).collect();
+        assert_eq!(decode(page(&names)).unwrap_err(), Undecodable::Meta);
     }
 }

@@ -9,16 +9,17 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use super::inputs::{PeerAddr, Query};
 use super::layer::Config;
-use crate::key::{Facet, PageTarget, VaryValue};
+use crate::error::Result;
+use crate::key::{Facet, Key, PageTarget, VaryValue};
 use crate::semantics::storable::Refusal;
 use crate::semantics::vary::is_list;
 
 /// The target of a request beside its path: what its key is made of. It is made by
 /// [`Inputs::target`](super::inputs::Inputs::target).
 #[derive(Debug)]
-pub(super) struct RequestTarget {
+pub(super) struct RequestTarget<'r> {
     pub(super) scheme: Cow<'static, str>,
-    pub(super) authority: Option<String>,
+    pub(super) authority: Option<Cow<'r, str>>,
     pub(super) query: Query,
     pub(super) cookies: Vec<(String, Option<String>)>,
     pub(super) facets: Vec<Facet>,
@@ -28,10 +29,22 @@ pub(super) struct RequestTarget {
     pub(super) bypass: Option<Refusal>,
 }
 
-impl RequestTarget {
-    /// The key of the primary entry. `uri` is the one the target was made from.
-    pub(super) fn primary(&self, uri: &Uri, config: &Config) -> String {
-        config.page_keys.primary(&self.page(uri, config))
+impl RequestTarget<'_> {
+    /// The same, apart from the request.
+    pub(super) fn into_owned(self) -> RequestTarget<'static> {
+        RequestTarget {
+            authority: self
+                .authority
+                .map(|authority| authority.into_owned().into()),
+            ..self
+        }
+    }
+
+    /// The final key of the primary entry. `uri` is the one the target was made from.
+    pub(super) fn primary(&self, uri: &Uri, config: &Config) -> Result<Key> {
+        let page = self.page(uri, config);
+        let keys = &config.page_keys;
+        config.cache.page_key(|key| keys.primary(&page, key))
     }
 
     /// What the keys of the primary entries of the page and of those below it begin with.
@@ -39,16 +52,18 @@ impl RequestTarget {
         config.page_keys.prefix(&self.page(uri, config))
     }
 
-    /// The key of the variant for the `values` of a request.
+    /// The final key of the variant for the `values` of a request.
     pub(super) fn variant(
         &self,
         uri: &Uri,
         config: &Config,
         values: &[VaryValue<'_>],
         generation: u64,
-    ) -> String {
+    ) -> Result<Key> {
         let page = self.page(uri, config);
-        config.page_keys.variant(&page, values, generation)
+        let keys = &config.page_keys;
+        let cache = &config.cache;
+        cache.page_key(|key| keys.variant(&page, values, generation, key))
     }
 
     /// The absolute URI of the page, if the request names one authority.
@@ -81,7 +96,8 @@ impl RequestTarget {
         (!authority.contains([',', '%', '@'])).then_some(authority)
     }
 
-    fn page<'p>(&'p self, uri: &'p Uri, config: &'p Config) -> PageTarget<'p> {
+    /// What page keys are made of.
+    pub(super) fn page<'p>(&'p self, uri: &'p Uri, config: &'p Config) -> PageTarget<'p> {
         PageTarget {
             key_prefix: &config.key_prefix,
             scheme: &self.scheme,
@@ -150,24 +166,40 @@ const HOST_ESCAPES: &AsciiSet = &CONTROLS.add(b'%').add(b',');
 
 /// Who is asked, in lower case. Where the URI and `Host` disagree, or `Host` comes twice, all of
 /// them count: what a handler goes by is not known here.
-pub(super) fn authority(uri: &Uri, headers: &HeaderMap) -> Option<String> {
-    let name = |name: &[u8]| {
-        let escaped = percent_encode(name, HOST_ESCAPES).to_string();
-        escaped.to_ascii_lowercase()
-    };
-    let hosts = headers.get_all(HOST).into_iter();
-    let mut hosts: Vec<_> = hosts.map(|host| name(host.as_bytes())).collect();
-    hosts.dedup();
-    let in_uri = uri
-        .authority()
-        .map(|authority| name(authority.as_str().as_bytes()));
-    match in_uri {
-        Some(in_uri) if hosts.is_empty() => hosts.push(in_uri),
-        // No name ends in a bare `%`, so that this is no list of hosts.
-        Some(in_uri) if hosts[0] != in_uri => hosts.insert(0, in_uri + "%"),
-        _ => {}
+pub(super) fn authority<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Option<Cow<'r, str>> {
+    let mut hosts = headers.get_all(HOST).into_iter();
+    match (uri.authority(), hosts.next(), hosts.next()) {
+        (None, None, _) => None,
+        (None, Some(host), None) => Some(host_name(host.as_bytes())),
+        (Some(in_uri), None, _) => Some(host_name(in_uri.as_str().as_bytes())),
+        _ => Some(all_hosts(uri, headers).into()),
     }
-    (!hosts.is_empty()).then(|| hosts.join(","))
+}
+
+fn all_hosts(uri: &Uri, headers: &HeaderMap) -> String {
+    let hosts = headers.get_all(HOST).into_iter();
+    let mut hosts: Vec<_> = hosts.map(|host| host_name(host.as_bytes())).collect();
+    hosts.dedup();
+    if let Some(in_uri) = uri.authority() {
+        let in_uri = host_name(in_uri.as_str().as_bytes());
+        if hosts[0] != in_uri {
+            // No name ends in a bare `%`, so that this is no list of hosts.
+            hosts.insert(0, in_uri + "%");
+        }
+    }
+    hosts.join(",")
+}
+
+fn host_name(name: &[u8]) -> Cow<'_, str> {
+    let is_kept = |byte: u8| matches!(byte, b' '..=b'$' | b'&'..=b'+' | b'-'..=b'@' | b'['..=b'~');
+    // All of them: without a way out, several are looked at at a time.
+    if name.iter().fold(true, |kept, byte| kept & is_kept(*byte))
+        && let Ok(name) = str::from_utf8(name)
+    {
+        return name.into();
+    }
+    let escaped = percent_encode(name, HOST_ESCAPES).to_string();
+    escaped.to_ascii_lowercase().into()
 }
 
 #[cfg(test)]
@@ -180,7 +212,8 @@ mod tests {
     use crate::semantics::tests::fields;
 
     fn authority_of(uri: &str, lines: &[(&'static str, &[u8])]) -> Option<String> {
-        authority(&uri.parse().unwrap(), &fields(lines))
+        let (uri, headers) = (uri.parse().unwrap(), fields(lines));
+        authority(&uri, &headers).map(Cow::into_owned)
     }
 
     #[test]

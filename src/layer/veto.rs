@@ -81,14 +81,20 @@ impl CacheVeto {
 }
 
 /// Where a layer stands on the way of a request.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    Outermost(LastWord),
+    Outermost,
     /// Another one is outside of it.
-    Inside(LastWord),
+    Inside,
 }
 
-/// What the layers inside of the outermost one wait for, in the extensions of the request.
+/// Says in the extensions of a request that it has come through a layer: those further inside wait for the
+/// last word. Nothing is allocated for it.
+#[derive(Clone, Copy)]
+struct Outside;
+
+/// What the layers inside of the outermost one wait for. It goes out with the response that they are about to
+/// store: where that does not arrive, nothing is stored.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LastWord {
     said: Arc<Mutex<Said>>,
@@ -121,46 +127,39 @@ pub(super) struct Verdict(oneshot::Receiver<bool>);
 impl Place {
     /// Where the layer stands that is about to forward a request with these extensions.
     pub(super) fn of(extensions: &mut Extensions) -> Self {
-        if let Some(outside) = extensions.get::<LastWord>() {
-            return Self::Inside(outside.clone());
+        match extensions.insert(Outside) {
+            None => Self::Outermost,
+            Some(Outside) => Self::Inside,
         }
-        let own = LastWord::default();
-        extensions.insert(own.clone());
-        Self::Outermost(own)
     }
 
     /// Whether a layer that gets a request with these extensions stands inside of another one.
     pub(super) fn is_inside(extensions: &Extensions) -> bool {
-        extensions.get::<LastWord>().is_some()
+        extensions.get::<Outside>().is_some()
     }
 
     /// That of a request that no client waits for.
     pub(super) fn nowhere(extensions: &mut Extensions) -> Self {
-        extensions.remove::<LastWord>();
-        Self::of(extensions)
-    }
-
-    /// The last word of the layer outside, if there is one.
-    pub(super) fn outside(&self) -> Option<LastWord> {
-        match self {
-            Self::Outermost(_) => None,
-            Self::Inside(outside) => Some(outside.clone()),
-        }
+        extensions.insert(Outside);
+        Self::Outermost
     }
 
     /// The response leaves the layer.
-    pub(super) fn leave<B>(&self, response: &Response<B>) {
-        if let Self::Outermost(own) = self {
-            own.say(response);
+    pub(super) fn leave<B>(self, response: &mut Response<B>) {
+        if self == Self::Outermost
+            && let Some(word) = response.extensions_mut().remove::<LastWord>()
+        {
+            word.say(response);
         }
     }
 }
 
 impl LastWord {
-    /// Leaves a note for the outermost layer.
-    pub(super) fn ask(&self, vary: &Vary) -> Verdict {
+    /// Leaves a note for the outermost layer in the extensions of a response.
+    pub(super) fn ask(extensions: &mut Extensions, vary: &Vary) -> Verdict {
+        let word = extensions.get_or_insert_default::<Self>();
         let (verdict, receiver) = oneshot::channel();
-        if let Said::NotYet(waiting) = &mut *self.said() {
+        if let Said::NotYet(waiting) = &mut *word.said() {
             let vary = vary.clone();
             waiting.push(Waiting { vary, verdict });
         }
@@ -168,34 +167,20 @@ impl LastWord {
     }
 
     /// Answers all who wait, by the response as it leaves the outermost layer.
-    fn say<B>(&self, response: &Response<B>) {
+    fn say<B>(self, response: &Response<B>) {
         let vetoed = CacheVeto::is_in(response.extensions());
-        for waiting in self.close() {
+        let Said::NotYet(all) = std::mem::replace(&mut *self.said(), Said::Said) else {
+            return;
+        };
+        for waiting in all {
             let storable = !vetoed && unharmed(&waiting.vary, response.headers()).is_ok();
             // Who does not wait any more stores nothing.
             let _ = waiting.verdict.send(storable);
         }
     }
 
-    fn close(&self) -> Vec<Waiting> {
-        match std::mem::replace(&mut *self.said(), Said::Said) {
-            Said::NotYet(waiting) => waiting,
-            Said::Said => Vec::new(),
-        }
-    }
-
     fn said(&self) -> MutexGuard<'_, Said> {
         self.said.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The request is over, whether or not its response came this way.
-impl Drop for Place {
-    fn drop(&mut self) {
-        if let Self::Outermost(own) = self {
-            // Their verdicts go with them, and who gets none stores nothing.
-            drop(own.close());
-        }
     }
 }
 

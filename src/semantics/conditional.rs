@@ -218,11 +218,39 @@ pub fn evaluate(
     status: StatusCode,
     validators: &Validators,
 ) -> Precondition {
+    let etag = validators.etag.as_ref().map(|etag| etag.value.as_bytes());
+    evaluate_by(method, headers, status, etag, || validators.last_modified)
+}
+
+/// The same for the validators in the fields of a response.
+pub(crate) fn evaluate_response(
+    method: &Method,
+    request: &HeaderMap,
+    status: StatusCode,
+    response: &HeaderMap,
+) -> Precondition {
+    // Parsing a date takes longer than the rest, and most requests have a tag.
+    let modified = || parse_date(response, &LAST_MODIFIED);
+    evaluate_by(method, request, status, tag(response), modified)
+}
+
+/// The tag of a response, if it is one.
+fn tag(response: &HeaderMap) -> Option<&[u8]> {
+    let etag = response.get(ETAG).map(HeaderValue::as_bytes);
+    etag.filter(|etag| split_tag(etag).is_some_and(|(_, rest)| rest.is_empty()))
+}
+
+fn evaluate_by(
+    method: &Method,
+    headers: &HeaderMap,
+    status: StatusCode,
+    etag: Option<&[u8]>,
+    modified: impl Fn() -> Option<SystemTime>,
+) -> Precondition {
     if !status.is_success() {
         return Precondition::Pass;
     }
-    let etag = validators.etag.as_ref().map(|etag| etag.value.as_bytes());
-    let modified = validators.last_modified.map(whole_seconds);
+    let modified = || modified().map(whole_seconds);
     if let Some(tags) = Tags::parse(headers, &IF_MATCH) {
         let matches = etag.is_some_and(|etag| match tags {
             Tags::Any => true,
@@ -232,7 +260,7 @@ pub fn evaluate(
             return Precondition::Failed;
         }
     } else if let Some(since) = parse_date(headers, &IF_UNMODIFIED_SINCE)
-        && modified.is_none_or(|modified| modified > whole_seconds(since))
+        && modified().is_none_or(|modified| modified > whole_seconds(since))
     {
         return Precondition::Failed;
     }
@@ -262,12 +290,11 @@ pub fn is_not_modified(
     if !conditional || !is_read(method) {
         return false;
     }
-    let etag = stored.get(ETAG).map(HeaderValue::as_bytes);
-    let etag = etag.filter(|etag| split_tag(etag).is_some_and(|(_, rest)| rest.is_empty()));
-    let modified = parse_date(stored, &LAST_MODIFIED)
-        .or_else(|| parse_date(stored, &DATE))
-        .unwrap_or(stored_at);
-    not_modified(method, request, etag, Some(whole_seconds(modified)))
+    let modified = || {
+        let modified = parse_date(stored, &LAST_MODIFIED).or_else(|| parse_date(stored, &DATE));
+        Some(whole_seconds(modified.unwrap_or(stored_at)))
+    };
+    not_modified(method, request, tag(stored), modified)
 }
 
 /// Whether `If-None-Match`, or without it `If-Modified-Since`, is false.
@@ -275,7 +302,7 @@ fn not_modified(
     method: &Method,
     headers: &HeaderMap,
     etag: Option<&[u8]>,
-    modified: Option<Duration>,
+    modified: impl Fn() -> Option<Duration>,
 ) -> bool {
     match Tags::parse(headers, &IF_NONE_MATCH) {
         Some(Tags::Any) => etag.is_some(),
@@ -285,7 +312,7 @@ fn not_modified(
         _ => {
             is_read(method)
                 && parse_date(headers, &IF_MODIFIED_SINCE)
-                    .zip(modified)
+                    .and_then(|since| Some((since, modified()?)))
                     .is_some_and(|(since, modified)| modified <= whole_seconds(since))
         }
     }
@@ -336,30 +363,25 @@ pub fn if_range(request: &HeaderMap, response: &HeaderMap) -> bool {
 ///
 /// A 304 keeps seven fields there, and loses those of CORS and content security policies (H-07).
 pub fn not_modified_fields(headers: &HeaderMap) -> HeaderMap {
-    let mut kept = HeaderMap::with_capacity(headers.keys_len());
-    for (name, value) in headers {
-        if !is_about_content(name) {
-            kept.append(name.clone(), value.clone());
-        }
+    let mut kept = headers.clone();
+    for name in &ABOUT_CONTENT {
+        kept.remove(name);
     }
     kept
 }
 
-fn is_about_content(name: &HeaderName) -> bool {
-    static NAMES: [HeaderName; 10] = [
-        CONTENT_ENCODING,
-        CONTENT_LANGUAGE,
-        CONTENT_LENGTH,
-        CONTENT_RANGE,
-        CONTENT_TYPE,
-        TRAILER,
-        TRANSFER_ENCODING,
-        HeaderName::from_static("content-digest"),
-        HeaderName::from_static("content-md5"),
-        HeaderName::from_static("digest"),
-    ];
-    NAMES.contains(name)
-}
+static ABOUT_CONTENT: [HeaderName; 10] = [
+    CONTENT_ENCODING,
+    CONTENT_LANGUAGE,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    TRAILER,
+    TRANSFER_ENCODING,
+    HeaderName::from_static("content-digest"),
+    HeaderName::from_static("content-md5"),
+    HeaderName::from_static("digest"),
+];
 
 #[cfg(test)]
 mod tests {

@@ -47,6 +47,8 @@ mod page_tags;
 mod pages;
 #[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod purge;
+#[cfg(feature = "memory")]
+mod shared;
 #[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod signing;
 #[cfg(feature = "memory")]

@@ -132,3 +132,54 @@ async fn w_09_the_outermost_layer_has_the_last_word_on_what_is_stored_inside() {
     let router = route().layer(CacheGuard::new());
     assert!(is_stored(&Server::start(router).await).await);
 }
+
+/// A layer further inside stores nothing whose response never came out.
+#[tokio::test]
+async fn a_response_that_is_replaced_on_its_way_is_not_stored() {
+    async fn replace(request: Request, next: Next) -> Response {
+        let response = next.run(request).await;
+        let body = response.into_body();
+        Response::new(body)
+    }
+    let cached = (|| async { "page" }).layer(cache_page(MINUTE, memory(), ""));
+    let router = Router::new()
+        .route("/", get(cached))
+        .layer(from_fn(replace));
+    let never = CacheLayer::new(memory()).ttl(Duration::ZERO);
+    let server = Server::start(never.layer(router)).await;
+    server.get("/").await;
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    assert!(!server.get("/").await.is_hit());
+}
+
+#[tokio::test]
+async fn a_layer_whose_store_keeps_nothing_only_shows_what_it_would_show() {
+    let fields = |headers: axum::http::HeaderMap, uri: axum::http::Uri| async move {
+        let language = headers.get("accept-language").cloned();
+        format!("{uri} {language:?} {:?}", headers.get("x-other").is_some())
+    };
+    let router = Router::new().route("/", get(fields));
+    let layers = |cache: Cache| {
+        let plain = CacheLayer::new(cache);
+        let normal = plain
+            .clone()
+            .variant(axum_cache::layer::Locale::new(["en", "de"]));
+        [plain.clone(), normal.query_ignore(["x"]), plain.narrow()]
+    };
+    let pairs = layers(memory()).into_iter().zip(layers(Cache::new(Dummy)));
+    for (stores, keeps_nothing) in pairs {
+        let (one, other) = (
+            Server::start(stores.layer(router.clone())).await,
+            Server::start(keeps_nothing.layer(router.clone())).await,
+        );
+        let lines = ["accept-language: de-AT", "x-other: 1"];
+        for method in ["GET", "HEAD", "POST"] {
+            let expected = one.send(method, "/?x=1&y=2", &lines).await;
+            let answer = other.send(method, "/?x=1&y=2", &lines).await;
+            assert_eq!(answer.text(), expected.text(), "{method}");
+            for added in ["age", "cache-status", "expires", "cache-control"] {
+                assert_eq!(answer.field(added), None, "{method} {added}");
+            }
+        }
+    }
+}

@@ -19,7 +19,7 @@ use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use super::Options;
 use super::namespaces::{NamespaceId, Namespaces};
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::entry::{Entry, is_lease};
 use crate::key::Key;
 use crate::ttl::Lifetime;
@@ -330,5 +330,5 @@ fn is_live(namespaces: &Namespaces, slot: &Slot, now: u64) -> bool {
 
 fn nanos(duration: Duration) -> u64 {
     // One below the value that means never.
-    u64::try_from(duration.as_nanos()).map_or(u64::MAX - 1, |nanos| nanos.min(u64::MAX - 1))
+    clock::nanos(duration).min(u64::MAX - 1)
 }

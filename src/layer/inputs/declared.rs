@@ -13,6 +13,7 @@ use super::proxies::TrustedProxies;
 use super::query::QueryRule;
 use super::variant::{Head, Variant};
 use crate::key::Facet;
+use crate::layer::given::Given;
 use crate::layer::target::{RequestTarget, authority, peer};
 use crate::semantics::storable::{Refusal, RequestFacts};
 use crate::semantics::vary::patch_vary;
@@ -75,13 +76,18 @@ impl Inputs {
     }
 
     /// What a request asks for. `uri` has to be the full one.
-    pub(in crate::layer) fn target(
+    pub(in crate::layer) fn target<'r>(
         &self,
-        uri: &Uri,
-        headers: &HeaderMap,
+        uri: &'r Uri,
+        headers: &'r HeaderMap,
+        given: Given,
         extensions: &Extensions,
-    ) -> RequestTarget {
-        let claims = Claims::find(headers);
+    ) -> RequestTarget<'r> {
+        let claims = if given.claims {
+            Claims::find(headers)
+        } else {
+            Claims::default()
+        };
         let trusted = self.proxies.trusts(|| peer(extensions));
         let origin = if trusted {
             Origin::of(headers)
@@ -96,17 +102,15 @@ impl Inputs {
         };
         let declared = self.cookies.iter().flat_map(|names| names.iter());
         let cookies = declared.map(|name| (name.clone(), cookies::value(headers, name)));
-        let head = Head::new(uri, headers, extensions);
         // The values of variants come first: `show` finds them there.
-        let variants = self
-            .variants
-            .iter()
-            .map(|(variant, name)| Facet::new(Arc::clone(name), Some(variant.value(&head))));
-        let fields = self
-            .fields
-            .iter()
-            .map(|(field, name)| Facet::new(Arc::clone(name), lines(headers, field)));
-        let mut facets: Vec<_> = variants.chain(fields).collect();
+        let mut facets = Vec::new();
+        for (variant, name) in &self.variants {
+            let head = Head::new(uri, headers, extensions);
+            facets.push(Facet::new(Arc::clone(name), Some(variant.value(&head))));
+        }
+        for (field, name) in &self.fields {
+            facets.push(Facet::new(Arc::clone(name), lines(headers, field)));
+        }
         if let Some(language) = extensions.get::<Language>() {
             facets.push(Facet::new("language", Some(language.as_str().to_owned())));
         }
@@ -114,12 +118,15 @@ impl Inputs {
             facets.push(Facet::new("time-zone", Some(zone.as_str().to_owned())));
         }
         if !self.narrow {
-            facets.extend(claims.facets(headers, trusted.then_some(&*scheme)));
+            claims.add_to(&mut facets, headers, trusted.then_some(&*scheme));
         }
         let upgrades = self.narrow && headers.contains_key(UPGRADE);
         RequestTarget {
             scheme,
-            authority: origin.authority.or_else(|| authority(uri, headers)),
+            authority: match origin.authority {
+                Some(authority) => Some(authority.into()),
+                None => authority(uri, headers),
+            },
             query: self.query.apply(uri.query()),
             cookies: cookies.collect(),
             facets,
@@ -135,12 +142,12 @@ impl Inputs {
     }
 
     /// What a request says that bears on sharing: nothing that the handler does not see.
-    pub(in crate::layer) fn facts(&self, headers: &HeaderMap) -> RequestFacts {
-        let cookies_declared = self.cookies.is_some() || self.narrow || self.holds_field(&COOKIE);
-        let mut facts = RequestFacts::new(headers, cookies_declared);
-        let hidden = self.narrow || self.is_normalised(&AUTHORIZATION);
-        facts.authorization &= !hidden || self.holds_field(&AUTHORIZATION);
-        facts
+    pub(in crate::layer) fn facts(&self, given: Given) -> RequestFacts {
+        let hidden = || self.narrow || self.is_normalised(&AUTHORIZATION);
+        RequestFacts {
+            authorization: given.authorization && (!hidden() || self.holds_field(&AUTHORIZATION)),
+            undeclared_cookies: given.cookies && !self.covers(&COOKIE),
+        }
     }
 
     /// Whether a response that names `name` in its `Vary` depends on nothing but the key by that.
@@ -167,6 +174,15 @@ impl Inputs {
         if names.peek().is_some() {
             patch_vary(headers, names);
         }
+    }
+
+    /// Whether all requests are shown as they came.
+    pub(in crate::layer) fn is_nothing_declared(&self) -> bool {
+        self.query.is_whole()
+            && self.cookies.is_none()
+            && self.variants.is_empty()
+            && self.proxies.is_none()
+            && !self.narrow
     }
 
     pub(super) fn holds_field(&self, name: &HeaderName) -> bool {

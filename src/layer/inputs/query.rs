@@ -103,7 +103,7 @@ impl QueryRule {
         let Some(query) = query else {
             return Query::Whole;
         };
-        if self.allowed.is_none() && self.ignored.is_empty() && !self.sorted {
+        if self.is_whole() {
             return Query::Whole;
         }
         let mut kept: Vec<_> = query
@@ -126,6 +126,11 @@ impl QueryRule {
             return Query::Whole;
         }
         Query::Reduced((!text.is_empty()).then_some(text))
+    }
+
+    /// Whether all of every query counts, as it came.
+    pub(super) fn is_whole(&self) -> bool {
+        self.allowed.is_none() && self.ignored.is_empty() && !self.sorted
     }
 
     fn keeps(&self, name: &[u8]) -> bool {

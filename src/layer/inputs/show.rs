@@ -22,7 +22,7 @@ impl Inputs {
     /// The request as the inner service may see it. `target` is that of the request.
     pub(in crate::layer) fn show<B>(
         &self,
-        target: &RequestTarget,
+        target: &RequestTarget<'_>,
         mut request: Request<B>,
     ) -> Request<B> {
         let headers = std::mem::take(request.headers_mut());
@@ -38,7 +38,7 @@ impl Inputs {
         request
     }
 
-    fn headers(&self, target: &RequestTarget, mut headers: HeaderMap) -> HeaderMap {
+    fn headers(&self, target: &RequestTarget<'_>, mut headers: HeaderMap) -> HeaderMap {
         if self.narrow {
             headers = self.narrowed(headers);
         }
@@ -95,7 +95,7 @@ impl Inputs {
         kept
     }
 
-    fn form(&self, target: &RequestTarget) -> Form {
+    fn form(&self, target: &RequestTarget<'_>) -> Form {
         if target.resolved {
             return Form::Origin;
         }
@@ -150,7 +150,7 @@ fn replace(headers: &mut HeaderMap, name: &HeaderName, lines: Vec<HeaderValue>) 
 }
 
 /// The URI in the form that is shown, with what counts of its query.
-fn shown_uri(uri: &Uri, target: &RequestTarget, form: &Form) -> Uri {
+fn shown_uri(uri: &Uri, target: &RequestTarget<'_>, form: &Form) -> Uri {
     let mut parts = uri.clone().into_parts();
     if let Query::Reduced(query) = &target.query {
         let path = uri.path();
