@@ -1,0 +1,163 @@
+//! What one would write by hand for one site, and with care: a concurrent map of shared entries, `Age`, and the
+//! checks without which it would leak. It knows neither other fields in `Vary`, nor bounds, nor stampedes.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::routing::get;
+use bytes::Bytes;
+use http::header::{
+    ACCEPT_ENCODING, AGE, AUTHORIZATION, CACHE_CONTROL, COOKIE, ETAG, HOST, IF_NONE_MATCH, RANGE,
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use quick_cache::sync::Cache as Map;
+use tower::{Layer, Service};
+
+use super::{Contender, ROUTE, contender, router};
+use crate::scene::{Scene, Site};
+
+const TTL: Duration = Duration::from_secs(600);
+
+struct Stored {
+    headers: HeaderMap,
+    body: Bytes,
+    encoding: Option<HeaderValue>,
+    at: Instant,
+}
+
+#[derive(Clone)]
+struct ByHand<S> {
+    inner: S,
+    map: Arc<Map<String, Arc<Stored>>>,
+}
+
+#[derive(Clone)]
+struct ByHandLayer(Arc<Map<String, Arc<Stored>>>);
+
+impl<S> Layer<S> for ByHandLayer {
+    type Service = ByHand<S>;
+
+    fn layer(&self, inner: S) -> ByHand<S> {
+        let map = Arc::clone(&self.0);
+        ByHand { inner, map }
+    }
+}
+
+type Answer = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+enum Either {
+    Hit(Option<Response<Body>>),
+    Miss(Answer),
+}
+
+impl Future for Either {
+    type Output = Result<Response<Body>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Hit(response) => Poll::Ready(Ok(response.take().expect("polled once"))),
+            Self::Miss(answer) => answer.as_mut().poll(cx),
+        }
+    }
+}
+
+impl<S> ByHand<S> {
+    fn hit(&self, key: &str, headers: &HeaderMap) -> Option<Response<Body>> {
+        let stored = self.map.get(key)?;
+        let age = stored.at.elapsed();
+        if age >= TTL || headers.get(ACCEPT_ENCODING) != stored.encoding.as_ref() {
+            return None;
+        }
+        let known = headers.get(IF_NONE_MATCH);
+        let modified = known.is_none() || known != stored.headers.get(ETAG);
+        let body = if modified {
+            Body::from(stored.body.clone())
+        } else {
+            Body::empty()
+        };
+        let mut response = Response::new(body);
+        if !modified {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        }
+        response.headers_mut().clone_from(&stored.headers);
+        let age = HeaderValue::from(age.as_secs());
+        response.headers_mut().insert(AGE, age);
+        Some(response)
+    }
+}
+
+impl<S> Service<Request<Body>> for ByHand<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send,
+    S: 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Either;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Either {
+        let headers = request.headers();
+        let personal = [AUTHORIZATION, COOKIE, RANGE]
+            .iter()
+            .any(|name| headers.contains_key(name));
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+        let (&Method::GET, false, Some(host)) = (request.method(), personal, host) else {
+            return Either::Miss(Box::pin(self.inner.call(request)));
+        };
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
+        let mut key = String::with_capacity(host.len() + path.len());
+        key.push_str(host);
+        key.push_str(path);
+        if let Some(response) = self.hit(&key, headers) {
+            return Either::Hit(Some(response));
+        }
+        let encoding = headers.get(ACCEPT_ENCODING).cloned();
+        let (response, map) = (self.inner.call(request), Arc::clone(&self.map));
+        Either::Miss(Box::pin(async move {
+            let (parts, body) = response.await?.into_parts();
+            let control = parts
+                .headers
+                .get(CACHE_CONTROL)
+                .map(|control| control.as_bytes());
+            if parts.status != StatusCode::OK || control == Some(b"no-store") {
+                return Ok(Response::from_parts(parts, body));
+            }
+            let body = to_bytes(body, 1 << 20).await.unwrap_or_default();
+            let stored = Stored {
+                headers: parts.headers.clone(),
+                body: body.clone(),
+                encoding,
+                at: Instant::now(),
+            };
+            map.insert(key, Arc::new(stored));
+            Ok(Response::from_parts(parts, Body::from(body)))
+        }))
+    }
+}
+
+fn layer(scene: Scene) -> Option<ByHandLayer> {
+    (scene != Scene::Disabled).then(|| ByHandLayer(Arc::new(Map::new(40_000))))
+}
+
+pub fn outside(scene: Scene, body: usize) -> Option<Box<dyn Contender>> {
+    contender(layer(scene)?.layer(router(Site::new(scene, body))))
+}
+
+pub fn inside(scene: Scene, body: usize) -> Option<Box<dyn Contender>> {
+    let site = Site::new(scene, body);
+    let route = get(async move || site.answer()).layer(layer(scene)?);
+    contender(Router::new().route(ROUTE, route))
+}
