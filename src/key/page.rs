@@ -6,8 +6,6 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::is_plain;
-
 /// What a page is asked for by, apart from the header fields its responses vary on.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -103,7 +101,7 @@ pub type VaryValue<'a> = (&'a str, Option<&'a [u8]>);
 /// Makes the keys under which pages are stored, before the cache's own prefix and version.
 ///
 /// The default is the URI as a text, or where that would be long or hold odd bytes a BLAKE3 digest over the
-/// length-prefixed material, behind the segments of the path, which find the pages below one.
+/// length-prefixed material, behind as much of the site and the path as fits.
 /// [`DjangoKeys`](crate::key::DjangoKeys) makes the ones that a Django site uses.
 pub trait PageKeyFunction: fmt::Debug + Send + Sync + 'static {
     /// The key of the primary entry of a target, which its variants are found by. The default one
@@ -142,7 +140,7 @@ pub trait PageKeyFunction: fmt::Debug + Send + Sync + 'static {
 ///
 /// The second form is as much of the first as there is room for, in which odd bytes are replaced: a site, or
 /// a path, and what lies below it begin alike in both. Without a query there is no `?` in the first, which then
-/// ends in `/`; there never is one in the second, which ends in a digit.
+/// ends in `/`; there never is one in the second, which ends in a digit, a hexadecimal one.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum PageKeys {
     #[default]
@@ -176,7 +174,7 @@ impl PageKeys {
         let (path, query) = (target.path, target.query.unwrap_or_default());
         key.push_str(PAGE);
         let is_plain =
-            push_site(target, key) & path.starts_with('/') & is_path(path) & is_plain(query);
+            push_site(target, key) & path.starts_with('/') & is_path(path) & is_query(query);
         if is_plain && key.len() - start + path.len() + query.len() + 2 <= MAX_PAGE_KEY_BYTES {
             key.push_str(path);
             key.push('/');
@@ -287,12 +285,17 @@ fn all(text: &str, is: impl Fn(u8) -> bool) -> bool {
     text.bytes().fold(true, |all, byte| all & is(byte))
 }
 
+/// No braces: what is between them says where in a Redis Cluster a key is, and clients could fill one place.
 fn is_of_path(byte: u8) -> bool {
-    matches!(byte, b'!'..=b'>' | b'@'..=b'~')
+    matches!(byte, b'!'..=b'>' | b'@'..=b'z' | b'|' | b'~')
 }
 
 fn is_path(text: &str) -> bool {
     all(text, is_of_path)
+}
+
+fn is_query(text: &str) -> bool {
+    all(text, |byte| is_of_path(byte) || byte == b'?')
 }
 
 fn is_name(text: &str) -> bool {
@@ -595,6 +598,12 @@ mod tests {
         let text = key(Some("a.test:8000"), "/blog/2026/", Some("page=2&x=a/b?c"));
         assert_eq!(text, "page::http://a.test:8000/blog/2026//?page=2&x=a/b?c");
         assert_eq!(key(None, "/", None), "page::http:-//");
+        for braces in ["/{a}", "/a?{b}"] {
+            let (path, query) = braces
+                .split_once('?')
+                .map_or((braces, None), |(path, query)| (path, Some(query)));
+            assert!(!key(Some("a"), path, query).contains(['{', '}']));
+        }
         let odd = key(Some("a"), "/blog/é", None);
         let (head, digest) = odd.split_once('~').unwrap();
         assert!(

@@ -55,7 +55,10 @@ pub struct Named {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(not(feature = "rivals"), expect(dead_code, reason = "there are no others"))]
+#[cfg_attr(
+    not(feature = "rivals"),
+    expect(dead_code, reason = "there are no others")
+)]
 pub enum Role {
     /// It has no cache: what the others are compared with.
     Floor,
