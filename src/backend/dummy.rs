@@ -8,9 +8,9 @@ use crate::ttl::Lifetime;
 
 /// Keeps nothing: every read is a miss, every write succeeds and is gone.
 ///
-/// A [`CacheLayer`](crate::CacheLayer) over it is as good as not there: it adds no field and waits for
-/// nothing. It only shows its handlers what it would show them with another store, and has the last word on
-/// what layers inside of it may store.
+/// A [`CacheLayer`](crate::CacheLayer) over it is as good as not there: it adds no field, judges no condition
+/// and waits for nothing. It only does to requests what it declares of them, such as its variants, and has
+/// the last word on what layers inside of it may store.
 ///
 /// # Django
 ///

@@ -34,8 +34,8 @@ impl Cache {
     }
 
     /// As [`get`](Self::get), without a copy: a store in this process keeps the decoded value beside its
-    /// bytes, and all who ask for it as the same type share it. The first of them decodes it; in other
-    /// stores, each does.
+    /// bytes, and all who ask for it as that type share it. Who asks for it as another type decodes it, and
+    /// so does everybody with other stores.
     ///
     /// The decoded value does not count towards the [limit](crate::backend::MemoryBuilder::max_bytes) of
     /// the store. What changes inside of it, such as a `Mutex`, changes for all.

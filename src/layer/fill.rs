@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use http::header::{AGE, CONTENT_LENGTH, ETAG, LAST_MODIFIED, SET_COOKIE};
 use http::response::Parts;
-use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http::{Extensions, HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body;
 
 use super::body::CacheBody;
@@ -20,7 +20,7 @@ use super::serve::{answer, empty, instead, serve};
 use super::service::{Question, STATUS_NAME};
 use super::stored::StoredResponse;
 use super::tagged::Before;
-use super::veto::{CacheVeto, LastWord};
+use super::veto::CacheVeto;
 use super::write::{alone_for, forget, now_or_later};
 use crate::fence::Fill;
 use crate::key::Key;
@@ -152,21 +152,13 @@ impl Filler {
             self.forget();
             return instead.unwrap_or_else(|| self.bad_gateway(status));
         }
-        let config = Arc::clone(&self.config);
-        let (current, refusal, last_word) = self.freshened(&asked, stored, not_modified);
+        let (current, refusal, extensions) = self.freshened(&asked, stored, not_modified);
         let status = match refusal {
             None => status.with_stored(),
             Some(refusal) => status.with_detail(refusal.as_str()),
         };
-        let tags = current_tags(&config, stored, not_modified);
         let mut response = serve(&current, false, &asked, question.head, status);
-        let extensions = response.extensions_mut();
-        if !tags.is_empty() {
-            extensions.insert(tags);
-        }
-        if let Some(last_word) = last_word {
-            extensions.insert(last_word);
-        }
+        response.extensions_mut().extend(extensions);
         response
     }
 
@@ -185,10 +177,8 @@ impl Filler {
             self.forget();
             status = status.with_detail(Refusal::Head.as_str());
         } else if parts.headers.contains_key(ETAG) || parts.headers.contains_key(LAST_MODIFIED) {
-            let (_, refusal, last_word) = self.freshened(&question.asked(), stored, &parts);
-            if let Some(last_word) = last_word {
-                parts.extensions.insert(last_word);
-            }
+            let (_, refusal, extensions) = self.freshened(&question.asked(), stored, &parts);
+            parts.extensions.extend(extensions);
             status = match refusal {
                 None => status.with_stored(),
                 Some(refusal) => status.with_detail(refusal.as_str()),
@@ -202,13 +192,13 @@ impl Filler {
     }
 
     /// The stored response with what `update` says of it now, which is stored too; why not, if it
-    /// may not be; and what it waits for.
+    /// may not be; and what goes out with it.
     fn freshened(
         mut self,
         asked: &Asked<'_>,
         stored: &StoredResponse,
         update: &Parts,
-    ) -> (StoredResponse, Option<Refusal>, Option<LastWord>) {
+    ) -> (StoredResponse, Option<Refusal>, Extensions) {
         let mut update_headers = update.headers.clone();
         stamp_date(&mut update_headers, asked.now);
         let mut parts = Response::new(()).into_parts().0;
@@ -228,9 +218,10 @@ impl Filler {
             for cookie in update_headers.get_all(SET_COOKIE) {
                 parts.headers.append(SET_COOKIE, cookie.clone());
             }
+            parts.headers.remove(AGE);
             current.headers = parts.headers;
             self.give_up(Refusal::SetCookie);
-            return (current, Some(Refusal::SetCookie), None);
+            return (current, Some(Refusal::SetCookie), parts.extensions);
         }
         match self.admit(asked, &mut parts) {
             Ok((kept, placement)) => {
@@ -242,13 +233,14 @@ impl Filler {
                     &config.cache,
                     writer.finish(Copied::Whole(stored.body.clone())),
                 );
-                (current, None, parts.extensions.remove())
+                (current, None, parts.extensions)
             }
             Err(refusal) => {
+                parts.headers.remove(AGE);
                 current.headers = parts.headers;
                 self.give_up(refusal);
                 self.forget();
-                (current, Some(refusal), None)
+                (current, Some(refusal), parts.extensions)
             }
         }
     }

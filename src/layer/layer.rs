@@ -59,7 +59,9 @@ const DEFAULT_HIT_FOR_MISS: Duration = Duration::from_secs(60);
 /// in their `Vary`, and what the methods from [`query_allow`](Self::query_allow) to
 /// [`narrow`](Self::narrow) declare. What those leave out is not shown to the handler either.
 ///
-/// Put it outside every layer that sets `Vary` or cookies, or compresses.
+/// Put it outside every layer that sets `Vary` or cookies, or compresses. Inside of another `CacheLayer`, it
+/// stores a response once that has come out there: what rebuilds responses in between has to keep their
+/// extensions.
 ///
 /// # Django
 ///
@@ -337,7 +339,7 @@ impl CacheLayer {
     /// [`InvalidKey`](ErrorKind::InvalidKey) if `uri` is not absolute.
     /// [`Unsupported`](ErrorKind::Unsupported) if the page keys do not tell what is below a path,
     /// as [`DjangoKeys`](crate::key::DjangoKeys) do not, and as [`Cache::delete_prefix`]: on
-    /// Memcached, and behind the longest prefixes of a cache.
+    /// Memcached, and for long paths behind a cache's prefix of over 50 bytes.
     ///
     /// # Example
     ///

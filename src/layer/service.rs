@@ -17,7 +17,7 @@ use super::layer::Config;
 use super::lookup::{Asked, Miss};
 use super::serve::serve;
 use super::target::{RequestTarget, original_uri};
-use super::veto::Place;
+use super::veto::{CacheVeto, Place};
 use crate::key::Key;
 use crate::semantics::cache_status::{CacheStatus, Forward};
 use crate::semantics::invalidation::is_safe;
@@ -126,34 +126,35 @@ impl<S: Clone> CacheService<S> {
     /// Not for the cache.
     fn pass<RequestBody, B, E>(
         &mut self,
-        mut request: Request<RequestBody>,
+        request: Request<RequestBody>,
         status: CacheStatus,
     ) -> ResponseFuture<S::Future, B, E>
     where
         S: Service<Request<RequestBody>>,
         B: Body,
     {
-        let place = Place::of(request.extensions_mut());
-        self.forward(request, Some(status), place)
+        self.forward(request, Some(status))
     }
 
     fn forward<RequestBody, B, E>(
         &mut self,
-        request: Request<RequestBody>,
+        mut request: Request<RequestBody>,
         status: Option<CacheStatus>,
-        place: Place,
     ) -> ResponseFuture<S::Future, B, E>
     where
         S: Service<Request<RequestBody>>,
         B: Body,
     {
+        let place = Place::of(request.extensions_mut());
+        // A layer further inside may store.
+        let _ = CacheVeto::of(request.extensions_mut());
         let names_tags = self.config.tag_field.is_some();
         let config = names_tags.then(|| Arc::clone(&self.config));
         ResponseFuture::pass(self.inner.call(request), status, place, config)
     }
 
-    /// Nothing is ever stored: the handler is shown the same as with a store, and the layers inside have
-    /// one outside of them, but nothing else is done.
+    /// Nothing is ever stored: the handler is shown what the layer declares, and the layers inside have one
+    /// outside of them, but nothing else is done.
     fn switched_off<RequestBody, B, E>(
         &mut self,
         mut request: Request<RequestBody>,
@@ -174,8 +175,7 @@ impl<S: Clone> CacheService<S> {
                 request = inputs.show(&target, request);
             }
         }
-        let place = Place::of(request.extensions_mut());
-        self.forward(request, None, place)
+        self.forward(request, None)
     }
 }
 
@@ -186,6 +186,7 @@ pub(super) struct Question {
     pub(super) target: RequestTarget<'static>,
     uri: Uri,
     headers: HeaderMap,
+    given: Given,
     pub(super) head: bool,
     is_inside: bool,
 }
@@ -205,6 +206,7 @@ impl Question {
             target,
             uri: original_uri(request.uri(), request.extensions()).clone(),
             headers: request.headers().clone(),
+            given: Given::of(request.headers()),
             head: request.method() == Method::HEAD,
         }
     }
@@ -213,7 +215,7 @@ impl Question {
     pub(super) fn asked(&self) -> Asked<'_> {
         Asked {
             is_inside: self.is_inside,
-            given: Given::of(&self.headers),
+            given: self.given,
             config: &self.config,
             uri: &self.uri,
             target: &self.target,
@@ -226,13 +228,14 @@ impl Question {
     /// and, unless the layer sees to that itself, sets no conditions.
     pub(super) fn is_everybodys(&self, miss: &Miss) -> bool {
         let judged_here = self.config.http.is_none() || miss.stale.is_some();
-        let given = Given::of(&self.headers);
+        let given = self.given;
         !self.head && !given.range && (judged_here || !given.conditions)
     }
 
     /// The same question with these fields, for the whole of the answer.
     pub(super) fn for_the_whole(&mut self, headers: &HeaderMap) {
         self.headers.clone_from(headers);
+        self.given = Given::of(headers);
         self.head = false;
     }
 }

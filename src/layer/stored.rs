@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{AGE, CONTENT_ENCODING, ETAG, LAST_MODIFIED};
+use http::header::{AGE, AUTHORIZATION, CONTENT_ENCODING, COOKIE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -123,7 +123,8 @@ pub(super) fn fingerprint(value: Option<&[u8]>) -> Fingerprint {
 pub(super) struct Varied {
     pub(super) name: HeaderName,
     fingerprint: Fingerprint,
-    /// A value with this fingerprint that a request had, so that it is not made of each.
+    /// A value with this fingerprint that a request had, so that it is not made of each; in memory only, and
+    /// none of fields that hold secrets.
     seen: OnceLock<Box<[u8]>>,
 }
 
@@ -143,7 +144,9 @@ impl Varied {
             return true;
         }
         let is = self.fingerprint == fingerprint(value);
-        if let Some(value) = value.filter(|value| is && value.len() <= MAX_SEEN_BYTES) {
+        let is_secret = self.name == AUTHORIZATION || self.name == COOKIE;
+        let may_be_kept = is && !is_secret;
+        if let Some(value) = value.filter(|value| may_be_kept && value.len() <= MAX_SEEN_BYTES) {
             // Whoever is first.
             let _ = self.seen.set(value.into());
         }

@@ -183,3 +183,52 @@ async fn a_layer_whose_store_keeps_nothing_only_shows_what_it_would_show() {
         }
     }
 }
+
+/// Code between the layers finds the mark, whatever the outer one stores in.
+#[tokio::test]
+async fn a_layer_whose_store_keeps_nothing_hands_a_mark_on() {
+    async fn session(request: Request, next: Next) -> Response {
+        request.extensions().get::<CacheVeto>().unwrap().forbid();
+        next.run(request).await
+    }
+    let cached = (|| async { "page" }).layer(cache_page(MINUTE, memory(), ""));
+    let router = Router::new()
+        .route("/", get(cached))
+        .layer(from_fn(session));
+    let off = CacheLayer::new(Cache::new(Dummy)).layer(router);
+    assert!(!is_stored(&Server::start(off).await).await);
+}
+
+/// A 304 that says that what is stored is from now on somebody's keeps the layers outside from storing it.
+#[tokio::test]
+async fn a_veto_with_which_a_page_was_validated_counts_outside() {
+    let page = |request: Request| async move {
+        let mut response = Response::new(axum::body::Body::from("page"));
+        let headers = response.headers_mut();
+        headers.insert("etag", "\"a\"".parse().unwrap());
+        if !request.headers().contains_key("if-none-match") {
+            headers.insert("cache-control", "max-age=0".parse().unwrap());
+            return response;
+        }
+        headers.insert("cache-control", "max-age=60".parse().unwrap());
+        *response.status_mut() = axum::http::StatusCode::NOT_MODIFIED;
+        let veto = CacheVeto::new();
+        veto.forbid();
+        response.extensions_mut().insert(veto);
+        response
+    };
+    let router = Router::new()
+        .route("/", get(page))
+        .layer(CacheLayer::http(memory()));
+    let server = Server::start(CacheLayer::new(memory()).layer(router)).await;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let answer = server.get("/").await;
+        assert_eq!(answer.text(), "page");
+        seen.push(answer.cache_status());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(seen[1].contains("fwd-status=304"), "{seen:?}");
+    assert_eq!(seen[1].matches("detail=veto").count(), 2, "{seen:?}");
+    assert!(!seen[2].contains("; hit"), "{seen:?}");
+}
