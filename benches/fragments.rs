@@ -25,6 +25,8 @@
 #![allow(clippy::cast_precision_loss, reason = "far below 2^52")]
 #![allow(missing_docs, reason = "it is no library")]
 
+mod meter;
+
 use std::fmt::Write as _;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -32,8 +34,9 @@ use std::time::{Duration, Instant};
 use askama::Template;
 use axum_cache::Cache;
 use axum_cache::backend::Memory;
-use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Runtime;
+
+use self::meter::{cpu, median};
 
 mod filters {
     pub(crate) use axum_cache::fragment::filters::cache;
@@ -167,15 +170,4 @@ fn cost_of_a_number() -> f64 {
     let body = Body { numbers: 1000 };
     let costs = (0..ROUNDS).map(|_| time(|_| _ = black_box(body.run())));
     median(costs.collect()) / 1000.0
-}
-
-/// Nanoseconds of the processor that this thread has used.
-fn cpu() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

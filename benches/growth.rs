@@ -27,6 +27,8 @@
 #![allow(clippy::future_not_send, reason = "they stay on their thread")]
 #![allow(missing_docs, reason = "it is no library")]
 
+mod meter;
+
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::hint::black_box;
@@ -35,8 +37,9 @@ use axum::body::Body;
 use axum_cache::backend::{Backend, Memory};
 use axum_cache::{Cache, CacheLayer, Ttl};
 use http::{Request, Response, Uri};
-use rustix::time::{ClockId, clock_gettime};
 use tower::{Layer, Service, ServiceExt as _, service_fn};
+
+use self::meter::{cpu, median};
 
 const SIZES: [u64; 4] = [1_000, 10_000, 100_000, 1_000_000];
 const ROUNDS: usize = 21;
@@ -341,15 +344,4 @@ impl Random {
         self.0 ^= self.0 << 17;
         self.0 % end
     }
-}
-
-/// Nanoseconds of the processor that this thread has used.
-fn cpu() -> f64 {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as f64 * 1e9 + time.tv_nsec as f64
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -18,6 +18,7 @@
 #![allow(clippy::print_stdout, reason = "it prints a table")]
 #![allow(missing_docs, reason = "it is no library")]
 
+mod meter;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -28,6 +29,8 @@ use axum_cache::{Cache, Ttl};
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 use tokio::task::JoinSet;
+
+use self::meter::median;
 
 const KEYS: usize = 64;
 const ROUNDS: usize = 25;
@@ -79,11 +82,6 @@ async fn cache_get(cache: Cache, number: usize) {
 async fn backend_get((cache, redis): (Cache, Redis), number: usize) {
     let found = Backend::get(&redis, &cache.final_key(&key(number)).unwrap()).await;
     assert_eq!(found.unwrap().unwrap().bytes().len(), 1026);
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 #[tokio::main(worker_threads = 2)]

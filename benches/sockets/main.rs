@@ -36,6 +36,8 @@
 #![allow(missing_docs, reason = "it is no library")]
 
 mod load;
+#[path = "../meter/mod.rs"]
+mod meter;
 mod proxies;
 mod site;
 mod stores;
@@ -49,6 +51,7 @@ use axum_cache::Cache;
 use axum_cache::backend::Memory;
 
 use self::load::{Load, cpu, cpu_of};
+use self::meter::median;
 use self::proxies::Proxy;
 use self::stores::Stores;
 
@@ -179,9 +182,4 @@ async fn race(contenders: &[Contender], connections: usize) -> Vec<String> {
 fn is_wanted(name: &str) -> bool {
     let mut wanted = std::env::args().skip(1).filter(|it| !it.starts_with('-'));
     wanted.next().is_none_or(|wanted| name.contains(&wanted))
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -61,9 +61,12 @@ impl Key {
 
 /// Whether the text holds no space and no control character.
 pub(crate) fn is_plain(text: &str) -> bool {
-    // All of them: without a way out, several are compared at a time.
-    text.bytes()
-        .fold(true, |plain, byte| plain & is_plain_byte(byte))
+    all_bytes(text.as_bytes(), is_plain_byte)
+}
+
+/// Whether all bytes are of some kind. Without a way out, so that several are looked at at a time.
+pub(crate) fn all_bytes(bytes: &[u8], is: impl Fn(u8) -> bool) -> bool {
+    bytes.iter().fold(true, |all, byte| all & is(*byte))
 }
 
 fn is_plain_byte(byte: u8) -> bool {

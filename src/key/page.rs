@@ -1,10 +1,11 @@
 //! Keys of pages: a digest over everything that selects a response.
 
-use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
+
+use super::all_bytes;
 
 /// What a page is asked for by, apart from the header fields its responses vary on.
 #[derive(Clone, Copy, Debug)]
@@ -79,10 +80,9 @@ impl<'a> PageTarget<'a> {
         if self.cookies.is_empty() && self.facets.is_empty() {
             return None;
         }
-        Some(Digest::with(|digest| {
-            digest.selection(self);
-            *digest.hash().as_bytes()
-        }))
+        let mut digest = Digest::default();
+        digest.selection(self);
+        Some(*digest.hash().as_bytes())
     }
 
     /// The same target under the key prefix of a layer.
@@ -185,9 +185,8 @@ impl PageKeys {
             return;
         }
         push_beginning(path, key, start + MAX_HEAD_BYTES);
-        let digest = Digest::of_uri(target, |digest| digest.hash());
         key.push('~');
-        push_hex(key, digest.as_bytes());
+        push_hex(key, Digest::of_uri(target).hash().as_bytes());
     }
 
     /// See [`PageKeyFunction::variant`].
@@ -202,17 +201,15 @@ impl PageKeys {
             key.push_str(&function.variant(target, values, generation));
             return;
         }
-        let digest = Digest::of_uri(target, |digest| {
-            digest.selection(target);
-            digest.field(&generation.to_be_bytes());
-            for (name, value) in values {
-                digest.field(name.as_bytes());
-                digest.optional(*value);
-            }
-            digest.hash()
-        });
+        let mut digest = Digest::of_uri(target);
+        digest.selection(target);
+        digest.field(&generation.to_be_bytes());
+        for (name, value) in values {
+            digest.field(name.as_bytes());
+            digest.optional(*value);
+        }
         key.push_str("variant:");
-        push_hex(key, digest.as_bytes());
+        push_hex(key, digest.hash().as_bytes());
     }
 
     /// See [`PageKeyFunction::prefix`].
@@ -257,12 +254,10 @@ fn push_site(target: &PageTarget<'_>, key: &mut String) -> bool {
         key.push_str(authority);
         return true;
     }
-    let site = Digest::with(|digest| {
-        digest.site(target);
-        xxh3_64(&digest.material)
-    });
+    let mut site = Digest::default();
+    site.site(target);
     key.push('~');
-    push_hex(key, &site.to_be_bytes());
+    push_hex(key, &xxh3_64(&site.material).to_be_bytes());
     false
 }
 
@@ -280,33 +275,28 @@ fn push_beginning(path: &str, key: &mut String, most: usize) {
     key.extend(plain.take(room));
 }
 
-/// Whether all bytes of a text are of some kind. Without a way out, so that several are looked at at a time.
-fn all(text: &str, is: impl Fn(u8) -> bool) -> bool {
-    text.bytes().fold(true, |all, byte| all & is(byte))
-}
-
 /// No braces: what is between them says where in a Redis Cluster a key is, and clients could fill one place.
 fn is_of_path(byte: u8) -> bool {
     matches!(byte, b'!'..=b'>' | b'@'..=b'z' | b'|' | b'~')
 }
 
 fn is_path(text: &str) -> bool {
-    all(text, is_of_path)
+    all_bytes(text.as_bytes(), is_of_path)
 }
 
 fn is_query(text: &str) -> bool {
-    all(text, |byte| is_of_path(byte) || byte == b'?')
+    all_bytes(text.as_bytes(), |byte| is_of_path(byte) || byte == b'?')
 }
 
 fn is_name(text: &str) -> bool {
-    all(text, |byte| {
+    all_bytes(text.as_bytes(), |byte| {
         byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
     })
 }
 
 fn is_host(text: &str) -> bool {
     let others = b"-.:[]_";
-    all(text, |byte| {
+    all_bytes(text.as_bytes(), |byte| {
         byte.is_ascii_alphanumeric() | others.contains(&byte)
     })
 }
@@ -318,37 +308,15 @@ struct Digest {
     material: Vec<u8>,
 }
 
-thread_local! {
-    /// Room for the material of one key after the other.
-    static MATERIAL: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-/// What a thread keeps of that room at most.
-const MAX_KEPT_BYTES: usize = 4096;
-
 impl Digest {
-    /// Works on the digest of the URI of a target.
-    fn of_uri<T>(target: &PageTarget<'_>, work: impl FnOnce(&mut Self) -> T) -> T {
-        Self::with(|digest| {
-            digest.site(target);
-            digest.field(target.path.as_bytes());
-            digest.optional(target.query.map(str::as_bytes));
-            work(digest)
-        })
-    }
-
-    /// Works on an empty digest.
-    fn with<T>(work: impl FnOnce(&mut Self) -> T) -> T {
+    fn of_uri(target: &PageTarget<'_>) -> Self {
         let mut digest = Self {
-            material: MATERIAL.try_with(Cell::take).unwrap_or_default(),
+            material: Vec::with_capacity(192),
         };
-        digest.material.clear();
-        let done = work(&mut digest);
-        if digest.material.capacity() <= MAX_KEPT_BYTES {
-            // A thread that ends keeps nothing.
-            let _ = MATERIAL.try_with(|kept| kept.set(digest.material));
-        }
-        done
+        digest.site(target);
+        digest.field(target.path.as_bytes());
+        digest.optional(target.query.map(str::as_bytes));
+        digest
     }
 
     /// Adds what the pages of a site have in common.

@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 use super::inputs::{PeerAddr, Query};
 use super::layer::Config;
 use crate::error::Result;
-use crate::key::{Facet, Key, PageTarget, VaryValue};
+use crate::key::{Facet, Key, PageTarget, VaryValue, all_bytes};
 use crate::semantics::storable::Refusal;
 use crate::semantics::vary::is_list;
 
@@ -192,8 +192,7 @@ fn all_hosts(uri: &Uri, headers: &HeaderMap) -> String {
 
 fn host_name(name: &[u8]) -> Cow<'_, str> {
     let is_kept = |byte: u8| matches!(byte, b' '..=b'$' | b'&'..=b'+' | b'-'..=b'@' | b'['..=b'~');
-    // All of them: without a way out, several are looked at at a time.
-    if name.iter().fold(true, |kept, byte| kept & is_kept(*byte))
+    if all_bytes(name, is_kept)
         && let Ok(name) = str::from_utf8(name)
     {
         return name.into();

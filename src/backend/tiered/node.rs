@@ -28,6 +28,7 @@ use super::near::Near;
 use super::outbox::{Change, Outbox};
 use super::peers::Peers;
 use crate::backend::{Backplane, Subscription};
+use crate::clock::nanos;
 use crate::error::{ErrorKind, Result};
 use crate::observe;
 
@@ -394,10 +395,6 @@ impl<S: Subscription> DynSubscription for S {
     fn next(&mut self) -> BoxFuture<'_, Bytes> {
         Box::pin(Subscription::next(self))
     }
-}
-
-fn nanos(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Another number each time, on each machine.

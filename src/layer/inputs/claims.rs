@@ -94,29 +94,25 @@ impl Claims {
         !self.origin.is_empty()
     }
 
-    /// Adds all claims as parts of the key: whoever makes them has pages of their own. Of a trusted
+    /// All claims as parts of the key: whoever makes them has pages of their own. Of a trusted
     /// proxy's only those that are not resolved.
-    pub(super) fn add_to(
-        &self,
-        facets: &mut Vec<Facet>,
-        headers: &HeaderMap,
-        resolved: Option<&str>,
-    ) {
+    pub(super) fn facets(&self, headers: &HeaderMap, resolved: Option<&str>) -> Vec<Facet> {
         let origin = self.origin.iter().filter(|_| resolved.is_none());
         let other = self.other.iter().filter(|name| {
             !resolved
                 .is_some_and(|scheme| **name == FORWARDED_PORT && is_default_port(headers, scheme))
         });
-        for name in origin.chain(other) {
-            let value = if *name == FORWARDED {
-                origin_of_forwarded(headers)
-            } else {
-                lines(headers, *name)
-            };
-            if value.is_some() {
-                facets.push(Facet::new(format!("claim:{name}"), value));
-            }
-        }
+        origin
+            .chain(other)
+            .filter_map(|name| {
+                let value = if *name == FORWARDED {
+                    origin_of_forwarded(headers)?
+                } else {
+                    lines(headers, *name)?
+                };
+                Some(Facet::new(format!("claim:{name}"), Some(value)))
+            })
+            .collect()
     }
 }
 
@@ -242,9 +238,7 @@ mod tests {
 
     fn facets(lines: &[(&'static str, &'static str)]) -> Vec<Facet> {
         let headers = fields(lines);
-        let mut facets = Vec::new();
-        Claims::find(&headers).add_to(&mut facets, &headers, None);
-        facets
+        Claims::find(&headers).facets(&headers, None)
     }
 
     #[test]

@@ -118,7 +118,7 @@ impl Inputs {
             facets.push(Facet::new("time-zone", Some(zone.as_str().to_owned())));
         }
         if !self.narrow {
-            claims.add_to(&mut facets, headers, trusted.then_some(&*scheme));
+            facets.extend(claims.facets(headers, trusted.then_some(&*scheme)));
         }
         let upgrades = self.narrow && headers.contains_key(UPGRADE);
         RequestTarget {
