@@ -12,6 +12,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, PoisonError};
 
+use foldhash::quality::RandomState;
 use tokio::sync::{RwLock, RwLockReadGuard};
 
 use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -20,7 +21,7 @@ use crate::sync::{Mutex, MutexGuard};
 /// The fills in progress on one store, by key.
 #[derive(Debug, Default)]
 pub(crate) struct Fences {
-    running: Mutex<HashMap<String, Gates>>,
+    running: Mutex<HashMap<String, Gates, RandomState>>,
 }
 
 /// The gates of one key that fills in progress have before them: at most the last one is open. The
@@ -94,7 +95,7 @@ impl Fences {
         self.running().is_empty()
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<String, Gates>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Gates, RandomState>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

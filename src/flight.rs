@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
+use foldhash::quality::RandomState;
 use tokio::sync::watch;
 
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +21,7 @@ use crate::tag::Tags;
 /// The computations in progress, by key.
 #[derive(Debug)]
 pub(crate) struct Flights<V> {
-    running: Mutex<HashMap<String, Running<V>>>,
+    running: Mutex<HashMap<String, Running<V>, RandomState>>,
     landings: AtomicU64,
     moments: AtomicU64,
 }
@@ -141,7 +142,7 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
         }
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<String, Running<V>>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<String, Running<V>, RandomState>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

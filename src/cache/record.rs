@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::Cache;
 use super::fenced::{OVER, TRIES};
 use super::tags::{Marks, TagsRead};
-use crate::backend::parse_counter;
+use crate::backend::{Peek, parse_counter};
 use crate::entry::{Body, Entry, Kind, Stamp, Undecodable, Worth, is_lease, is_sealed, lease};
 use crate::error::Result;
 use crate::key::Key;
@@ -62,6 +62,16 @@ pub(super) struct Record {
     pub(super) stamp: Stamp,
     marks: Marks,
     value: Entry,
+}
+
+impl Found {
+    /// The bytes of the codec alone.
+    fn plain(entry: Entry) -> Self {
+        Self::Fresh(Value {
+            entry,
+            record: None,
+        })
+    }
 }
 
 impl Look {
@@ -126,6 +136,21 @@ impl Cache {
         self.judge(key, entry, &tags).await
     }
 
+    /// What it is worth alone, if that can be said without waiting.
+    pub(super) fn find_now(&self, key: &Key) -> Option<Found> {
+        let Peek::Hit(entry) = self.peek(key) else {
+            return None;
+        };
+        match self.open_now(&entry)? {
+            Opened::Plain => Some(Found::plain(entry)),
+            Opened::Sealed(record) => {
+                let state = self.tag_state_now(&record.marks)?;
+                Some(self.worth(record, state))
+            }
+            _ => None,
+        }
+    }
+
     /// What is under `keys` and what it is worth: one round trip, and one more for tags.
     pub(super) async fn look_many(&self, keys: &[Key]) -> Result<Vec<Look>> {
         let entries = self.fetch_many(keys).await?;
@@ -155,10 +180,7 @@ impl Cache {
             return Ok(Look::nothing(""));
         };
         let found = match self.open_value(key, &raw).await {
-            Opened::Plain => Found::Fresh(Value {
-                entry: raw.clone(),
-                record: None,
-            }),
+            Opened::Plain => Found::plain(raw.clone()),
             Opened::Lease => Found::Nothing("computing"),
             Opened::Undecodable(reason) => {
                 observe::corrupt(self.name(), "get", reason.as_str());
@@ -213,21 +235,26 @@ impl Cache {
         opened.ok()?.stamp.kept_for(now).duration()
     }
 
-    async fn open_value(&self, key: &Key, entry: &Entry) -> Opened {
+    /// What an entry is, if nothing of it is to be decoded any more.
+    fn open_now(&self, entry: &Entry) -> Option<Opened> {
         if let Some(record) = entry.decoded() {
-            return Opened::Sealed(record);
+            return Some(Opened::Sealed(record));
         }
         if !is_sealed(entry.bytes()) {
             if self.sealer().signs() {
-                return Opened::Undecodable(Undecodable::Signature);
+                return Some(Opened::Undecodable(Undecodable::Signature));
             }
             if self.shared.checksums && !is_counter(entry) {
-                return Opened::Undecodable(Undecodable::Foreign);
+                return Some(Opened::Undecodable(Undecodable::Foreign));
             }
-            return Opened::Plain;
+            return Some(Opened::Plain);
         }
-        if is_lease(entry.bytes()) {
-            return Opened::Lease;
+        is_lease(entry.bytes()).then_some(Opened::Lease)
+    }
+
+    async fn open_value(&self, key: &Key, entry: &Entry) -> Opened {
+        if let Some(opened) = self.open_now(entry) {
+            return opened;
         }
         match self.open_record(key, entry).await {
             Ok(record) => Opened::Sealed(record),

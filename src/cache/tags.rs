@@ -10,10 +10,12 @@
 //! - Nothing is remembered in this process but which tags an entry had the last time, to read their
 //!   generations together with it.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
+
+use foldhash::quality::RandomState;
 
 use super::Cache;
 use crate::backend::Peek;

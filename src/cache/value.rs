@@ -81,9 +81,15 @@ impl Cache {
         decode: impl FnOnce(&Entry) -> Result<T>,
     ) -> Result<Option<T>> {
         let key = self.final_key(key)?;
-        let look = self.look(&key).await;
-        let look = self.or_instead("get", look, || Look::nothing(UNAVAILABLE))?;
-        Ok(self.value_or_miss(look, "get", decode))
+        let found = match self.find_now(&key) {
+            Some(found) => found,
+            None => {
+                let look = self.look(&key).await;
+                let look = self.or_instead("get", look, || Look::nothing(UNAVAILABLE))?;
+                look.found
+            }
+        };
+        Ok(self.value_or_miss(found, "get", decode))
     }
 
     /// Stores `value`, replacing what is there. A zero TTL removes it.
@@ -242,17 +248,17 @@ impl Cache {
     where
         T: DeserializeOwned,
     {
-        self.value_or_miss(look, operation, |entry| self.decode(entry))
+        self.value_or_miss(look.found, operation, |entry| self.decode(entry))
     }
 
     /// The same, decoded so.
     fn value_or_miss<T>(
         &self,
-        look: Look,
+        found: Found,
         operation: &'static str,
         decode: impl FnOnce(&Entry) -> Result<T>,
     ) -> Option<T> {
-        let (value, reason) = match look.found {
+        let (value, reason) = match found {
             Found::Fresh(value) => {
                 let value = decode(&value.entry);
                 let is_corrupt = |_: &_| observe::corrupt(self.name(), operation, "undecodable");

@@ -10,11 +10,12 @@
 //! - The memory is constant, whatever is asked for. Two pages that meet in it can only make each
 //!   other's requests not wait.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use foldhash::quality::RandomState;
 use http::StatusCode;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -62,7 +63,7 @@ impl Default for Collapse {
     fn default() -> Self {
         Self {
             flights: Arc::default(),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             marks: (0..SLOTS).map(|_| AtomicU64::new(0)).collect(),
         }
     }

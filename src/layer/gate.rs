@@ -10,7 +10,6 @@ use super::fill::Filler;
 use super::http::HttpRules;
 use super::layer::TtlRule;
 use super::lookup::Asked;
-use super::slot::new_generation;
 use super::stale::Windows;
 use super::stored::{Fingerprint, StoredResponse, Varied};
 use super::tagged::PageTags;
@@ -23,7 +22,7 @@ use crate::semantics::freshness::{corrected_initial_age, parse_age, stamp_date};
 use crate::semantics::reuse::Terms;
 use crate::semantics::storable::{Refusal, ResponseFacts, admit, admit_http};
 use crate::semantics::vary::{Vary, union};
-use crate::tag::Tags;
+use crate::tag::{Tags, draw};
 use crate::ttl::{Lifetime, Ttl};
 
 /// What is advertised of a page that lives for ever.
@@ -166,7 +165,7 @@ impl Filler {
         let vary = union(own.iter().chain(others).cloned());
         let of_ground = self.ground.generation();
         let generation = of_ground.or_else(|| known.map(|page| page.generation));
-        let generation = generation.unwrap_or_else(|| new_generation(asked.now));
+        let generation = generation.unwrap_or_else(draw);
         let selection = asked.selection();
         // Also where the primary entry is the only place of another one, which is displaced there.
         let has_variants = !vary.is_empty()

@@ -11,9 +11,10 @@
 //!   has come meanwhile stays, with all its variants.
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::time::SystemTime;
 
+use foldhash::quality::RandomState;
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::layer::Config;
@@ -23,6 +24,7 @@ use crate::entry::{Body, Entry};
 use crate::error::Result;
 use crate::key::Key;
 use crate::semantics::vary::union;
+use crate::tag::draw;
 use crate::ttl::Lifetime;
 
 /// How often a primary entry is joined with what others have made of it meanwhile.
@@ -48,7 +50,7 @@ impl Turns {
 impl Default for Turns {
     fn default() -> Self {
         Self {
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             stripes: std::array::from_fn(|_| Mutex::new(())),
         }
     }
@@ -58,11 +60,6 @@ impl fmt::Debug for Turns {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Turns").finish_non_exhaustive()
     }
-}
-
-/// Tells the variants of a page from those it had before it was purged.
-pub(super) fn new_generation(now: SystemTime) -> u64 {
-    RandomState::new().hash_one(now)
 }
 
 /// Where a response goes.
@@ -100,7 +97,7 @@ impl Slot<'_> {
                 .as_ref()
                 .map_or(!self.known, |it| it.generation == page.generation);
             if current.is_none() && self.known {
-                primary.generation = new_generation(now);
+                primary.generation = draw();
             }
             join(&mut primary, current);
             if self.admits(&mut primary, (key, page.kept_until), now, is_same) {

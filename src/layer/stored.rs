@@ -40,6 +40,7 @@ const OF_EACH_HIT: [HeaderName; 2] = [AGE, CACHE_STATUS];
 /// The decoded form of an entry.
 #[derive(Clone, Debug)]
 pub(super) struct StoredPage {
+    /// Tells its variants from those it had before it was purged.
     pub(super) generation: u64,
     /// The fields that responses of this target vary on, sorted.
     pub(super) vary: Vec<HeaderName>,

@@ -9,11 +9,12 @@
 //! - `clear` takes effect at once by an epoch: an entry older than the last clear of its namespace
 //!   is dead, whether or not its memory has been reclaimed yet.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use foldhash::quality::RandomState;
 use quick_cache::sync::{Cache as Map, DefaultLifecycle};
 use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
@@ -124,7 +125,7 @@ impl Store {
             map: Arc::new(map),
             options,
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
             clock,
             epoch: AtomicU64::new(0),
             namespaces: Arc::default(),
@@ -157,7 +158,12 @@ impl Store {
 
     pub(super) fn get(&self, key: &Key) -> Option<Entry> {
         let slot = self.map.get(key.as_str())?;
-        let now = self.now();
+        // What has no end is not asked for the time.
+        let now = if slot.expires == u64::MAX {
+            0
+        } else {
+            self.now()
+        };
         if self.is_live(&slot, now) {
             return Some(slot.entry);
         }

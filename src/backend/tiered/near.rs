@@ -10,8 +10,10 @@
 //! The fences are stripes, not an exact table as in `fence.rs`: who meets another's key there reads
 //! the far store once more, and loses no computation.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use foldhash::quality::RandomState;
 
 use crate::backend::{Backend, Memory};
 use crate::entry::Entry;
@@ -50,7 +52,7 @@ impl Near {
         Self {
             memory,
             stripes: (0..STRIPES).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
+            hasher: RandomState::default(),
         }
     }
 
