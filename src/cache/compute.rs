@@ -10,9 +10,9 @@ use tokio::time::Instant;
 
 use super::Cache;
 use super::computed::Computed;
+use super::look::{Found, Look, Value};
 use super::making::{Computation, Made, Making, Product};
 use super::nested::{Nested, computes};
-use super::record::{Found, Look, Value};
 use super::waiting::Waiter;
 use crate::entry::{Entry, is_lease};
 use crate::error::{BoxError, Error, ErrorKind, Result};

@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::Cache;
-use super::record::{Found, Look, Value};
+use super::look::{Found, Look, Value};
 use crate::entry::{Entry, is_lease, lease};
 use crate::error::{Error, Result};
 use crate::fence::Fill;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::compute::UNAVAILABLE;
-use super::record::Look;
+use super::look::Look;
 use super::{Cache, Reach};
 use crate::entry::Entry;
 use crate::error::{Error, Result};

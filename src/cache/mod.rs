@@ -18,6 +18,7 @@ mod fenced;
 #[cfg(feature = "askama")]
 mod landing;
 mod leading;
+mod look;
 mod making;
 mod many;
 mod nested;
@@ -251,6 +252,11 @@ impl Cache {
     pub(crate) fn page_key(&self, append: impl FnOnce(&mut String)) -> Result<Key> {
         let keys = &self.shared.keys;
         keys.key_of(self.version, MAX_PAGE_KEY_BYTES, append)
+    }
+
+    /// The final key that was stored as this text.
+    pub(crate) fn stored_key(&self, text: &str) -> Option<Key> {
+        self.shared.keys.stored(text)
     }
 
     /// Removes all entries of this cache's prefix, of every version, and no others.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::compute::UNAVAILABLE;
-use super::record::{Found, Look};
+use super::look::{Found, Look};
 use super::{Cache, Reach};
 use crate::entry::Entry;
 use crate::error::Result;

@@ -97,6 +97,15 @@ impl KeySpace {
         })
     }
 
+    /// The final key that was stored as this text; `None` if it is none of this cache.
+    pub(crate) fn stored(&self, text: &str) -> Option<Key> {
+        let namespace = self.namespace.as_deref().unwrap_or_default();
+        text.starts_with(namespace).then(|| Key {
+            text: text.to_owned(),
+            namespace: namespace.len(),
+        })
+    }
+
     /// What the final keys of a version begin with whose keys begin with `beginning`, and no
     /// others.
     pub(crate) fn beginning(&self, version: u64, beginning: &str) -> Result<String> {

@@ -16,7 +16,13 @@ pub fn page(key: &Key, bytes: &Bytes) -> Option<(String, Entry)> {
     let page = StoredPage::decode_now(&cache, key, bytes)?.ok()?;
     let body = page.response.as_ref().map(|it| it.body.clone());
     let body = Body::plain(body.unwrap_or_default());
-    let entry = page.encode(&cache, key, SystemTime::UNIX_EPOCH, &body);
+    let entry = page.encode(
+        &cache,
+        key,
+        SystemTime::UNIX_EPOCH,
+        page.response.as_ref(),
+        &body,
+    );
     let entry = entry.ok()?;
     Some((format!("{page:?}"), entry))
 }

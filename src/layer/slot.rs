@@ -6,7 +6,9 @@
 //!   the primary entry as it is when it is written: of the writers of one layer, none undoes what
 //!   another one has added.
 //! - There are never more variants of a page than the layer permits. What is over goes into the
-//!   primary entry only, where the next one displaces it.
+//!   primary entry only, and is lost when the next one takes its place.
+//! - The response in a primary entry has none of its own beside it. When another one takes its place, it
+//!   goes there first.
 //! - A primary entry that is gone takes its generation with it: nothing brings that back. One that
 //!   has come meanwhile stays, with all its variants.
 
@@ -62,6 +64,9 @@ impl fmt::Debug for Turns {
     }
 }
 
+/// What is to be stored under a key, and for how long.
+type Write = (Key, Entry, Lifetime);
+
 /// Where a response goes.
 pub(super) struct Slot<'a> {
     pub(super) config: &'a Config,
@@ -85,27 +90,24 @@ impl Slot<'_> {
     }
 
     async fn put_here(&self, page: &StoredPage, packed: &Body) -> Result<()> {
-        let now = page.stored().stored_at;
-        let mut primary = page.clone();
-        let mut batch = Vec::with_capacity(2);
+        let mut primary = page.head();
+        let mut batch = Vec::new();
         let cache = &self.config.cache;
         let mut turn = None;
         if let Some(key) = self.variant_key {
             turn = Some(self.config.turns.of(self.key).await);
             let current = self.current().await;
-            let is_same = current
-                .as_ref()
-                .map_or(!self.known, |it| it.generation == page.generation);
+            let generation = current.as_ref().map(|(_, head)| head.generation);
+            let is_same = generation.map_or(!self.known, |it| it == page.generation);
             if current.is_none() && self.known {
                 primary.generation = draw();
             }
-            join(&mut primary, current);
-            if self.admits(&mut primary, (key, page.kept_until), now, is_same) {
-                let entry = page.encode(cache, key, now, packed)?;
-                batch.push((key.clone(), entry, lifetime(page, now)));
+            batch.extend(self.join(&mut primary, page, current, key, is_same)?);
+            if !self.inlines() && primary.own_key.take().is_some() {
+                batch.push(self.variant(page, key, packed)?);
             }
         }
-        batch.push(self.entry(primary, now, packed)?);
+        batch.push(self.primary(&primary, page, packed)?);
         let outcomes = cache.backend().set_many(batch).await?;
         drop(turn);
         outcomes.into_iter().collect()
@@ -113,7 +115,6 @@ impl Slot<'_> {
 
     /// Replaces what is of this generation, and nothing else.
     async fn put_fenced(&self, page: &StoredPage, packed: &Body, generation: u64) -> Result<bool> {
-        let now = page.stored().stored_at;
         let cache = &self.config.cache;
         let backend = cache.backend();
         let mut _turn = None;
@@ -131,24 +132,36 @@ impl Slot<'_> {
                 },
             };
             let current = match Standing::of(cache, self.key, &entry) {
-                Standing::Page(current) if current.generation == generation => Some(*current),
+                Standing::Page(head) if head.generation == generation => Some(*head),
                 Standing::Lease(lease) if lease == generation => None,
                 _ => return Ok(false),
             };
-            let mut primary = page.clone();
-            join(&mut primary, current);
-            let variant_key = self
-                .variant_key
-                .filter(|key| self.admits(&mut primary, (key, page.kept_until), now, true));
-            let (key, primary, lasts) = self.entry(primary, now, packed)?;
+            let current = current.map(|head| (entry.clone(), head));
+            let mut primary = page.head();
+            let mut own = None;
+            match self.variant_key {
+                Some(key) => {
+                    // Before it goes from where it is; where that fails, there is one more of it.
+                    if let Some((key, entry, lasts)) =
+                        self.join(&mut primary, page, current, key, true)?
+                    {
+                        backend.set(&key, entry, lasts).await?;
+                    }
+                    if !self.inlines() {
+                        own = primary.own_key.take();
+                    }
+                }
+                None => join(&mut primary, current.map(|(_, head)| head)),
+            }
+            let (key, primary, lasts) = self.primary(&primary, page, packed)?;
             if backend
                 .compare_and_set(&key, &entry, primary, lasts)
                 .await?
             {
                 self.ground.is_filled();
-                if let Some(key) = variant_key {
-                    let entry = page.encode(cache, key, now, packed)?;
-                    backend.set(key, entry, lifetime(page, now)).await?;
+                if let Some(key) = own {
+                    let (key, entry, lasts) = self.variant(page, &key, packed)?;
+                    backend.set(&key, entry, lasts).await?;
                 }
                 return Ok(true);
             }
@@ -156,23 +169,83 @@ impl Slot<'_> {
         Ok(false)
     }
 
-    /// The primary entry to store.
-    fn entry(
+    /// Joins a primary entry for the page of `key` with the one that there is. What that held, if it has to
+    /// go to a place of its own.
+    fn join(
         &self,
-        mut primary: StoredPage,
-        now: SystemTime,
-        packed: &Body,
-    ) -> Result<(Key, Entry, Lifetime)> {
-        let lifetime = lifetime(&primary, now);
-        if !self.config.page_keys.inlines() {
-            primary.response = None;
+        primary: &mut StoredPage,
+        page: &StoredPage,
+        current: Option<(Entry, StoredPage)>,
+        key: &Key,
+        is_same: bool,
+    ) -> Result<Option<Write>> {
+        let now = page.stored().stored_at;
+        let (entry, own_key) = match &current {
+            Some((entry, head)) => (Some(entry.clone()), head.own_key.clone()),
+            None => (None, None),
+        };
+        join(primary, current.map(|(_, head)| head));
+        if self.admits(primary, (key, page.kept_until), now, is_same) {
+            primary.own_key = Some(key.clone());
         }
-        let entry = primary.encode(&self.config.cache, self.key, now, packed)?;
-        Ok((self.key.clone(), entry, lifetime))
+        match (entry, own_key) {
+            (Some(entry), Some(displaced)) if displaced != *key => {
+                self.displaced(&entry, displaced, primary, now)
+            }
+            _ => Ok(None),
+        }
     }
 
-    /// Whether a page may have an entry of its own under `key` beside the primary entry, which then
-    /// remembers it.
+    /// What a primary entry holds that another one replaces, for a place of its own; nothing if its time is
+    /// over.
+    fn displaced(
+        &self,
+        entry: &Entry,
+        key: Key,
+        primary: &StoredPage,
+        now: SystemTime,
+    ) -> Result<Option<Write>> {
+        let cache = &self.config.cache;
+        let own = VariantMark::new(&key, None);
+        let mark = primary.variants.iter().find(|mark| mark.is_of(own));
+        let (Some(mark), Ok((page, body))) =
+            (mark, StoredPage::open(cache, self.key, entry.bytes()))
+        else {
+            return Ok(None);
+        };
+        let variant = StoredPage {
+            variants: Vec::new(),
+            own_key: None,
+            kept_until: mark.kept_until(),
+            ..page.head()
+        };
+        let lasts = lifetime(&variant, now);
+        let entry = variant.encode(cache, &key, now, page.response.as_ref(), &body)?;
+        Ok(Some((key, entry, lasts)))
+    }
+
+    /// The primary entry to store.
+    fn primary(&self, primary: &StoredPage, page: &StoredPage, packed: &Body) -> Result<Write> {
+        let now = page.stored().stored_at;
+        let response = page.response.as_ref().filter(|_| self.inlines());
+        let entry = primary.encode(&self.config.cache, self.key, now, response, packed)?;
+        Ok((self.key.clone(), entry, lifetime(primary, now)))
+    }
+
+    /// The entry of a page beside the primary one.
+    fn variant(&self, page: &StoredPage, key: &Key, packed: &Body) -> Result<Write> {
+        let now = page.stored().stored_at;
+        let cache = &self.config.cache;
+        let entry = page.encode(cache, key, now, page.response.as_ref(), packed)?;
+        Ok((key.clone(), entry, lifetime(page, now)))
+    }
+
+    /// Whether primary entries hold a response.
+    fn inlines(&self) -> bool {
+        self.config.page_keys.inlines()
+    }
+
+    /// Whether a page may have an entry of its own under `key`, which the primary entry then remembers.
     fn admits(
         &self,
         primary: &mut StoredPage,
@@ -185,19 +258,19 @@ impl Slot<'_> {
             .variants
             .retain(|other| !other.is_over(now) && !other.is_of(own));
         // Its key is of the generation that it was made for: under another one nobody finds it.
-        let inlines = self.config.page_keys.inlines();
-        let has_room = !inlines || (is_same && primary.variants.len() < self.most);
+        let has_room = !self.inlines() || (is_same && primary.variants.len() < self.most);
         if has_room {
             primary.variants.push(own);
         }
         has_room
     }
 
-    /// The primary entry that there is now.
-    async fn current(&self) -> Option<StoredPage> {
+    /// The primary entry that there is now, and what it says.
+    async fn current(&self) -> Option<(Entry, StoredPage)> {
         let cache = &self.config.cache;
         let entry = cache.fetch(self.key).await.ok()??;
-        StoredPage::decode_head(cache, self.key, entry.bytes()).ok()
+        let head = StoredPage::decode_head(cache, self.key, entry.bytes()).ok()?;
+        Some((entry, head))
     }
 }
 

@@ -1,9 +1,10 @@
 //! Stored pages: what the primary entry of a target and its variants hold.
 //!
 //! The primary entry names the fields that responses of the target vary on, and holds the last
-//! response inline, so that most hits take one read. Where there are variants, each has an entry
-//! of its own under a key that includes the generation of the primary entry: when that one is
-//! purged, the variants are out of reach.
+//! response inline, so that most hits take one read. Of several variants, each of the others has an
+//! entry of its own under a key that includes the generation of the primary entry: when that one is
+//! purged, the variants are out of reach. The one in the primary entry is moved to its own when another
+//! one takes its place.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -48,6 +49,9 @@ pub(super) struct StoredPage {
     pub(super) variants: Vec<VariantMark>,
     /// Until when the store keeps it, or one of its variants; `None`: for ever.
     pub(super) kept_until: Option<SystemTime>,
+    /// Where the response goes once another one takes its place in the primary entry; `None` if it is there
+    /// already, or lost then.
+    pub(super) own_key: Option<Key>,
     pub(super) response: Option<StoredResponse>,
 }
 
@@ -97,6 +101,13 @@ impl VariantMark {
 
     pub(super) fn is_of(self, other: Self) -> bool {
         self.hash == other.hash
+    }
+
+    /// Until when it is kept.
+    pub(super) fn kept_until(self) -> Option<SystemTime> {
+        // To the end of that second.
+        let seconds = self.until.checked_add(1)?;
+        SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
     }
 
     pub(super) fn is_over(self, now: SystemTime) -> bool {
@@ -221,6 +232,18 @@ impl StoredPage {
             || response.is_some_and(|it| it.selection.is_some() || !it.varied.is_empty())
     }
 
+    /// The same, without its response.
+    pub(super) fn head(&self) -> Self {
+        Self {
+            generation: self.generation,
+            vary: self.vary.clone(),
+            variants: self.variants.clone(),
+            kept_until: self.kept_until,
+            own_key: self.own_key.clone(),
+            response: None,
+        }
+    }
+
     /// The response of a page that was found, or has been made.
     pub(super) fn stored(&self) -> &StoredResponse {
         let response = self.response.as_ref();
@@ -270,7 +293,11 @@ impl StoredPage {
     }
 
     /// The page, its body left out, and that.
-    fn open(cache: &Cache, key: &Key, bytes: &Bytes) -> Result<(Self, Body), Undecodable> {
+    pub(super) fn open(
+        cache: &Cache,
+        key: &Key,
+        bytes: &Bytes,
+    ) -> Result<(Self, Body), Undecodable> {
         let page = cache
             .sealer()
             .open::<PageMeta<'_>>(Kind::Page, key, bytes)?;
@@ -291,6 +318,7 @@ impl StoredPage {
             vary: names(page.meta.vary)?,
             variants: page.meta.variants,
             kept_until,
+            own_key: page.meta.own_key.and_then(|key| cache.stored_key(key)),
             response,
         };
         Ok((page, body))
@@ -307,21 +335,23 @@ impl StoredPage {
         }
     }
 
-    /// The entry to store under `key`, with what is [`packed`](Self::packed) of it.
+    /// The entry to store under `key`, with a `response` in the place of its own, and what is
+    /// [`packed`](Self::packed) of that.
     pub(super) fn encode(
         &self,
         cache: &Cache,
         key: &Key,
         now: SystemTime,
+        response: Option<&StoredResponse>,
         packed: &Body,
     ) -> Result<Entry> {
-        let response = self.response.as_ref();
         let nothing = Body::default();
         let body = response.map_or(&nothing, |_| packed);
         let meta = PageMeta {
             generation: self.generation,
             vary: self.vary.iter().map(HeaderName::as_str).collect(),
             variants: self.variants.clone(),
+            own_key: self.own_key.as_ref().map(Key::as_str),
             response: response.map(ResponseMeta::of),
         };
         let stored_at = response.map_or(now, |response| response.stored_at);
@@ -353,6 +383,8 @@ struct PageMeta<'a> {
     #[serde(borrow)]
     vary: Vec<&'a str>,
     variants: Vec<VariantMark>,
+    #[serde(borrow)]
+    own_key: Option<&'a str>,
     #[serde(borrow)]
     response: Option<ResponseMeta<'a>>,
 }
@@ -473,6 +505,7 @@ mod tests {
             generation: 1,
             vary: Vec::new(),
             variants: Vec::new(),
+            own_key: None,
             response: Some(ResponseMeta {
                 status: 200,
                 headers: headers.collect(),

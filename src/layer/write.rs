@@ -182,6 +182,7 @@ impl Writer {
             // Of use in the primary entry only.
             variants: Vec::new(),
             kept_until: expiry(self.response.stored_at, self.lifetime),
+            own_key: None,
             response: Some(self.response),
         };
         let page = Arc::new(page);

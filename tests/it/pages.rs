@@ -862,3 +862,47 @@ async fn m_41_what_clients_send_does_not_fill_the_store_with_variants() {
     assert!(!ask("d").await.is_hit());
     assert!(ask("d").await.is_hit());
 }
+
+/// The one in the primary entry has none of its own; when another one takes its place, it is the newest of its
+/// kind that gets one.
+#[tokio::test]
+async fn a_variant_gets_an_entry_of_its_own_when_it_is_displaced() {
+    for has_another_handle in [false, true] {
+        let (counted, clock) = (Counted::default(), ManualClock::new());
+        let memory = Memory::builder().clock(clock.clone()).build().unwrap();
+        let handle = has_another_handle.then(|| memory.clone());
+        let entries = || handle.as_ref().map(Memory::len);
+        let cache = Cache::builder(memory).clock(clock.clone()).build().unwrap();
+        let server = Server::start(CacheLayer::new(cache).layer(counted.router())).await;
+        let ask = async |language: &str| {
+            let field = format!("accept-language: {language}");
+            let path = "/?vary=accept-language";
+            server.send("GET", path, &[&field]).await
+        };
+        let make = async |language: &str| {
+            let (made, hit) = (ask(language).await, ask(language).await);
+            assert!(!made.is_hit() && hit.is_hit(), "{language}");
+            assert_eq!(hit.body, made.body);
+            made.body
+        };
+        make("en").await;
+        let alone = entries();
+        let german = make("de").await;
+        assert_eq!(entries(), alone.map(|alone| alone + 1));
+        assert!(ask("en").await.is_hit());
+        clock.advance(Duration::from_secs(300));
+        let french = make("fr").await;
+        assert_eq!(entries(), alone.map(|alone| alone + 2));
+        clock.advance(Duration::from_secs(301));
+        // The first one of its kind is still in an entry of its own.
+        let english = make("en").await;
+        assert_eq!(ask("fr").await.body, french);
+        let spanish = make("es").await;
+        for (language, body) in [("en", english), ("fr", french), ("es", spanish)] {
+            let answer = ask(language).await;
+            assert!(answer.is_hit(), "{language}");
+            assert_eq!(answer.body, body, "{language}");
+        }
+        assert_ne!(ask("de").await.body, german);
+    }
+}
