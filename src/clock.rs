@@ -1,5 +1,6 @@
 //! Where the time comes from: the system, or a test that moves it by hand.
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -60,8 +61,28 @@ impl Clock for SystemClock {
     }
 
     fn monotonic(&self) -> Duration {
-        self.start.elapsed()
+        let now = MOMENT.get().unwrap_or_else(Instant::now);
+        now.saturating_duration_since(self.start)
     }
+}
+
+thread_local! {
+    /// At which the monotonic clock of the system stands for this thread, if it does.
+    static MOMENT: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// Runs what takes no time to speak of at one moment for all of the system's clocks: one reading is a good part of
+/// what a hit costs, and both a layer and its store ask for the time.
+pub(crate) fn at_one_moment<T>(run: impl FnOnce() -> T) -> T {
+    struct Goes;
+    impl Drop for Goes {
+        fn drop(&mut self) {
+            MOMENT.set(None);
+        }
+    }
+    MOMENT.set(Some(Instant::now()));
+    let _goes = Goes;
+    run()
 }
 
 /// Another clock, whose time of day does not jump: when that is set by up to two hours, this one goes a tenth

@@ -5,8 +5,6 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::all_bytes;
-
 /// What a page is asked for by, apart from the header fields its responses vary on.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -173,8 +171,10 @@ impl PageKeys {
         let start = key.len();
         let (path, query) = (target.path, target.query.unwrap_or_default());
         key.push_str(PAGE);
-        let is_plain =
-            push_site(target, key) & path.starts_with('/') & is_path(path) & is_query(query);
+        let is_plain = push_site(target, key)
+            & path.starts_with('/')
+            & is_all(path, PATH)
+            & is_all(query, QUERY);
         if is_plain && key.len() - start + path.len() + query.len() + 2 <= MAX_PAGE_KEY_BYTES {
             key.push_str(path);
             key.push('/');
@@ -240,7 +240,7 @@ fn push_site(target: &PageTarget<'_>, key: &mut String) -> bool {
     let (prefix, scheme) = (target.key_prefix, target.scheme);
     let authority = target.authority.unwrap_or("-");
     let length = prefix.len() + scheme.len() + authority.len();
-    let is_plain = is_name(prefix) & is_name(scheme) & is_host(authority);
+    let is_plain = is_all(prefix, NAME) & is_all(scheme, NAME) & is_all(authority, HOST);
     if is_plain && length <= MAX_SITE_BYTES && target.authority != Some("") {
         key.push_str(prefix);
         key.push(':');
@@ -276,29 +276,42 @@ fn push_beginning(path: &str, key: &mut String, most: usize) {
 }
 
 /// No braces: what is between them says where in a Redis Cluster a key is, and clients could fill one place.
-fn is_of_path(byte: u8) -> bool {
+const fn is_of_path(byte: u8) -> bool {
     matches!(byte, b'!'..=b'>' | b'@'..=b'z' | b'|' | b'~')
 }
 
-fn is_path(text: &str) -> bool {
-    all_bytes(text.as_bytes(), is_of_path)
-}
+/// What each byte may be part of.
+static PARTS: [u8; 256] = {
+    let mut parts = [0; 256];
+    let mut byte = 0_usize;
+    while byte < 256 {
+        let of = byte.to_le_bytes()[0];
+        if of.is_ascii_alphanumeric() || matches!(of, b'-' | b'_') {
+            parts[byte] |= NAME | HOST;
+        }
+        if matches!(of, b'.' | b':' | b'[' | b']') {
+            parts[byte] |= HOST;
+        }
+        if is_of_path(of) {
+            parts[byte] |= PATH | QUERY;
+        }
+        if of == b'?' {
+            parts[byte] |= QUERY;
+        }
+        byte += 1;
+    }
+    parts
+};
 
-fn is_query(text: &str) -> bool {
-    all_bytes(text.as_bytes(), |byte| is_of_path(byte) || byte == b'?')
-}
+const NAME: u8 = 1;
+const HOST: u8 = 2;
+const PATH: u8 = 4;
+const QUERY: u8 = 8;
 
-fn is_name(text: &str) -> bool {
-    all_bytes(text.as_bytes(), |byte| {
-        byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')
-    })
-}
-
-fn is_host(text: &str) -> bool {
-    let others = b"-.:[]_";
-    all_bytes(text.as_bytes(), |byte| {
-        byte.is_ascii_alphanumeric() | others.contains(&byte)
-    })
+/// Whether all bytes of a text may be part of it.
+fn is_all(text: &str, of: u8) -> bool {
+    let all = |all, byte| all & PARTS[usize::from(byte)];
+    text.bytes().fold(of, all) == of
 }
 
 /// Length-prefixed fields for BLAKE3: no two different sequences of fields make the same input.

@@ -139,11 +139,6 @@ enum Primary {
 }
 
 impl Asked<'_> {
-    /// The key of the primary entry.
-    pub(super) fn primary_key(&self) -> Result<Key> {
-        self.target.primary(self.uri, self.config)
-    }
-
     /// The key of the variant for this request among those that differ by the fields `vary`.
     pub(super) fn variant_key(&self, vary: &[HeaderName], generation: u64) -> Result<Key> {
         let values: Vec<_> = vary

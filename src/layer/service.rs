@@ -18,6 +18,7 @@ use super::lookup::{Asked, Miss};
 use super::serve::serve;
 use super::target::{RequestTarget, original_uri};
 use super::veto::{CacheVeto, Place};
+use crate::clock::at_one_moment;
 use crate::key::Key;
 use crate::semantics::cache_status::{CacheStatus, Forward};
 use crate::semantics::invalidation::is_safe;
@@ -85,20 +86,24 @@ where
             return self.pass(request, status.with_detail(refusal.as_str()));
         }
         let is_inside = Place::is_inside(request.extensions());
-        let asked = Asked {
-            is_inside,
-            given,
-            config: &self.config,
-            uri,
-            target: &target,
-            headers: request.headers(),
-            now: self.config.cache.clock().now(),
-        };
-        let Ok(key) = asked.primary_key() else {
+        let Ok(key) = target.primary(uri, &self.config) else {
             let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
             return self.pass(request, status);
         };
-        if let Some(pick) = asked.hit_now(&key) {
+        let (asked, pick) = at_one_moment(|| {
+            let asked = Asked {
+                is_inside,
+                given,
+                config: &self.config,
+                uri,
+                target: &target,
+                headers: request.headers(),
+                now: self.config.cache.clock().now(),
+            };
+            let pick = asked.hit_now(&key);
+            (asked, pick)
+        });
+        if let Some(pick) = pick {
             let status = CacheStatus::hit(STATUS_NAME);
             let response = serve(pick.stored(), pick.expired, &asked, head, status);
             return ResponseFuture::hit(response);
