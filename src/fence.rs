@@ -21,7 +21,7 @@ use crate::sync::{Mutex, MutexGuard};
 /// The fills in progress on one store, by key.
 #[derive(Debug, Default)]
 pub(crate) struct Fences {
-    running: Mutex<HashMap<String, Gates, RandomState>>,
+    running: Mutex<HashMap<Arc<str>, Gates, RandomState>>,
 }
 
 /// The gates of one key that fills in progress have before them: at most the last one is open. The
@@ -43,16 +43,17 @@ struct Gate {
 #[derive(Debug)]
 pub(crate) struct Fill {
     fences: Arc<Fences>,
-    key: String,
+    key: Arc<str>,
     gate: Arc<Gate>,
 }
 
 impl Fences {
     /// Begins a fill. Call it before anything is read that the value will depend on.
     pub(crate) fn begin(self: &Arc<Self>, key: &str) -> Fill {
+        let key = Arc::<str>::from(key);
         let gate = {
             let mut running = self.running();
-            let gates = running.entry(key.to_owned()).or_default();
+            let gates = running.entry(Arc::clone(&key)).or_default();
             let gate = match gates.last() {
                 Some(gate) if !gate.is_barred() => Arc::clone(gate),
                 _ => {
@@ -66,7 +67,7 @@ impl Fences {
         };
         Fill {
             fences: Arc::clone(self),
-            key: key.to_owned(),
+            key,
             gate,
         }
     }
@@ -95,7 +96,7 @@ impl Fences {
         self.running().is_empty()
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<String, Gates, RandomState>> {
+    fn running(&self) -> MutexGuard<'_, HashMap<Arc<str>, Gates, RandomState>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

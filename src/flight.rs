@@ -9,7 +9,7 @@
 //! - A result says as of which [`Moment`] it is: who came later may know more than it does.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError};
 
 use foldhash::quality::RandomState;
 use tokio::sync::watch;
@@ -21,10 +21,12 @@ use crate::tag::Tags;
 /// The computations in progress, by key.
 #[derive(Debug)]
 pub(crate) struct Flights<V> {
-    running: Mutex<HashMap<String, Running<V>, RandomState>>,
+    running: Mutex<Table<V>>,
     landings: AtomicU64,
     moments: AtomicU64,
 }
+
+type Table<V> = HashMap<Arc<str>, Running<V>, RandomState>;
 
 /// A point in the order in which callers come and results are made. Who came by then has the same
 /// moment or an earlier one, and who comes later has a later one.
@@ -34,14 +36,19 @@ pub(crate) struct Moment(u64);
 /// A computation in progress.
 #[derive(Debug)]
 struct Running<V> {
-    result: Awaited<V>,
+    waiting: Waiting<V>,
     /// The tags that its result has.
     tags: Tags,
     /// It may have others, too.
     is_open: bool,
 }
 
-type Awaited<V> = watch::Receiver<Option<V>>;
+/// Those who wait for one computation, once there are any: most are waited for by nobody.
+type Waiting<V> = Arc<OnceLock<watch::Sender<Option<V>>>>;
+
+fn follow<V>(waiting: &Waiting<V>) -> watch::Receiver<Option<V>> {
+    waiting.get_or_init(|| watch::Sender::new(None)).subscribe()
+}
 
 /// The computation ended without a result: it panicked, or its runtime shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,7 +92,7 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
         let mut running = self.running();
         if running
             .get(key)
-            .is_some_and(|running| running.result.same_channel(&follower.result))
+            .is_some_and(|running| follow(&running.waiting).same_channel(&follower.result))
         {
             running.remove(key);
         }
@@ -114,21 +121,21 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
         if let Some(running) = running.get(key) {
             let has = |name| running.tags.iter().any(|own| own == name);
             return Role::Follower(Follower {
-                result: running.result.clone(),
+                result: follow(&running.waiting),
                 has_tags: tags.iter().all(has),
             });
         }
-        let (waiting, result) = watch::channel(None);
+        let (key, waiting) = (Arc::from(key), Waiting::default());
         let own = Running {
-            result,
+            waiting: Arc::clone(&waiting),
             tags: tags.clone(),
             is_open,
         };
-        running.insert(key.to_owned(), own);
+        running.insert(Arc::clone(&key), own);
         drop(running);
         Role::Leader(Landing {
             flights: Arc::clone(self),
-            key: key.to_owned(),
+            key,
             waiting,
         })
     }
@@ -137,12 +144,12 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
     pub(crate) fn apart(self: &Arc<Self>, key: &str) -> Landing<V> {
         Landing {
             flights: Arc::clone(self),
-            key: key.to_owned(),
-            waiting: watch::Sender::new(None),
+            key: key.into(),
+            waiting: Waiting::default(),
         }
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<String, Running<V>, RandomState>> {
+    fn running(&self) -> MutexGuard<'_, Table<V>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -159,7 +166,7 @@ pub(crate) enum Role<V: Clone + Send + Sync + 'static> {
 /// Waits for a computation that another caller runs.
 #[derive(Debug)]
 pub(crate) struct Follower<V> {
-    result: Awaited<V>,
+    result: watch::Receiver<Option<V>>,
     has_tags: bool,
 }
 
@@ -194,49 +201,55 @@ impl<V: Clone + Send + Sync> Follower<V> {
 #[derive(Debug)]
 pub(crate) struct Landing<V: Clone + Send + Sync + 'static> {
     flights: Arc<Flights<V>>,
-    key: String,
-    waiting: watch::Sender<Option<V>>,
+    key: Arc<str>,
+    waiting: Waiting<V>,
 }
 
 impl<V: Clone + Send + Sync + 'static> Landing<V> {
     /// One who waits for it.
     pub(crate) fn follower(&self) -> Follower<V> {
         Follower {
-            result: self.waiting.subscribe(),
+            result: follow(&self.waiting),
             has_tags: true,
         }
     }
 
     /// Whether anybody waits for it, beside those who may still come.
     pub(crate) fn is_followed(&self) -> bool {
-        self.waiting.receiver_count() > 0
+        self.followers() > 0
     }
 
     /// Whether anybody waits for it beside the caller that leads, as far as can be seen: if that has
     /// gone, one is overlooked.
     pub(crate) fn is_shared(&self) -> bool {
-        // The table has one, too.
-        self.waiting.receiver_count() > 2
+        self.followers() > 1
+    }
+
+    fn followers(&self) -> usize {
+        let waiting = self.waiting.get();
+        waiting.map_or(0, watch::Sender::receiver_count)
     }
 
     /// Lets those who come from now on wait for another result; `None` if nobody may come any more.
     pub(crate) fn split(&self) -> Option<Self> {
         let mut running = self.flights.running();
         let own = running.get_mut(&self.key);
-        let own = own.filter(|own| own.result.same_channel(&self.waiting.subscribe()))?;
-        let (waiting, result) = watch::channel(None);
-        own.result = result;
+        let own = own.filter(|own| Arc::ptr_eq(&own.waiting, &self.waiting))?;
+        own.waiting = Waiting::default();
         Some(Self {
             flights: Arc::clone(&self.flights),
-            key: self.key.clone(),
-            waiting,
+            key: Arc::clone(&self.key),
+            waiting: Arc::clone(&own.waiting),
         })
     }
 
     /// Hands the result to all who wait for it.
     pub(crate) fn land(self, value: V) {
         self.free();
-        self.waiting.send_replace(Some(value));
+        // Nobody comes any more.
+        if let Some(waiting) = self.waiting.get() {
+            waiting.send_replace(Some(value));
+        }
     }
 
     fn free(&self) {
@@ -244,7 +257,7 @@ impl<V: Clone + Send + Sync + 'static> Landing<V> {
         self.flights.landings.fetch_add(1, Ordering::SeqCst);
         if running
             .get(&self.key)
-            .is_some_and(|running| running.result.same_channel(&self.waiting.subscribe()))
+            .is_some_and(|running| Arc::ptr_eq(&running.waiting, &self.waiting))
         {
             running.remove(&self.key);
         }

@@ -1,7 +1,7 @@
 //! Options of a cache, and the defaults that need no checking.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::background::Background;
@@ -290,6 +290,7 @@ impl CacheBuilder {
                 sealer: self.sealer.unwrap_or_default(),
                 tags_seen: TagsSeen::default(),
                 turns: AtomicU64::new(0),
+                turn_key: OnceLock::new(),
             }),
         }
     }

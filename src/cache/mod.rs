@@ -37,8 +37,8 @@ pub use self::on_error::OnError;
 pub(crate) use self::tags::{Marks, TagsRead, Turn};
 
 use std::future::Future;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -141,6 +141,8 @@ struct Shared {
     sealer: Sealer,
     tags_seen: TagsSeen,
     turns: AtomicU64,
+    /// Of the entry that is another one once a tag was invalidated.
+    turn_key: OnceLock<Key>,
 }
 
 impl Cache {

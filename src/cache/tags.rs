@@ -222,16 +222,16 @@ impl Cache {
     /// What says whether any tag was invalidated or expired meanwhile, on any node; `None` if that is not
     /// known. It is never kept near.
     pub(crate) async fn turn(&self) -> Option<Turn> {
-        let key = self.own_key("tags").ok()?;
-        let turn = if let Ok(Some(turn)) = self.fetch(&key).await {
+        let key = self.turn_key().ok()?;
+        let turn = if let Ok(Some(turn)) = self.fetch(key).await {
             turn
         } else {
             let turn = Entry::new(lease(draw()));
-            let adding = self.backend().add(&key, turn.clone(), Lifetime::Forever);
+            let adding = self.backend().add(key, turn.clone(), Lifetime::Forever);
             if adding.await.ok()? {
                 turn
             } else {
-                self.fetch(&key).await.ok().flatten()?
+                self.fetch(key).await.ok().flatten()?
             }
         };
         Some(Turn(turn, self.backend().history()))
@@ -239,8 +239,16 @@ impl Cache {
 
     async fn next_turn(&self) -> Result<()> {
         let turn = Entry::new(lease(draw()));
+        let key = self.turn_key()?;
+        self.backend().set(key, turn, Lifetime::Forever).await
+    }
+
+    fn turn_key(&self) -> Result<&Key> {
+        if let Some(key) = self.shared.turn_key.get() {
+            return Ok(key);
+        }
         let key = self.own_key("tags")?;
-        self.backend().set(&key, turn, Lifetime::Forever).await
+        Ok(self.shared.turn_key.get_or_init(|| key))
     }
 
     /// The generations that tags are of; new ones for those that have none.

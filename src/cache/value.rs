@@ -81,13 +81,12 @@ impl Cache {
         decode: impl FnOnce(&Entry) -> Result<T>,
     ) -> Result<Option<T>> {
         let key = self.final_key(key)?;
-        let found = match self.find_now(&key) {
-            Some(found) => found,
-            None => {
-                let look = self.look(&key).await;
-                let look = self.or_instead("get", look, || Look::nothing(UNAVAILABLE))?;
-                look.found
-            }
+        let found = if let Some(found) = self.find_now(&key) {
+            found
+        } else {
+            let look = self.look(&key).await;
+            let look = self.or_instead("get", look, || Look::nothing(UNAVAILABLE))?;
+            look.found
         };
         Ok(self.value_or_miss(found, "get", decode))
     }

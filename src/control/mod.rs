@@ -59,14 +59,18 @@ pub fn patch_cache_control(headers: &mut HeaderMap, directives: &CacheControl) {
 ///
 /// `patch_response_headers`.
 pub fn patch_response_headers(headers: &mut HeaderMap, ttl: Duration, now: SystemTime) {
-    let ttl = Duration::from_secs(ttl.as_secs());
+    patch_expires(headers, ttl, now);
+    patch_cache_control(headers, &CacheControl::new().with_max_age(ttl));
+}
+
+/// Adds `Expires` to a response that is fresh for `ttl` and has none.
+pub(crate) fn patch_expires(headers: &mut HeaderMap, ttl: Duration, now: SystemTime) {
     if !headers.contains_key(EXPIRES)
-        && let Some(expires) = now.checked_add(ttl)
+        && let Some(expires) = now.checked_add(Duration::from_secs(ttl.as_secs()))
         && let Some(expires) = format_date(expires)
     {
         headers.insert(EXPIRES, expires);
     }
-    patch_cache_control(headers, &CacheControl::new().with_max_age(ttl));
 }
 
 /// Says that no cache may keep a response: `max-age=0, no-cache, no-store, must-revalidate,

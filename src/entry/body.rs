@@ -193,16 +193,19 @@ mod tests {
             work(&mut Context::from_waker(Waker::noop()))
         };
         runtime().block_on(async {
-            let bytes = Bytes::from(vec![0; INLINE_BYTES + 1]);
+            let least = Bytes::from(vec![0; INLINE_BYTES + 1]);
+            let body = Body::packed(least.clone(), Some(0)).await;
+            assert!(body.unpacked_now().is_none());
+            // So long that another thread is not through with it before it is asked for.
+            let bytes = Bytes::from(vec![0; 32 * INLINE_BYTES]);
             let mut packing = pin!(Body::packed(bytes.clone(), Some(0)));
             assert!(!is_ready(&mut |cx| packing.as_mut().poll(cx).is_ready()));
             let body = packing.await;
-            assert!(body.clone().unpacked_now().is_none());
             let mut unpacking = pin!(body.unpacked());
             assert!(!is_ready(&mut |cx| unpacking.as_mut().poll(cx).is_ready()));
             assert_eq!(unpacking.await.unwrap(), bytes);
 
-            let short = bytes.slice(..INLINE_BYTES);
+            let short = least.slice(..INLINE_BYTES);
             let mut packing = pin!(Body::packed(short.clone(), Some(0)));
             assert!(is_ready(&mut |cx| packing.as_mut().poll(cx).is_ready()));
             let mut many = pin!(async {

@@ -23,6 +23,7 @@ use super::tagged::Before;
 use super::veto::{CacheVeto, Place};
 use super::write::here_or_in_task;
 use crate::cache::Room;
+use crate::clock::at_one_moment;
 use crate::fence::Fill;
 use crate::flight::Role;
 use crate::observe::{self, Outcome};
@@ -59,7 +60,7 @@ struct Forwarding {
     /// Begun before anything was read that the answer may be stored with.
     fill: Fill,
     duty: Duty,
-    flight: Option<String>,
+    flight: Option<Arc<str>>,
     marked: Option<Alone>,
     /// The place that was taken, if one was.
     opened: Option<Opened>,
@@ -68,7 +69,7 @@ struct Forwarding {
 /// The pages that a request is being made for, in its extensions: should it come through the same
 /// layer once more, it must not wait for itself.
 #[derive(Clone, Default)]
-struct Leading(Vec<(Arc<Collapse>, String)>);
+struct Leading(Vec<(Arc<Collapse>, Arc<str>)>);
 
 impl<S, RequestBody, ResponseBody> Errand<S, RequestBody>
 where
@@ -177,7 +178,7 @@ where
         if let Some(flight) = &flight {
             leading
                 .0
-                .push((Arc::clone(&config.collapse), flight.clone()));
+                .push((Arc::clone(&config.collapse), Arc::clone(flight)));
             self.request.extensions_mut().insert(leading);
         }
         if fill.is_barred() {
@@ -189,7 +190,11 @@ where
         let validates = config.http.is_some() && !self.question.head;
         if let Some(stale) = miss.stale.as_ref().filter(|_| validates) {
             make_conditional(headers, &stale.stored().headers);
-        } else if config.http.is_none() && flight.is_some() && marked.is_none() {
+        } else if self.question.given.conditions
+            && config.http.is_none()
+            && flight.is_some()
+            && marked.is_none()
+        {
             // The whole response is wanted; the conditions are for the layer to judge then.
             remove_conditions(headers);
         }
@@ -224,7 +229,7 @@ where
         let cache = &self.question.config.cache;
         let called = caught(cache.making(&self.question.key, &room, call));
         let mut response = match ground.hold(called).await {
-            Ok(Ok(response)) => filler.respond(&self.question, response),
+            Ok(Ok(response)) => at_one_moment(|| filler.respond(&self.question, response)),
             Ok(Err(error)) => filler.unreachable(&self.question).ok_or(error)?,
             Err(panic) => match filler.unreachable(&self.question) {
                 Some(response) => response,
@@ -425,7 +430,7 @@ impl Forwarding {
         }
     }
 
-    fn leading(miss: Miss, fill: Fill, flight: String, duty: Duty) -> Self {
+    fn leading(miss: Miss, fill: Fill, flight: Arc<str>, duty: Duty) -> Self {
         Self {
             duty,
             flight: Some(flight),
@@ -433,7 +438,7 @@ impl Forwarding {
         }
     }
 
-    fn alone(miss: Miss, fill: Fill, flight: String, marked: Option<Alone>) -> Self {
+    fn alone(miss: Miss, fill: Fill, flight: Arc<str>, marked: Option<Alone>) -> Self {
         Self {
             flight: Some(flight),
             marked,
@@ -445,6 +450,6 @@ impl Forwarding {
 impl Leading {
     fn contains(&self, collapse: &Arc<Collapse>, flight: &str) -> bool {
         let mut pages = self.0.iter();
-        pages.any(|(other, page)| Arc::ptr_eq(other, collapse) && page == flight)
+        pages.any(|(other, page)| Arc::ptr_eq(other, collapse) && **page == *flight)
     }
 }

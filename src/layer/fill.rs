@@ -50,7 +50,7 @@ pub(super) struct Filler {
     pub(super) duty: Duty,
     /// See [`Asked::flight`](super::lookup::Asked::flight); `None` if the request is of a kind that
     /// others do not wait for.
-    pub(super) flight: Option<String>,
+    pub(super) flight: Option<Arc<str>>,
     /// An earlier answer was not shared.
     pub(super) marked: Option<Alone>,
     pub(super) veto: CacheVeto,

@@ -15,7 +15,7 @@ use super::stored::{Fingerprint, StoredResponse, Varied};
 use super::tagged::PageTags;
 use super::veto::{CacheVeto, LastWord};
 use super::write::Writer;
-use crate::control::patch_response_headers;
+use crate::control::{CacheControl, patch_cache_control, patch_expires, patch_response_headers};
 use crate::key::Key;
 use crate::semantics::fields::storable_fields;
 use crate::semantics::freshness::{corrected_initial_age, parse_age, stamp_date};
@@ -239,13 +239,15 @@ impl Filler {
 
 /// Adds `Expires` and `max-age` where they are missing.
 fn advertise(headers: &mut HeaderMap, lifetime: Lifetime, facts: &ResponseFacts, now: SystemTime) {
+    let said = facts.cache_control();
+    let max_age = said.and_then(|directives| directives.max_age);
     // Whoever gave shared caches a lifetime of their own did not mean it for browsers.
-    if facts
-        .cache_control()
-        .is_some_and(|directives| directives.s_maxage.is_some() && directives.max_age.is_none())
-    {
+    if max_age.is_none() && said.is_some_and(|directives| directives.s_maxage.is_some()) {
         return;
     }
     let lifetime = lifetime.duration().unwrap_or(A_YEAR);
-    patch_response_headers(headers, lifetime, now);
+    patch_expires(headers, lifetime, now);
+    if max_age.is_none_or(|said| said > lifetime.as_secs()) {
+        patch_cache_control(headers, &CacheControl::new().with_max_age(lifetime));
+    }
 }

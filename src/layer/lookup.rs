@@ -171,7 +171,7 @@ impl Asked<'_> {
 
     /// Names the requests that get answers of one kind: those for one page or variant, by clients of
     /// one kind. What one with credentials gets, others can seldom have.
-    pub(super) fn flight(&self, key: &Key, miss: &Miss) -> String {
+    pub(super) fn flight(&self, key: &Key, miss: &Miss) -> Arc<str> {
         let facts = self.facts();
         let blanket = self.config.intent == Intent::Blanket;
         let personal = facts.authorization || (blanket && facts.undeclared_cookies);
@@ -189,7 +189,7 @@ impl Asked<'_> {
                 let _ = write!(flight, "{byte:02x}");
             }
         }
-        flight
+        flight.into()
     }
 
     /// Whether a page that was made for another request may be had by this one.

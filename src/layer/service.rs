@@ -191,7 +191,7 @@ pub(super) struct Question {
     pub(super) target: RequestTarget<'static>,
     uri: Uri,
     headers: HeaderMap,
-    given: Given,
+    pub(super) given: Given,
     pub(super) head: bool,
     is_inside: bool,
 }

@@ -421,16 +421,16 @@ impl<'de: 'a, 'a> Deserialize<'de> for Line<'a> {
 
 impl<'a> ResponseMeta<'a> {
     fn of(response: &'a StoredResponse) -> Self {
-        let headers = response.headers.iter();
+        let of_its_own = response.headers.iter();
+        let of_its_own = of_its_own.filter(|(name, _)| !OF_EACH_HIT.contains(name));
+        let mut headers = Vec::with_capacity(response.headers.len());
+        headers.extend(of_its_own.map(|(name, value)| (name.as_str(), Line(value.as_bytes()))));
         let lifetime = response.lifetime.map(|lifetime| {
             u64::try_from(lifetime.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
         });
         Self {
             status: response.status.as_u16(),
-            headers: headers
-                .filter(|(name, _)| !OF_EACH_HIT.contains(name))
-                .map(|(name, value)| (name.as_str(), Line(value.as_bytes())))
-                .collect(),
+            headers,
             lifetime_ms: lifetime,
             initial_age: response.initial_age,
             terms: response.terms,

@@ -54,7 +54,7 @@ pub(super) struct Writer {
     pub(super) fill: Fill,
     pub(super) duty: Duty,
     /// See [`Asked::flight`](super::lookup::Asked::flight).
-    pub(super) flight: Option<String>,
+    pub(super) flight: Option<Arc<str>>,
     pub(super) veto: CacheVeto,
     pub(super) verdict: Option<Verdict>,
     /// What tag the response is given once its body is whole.

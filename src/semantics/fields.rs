@@ -1,27 +1,27 @@
 //! Which fields of a response are stored with it.
 
-use http::header::{
-    AGE, CONNECTION, CONTENT_LENGTH, HeaderMap, HeaderName, PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use http::header::{CONNECTION, HeaderMap, HeaderName};
 
-/// Fields that are about the connection, or one client, or a passage through a cache.
-static NEVER_STORED: [HeaderName; 14] = [
-    AGE,
-    HeaderName::from_static("cache-status"),
-    CONNECTION,
-    CONTENT_LENGTH,
-    HeaderName::from_static("keep-alive"),
-    PROXY_AUTHENTICATE,
-    HeaderName::from_static("proxy-authentication-info"),
-    PROXY_AUTHORIZATION,
-    HeaderName::from_static("proxy-connection"),
-    SET_COOKIE,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+/// Whether a field is about the connection, or one client, or a passage through a cache.
+fn is_never_stored(name: &HeaderName) -> bool {
+    matches!(
+        name.as_str(),
+        "age"
+            | "cache-status"
+            | "connection"
+            | "content-length"
+            | "keep-alive"
+            | "proxy-authenticate"
+            | "proxy-authentication-info"
+            | "proxy-authorization"
+            | "proxy-connection"
+            | "set-cookie"
+            | "te"
+            | "trailer"
+            | "transfer-encoding"
+            | "upgrade"
+    )
+}
 
 /// The fields to store: all but those of the connection and those that `Connection` names,
 /// `Set-Cookie`, and what is made anew on every hit: `Age`, `Cache-Status`, `Content-Length`.
@@ -38,7 +38,7 @@ pub fn storable_fields(headers: &HeaderMap) -> HeaderMap {
         .collect();
     let mut stored = HeaderMap::with_capacity(headers.keys_len());
     for (name, value) in headers {
-        if !NEVER_STORED.contains(name) && !listed.contains(name) {
+        if !is_never_stored(name) && !listed.contains(name) {
             stored.append(name.clone(), value.clone());
         }
     }

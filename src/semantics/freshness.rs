@@ -1,5 +1,6 @@
 //! Age and freshness: how old a response is, and how long it says it is fresh.
 
+use std::cell::RefCell;
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
@@ -140,7 +141,24 @@ pub fn format_date(instant: SystemTime) -> Option<HeaderValue> {
     if since_epoch.as_secs() > LAST.as_secs() {
         return None;
     }
-    HeaderValue::try_from(httpdate::fmt_http_date(instant)).ok()
+    let second = since_epoch.as_secs();
+    DATES.with_borrow_mut(|dates| {
+        let (of, date) = &mut dates[usize::from(second.to_le_bytes()[0]) % DATES_KEPT];
+        if *of != second {
+            *date = HeaderValue::try_from(httpdate::fmt_http_date(instant)).ok()?;
+            *of = second;
+        }
+        Some(date.clone())
+    })
+}
+
+/// Each page that is stored has a date or two, and many have the same.
+const DATES_KEPT: usize = 8;
+
+thread_local! {
+    /// The last dates that were formatted, by second.
+    static DATES: RefCell<[(u64, HeaderValue); DATES_KEPT]> =
+        const { RefCell::new([const { (u64::MAX, HeaderValue::from_static("")) }; DATES_KEPT]) };
 }
 
 /// Adds a `Date` of `now` to a response that has none: what is stored keeps the date of its making

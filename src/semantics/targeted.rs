@@ -3,6 +3,8 @@
 //! The dictionary parser is written here: of structured fields a cache needs to know whether the
 //! syntax holds, and of the values only integers, booleans and strings.
 
+use std::borrow::Cow;
+
 use http::header::{HeaderMap, HeaderName};
 
 use super::cache_control::parse::{MAX_SECONDS, limit};
@@ -105,9 +107,9 @@ fn set(directives: &mut CacheControl, key: &[u8], value: Value) {
         b"must-understand" => directives.must_understand = set,
         b"immutable" => directives.immutable = set,
         b"public" => directives.public = set,
-        b"no-cache" if set => limit(&mut directives.no_cache, value.into_text()),
+        b"no-cache" if set => limit(&mut directives.no_cache, value.into_text().map(Cow::Owned)),
         b"no-cache" => directives.no_cache = Limit::Unset,
-        b"private" if set => limit(&mut directives.private, value.into_text()),
+        b"private" if set => limit(&mut directives.private, value.into_text().map(Cow::Owned)),
         b"private" => directives.private = Limit::Unset,
         _ => {}
     }

@@ -25,6 +25,9 @@ impl Inputs {
         target: &RequestTarget<'_>,
         mut request: Request<B>,
     ) -> Request<B> {
+        if self.shows_as_it_came(target, request.headers()) {
+            return request;
+        }
         let headers = std::mem::take(request.headers_mut());
         *request.headers_mut() = self.headers(target, headers);
         let form = self.form(target);
@@ -36,6 +39,13 @@ impl Inputs {
             *request.version_mut() = Version::HTTP_11;
         }
         request
+    }
+
+    fn shows_as_it_came(&self, target: &RequestTarget<'_>, headers: &HeaderMap) -> bool {
+        let mut hosts = headers.get_all(HOST).iter();
+        let host = hosts.next().filter(|_| hosts.next().is_none());
+        let is_so = |host: &HeaderValue| target.sole_authority().is_some_and(|name| host == name);
+        self.is_nothing_declared() && !target.resolved && host.is_some_and(is_so)
     }
 
     fn headers(&self, target: &RequestTarget<'_>, mut headers: HeaderMap) -> HeaderMap {

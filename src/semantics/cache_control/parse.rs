@@ -1,5 +1,7 @@
 //! The grammar of `Cache-Control`: `#( token [ "=" ( token / quoted-string ) ] )`.
 
+use std::borrow::Cow;
+
 use http::HeaderName;
 
 use super::{CacheControl, Limit, Malformed, shorter};
@@ -13,9 +15,9 @@ pub(super) fn parse_line(line: &[u8], directives: &mut CacheControl) -> Result<(
 
 /// Calls `apply` with each directive of a line, its name in lower case, until one of the two
 /// fails.
-pub(in crate::semantics) fn each_directive(
-    mut line: &[u8],
-    mut apply: impl FnMut(String, Option<String>) -> Result<(), Malformed>,
+pub(in crate::semantics) fn each_directive<'l>(
+    mut line: &'l [u8],
+    mut apply: impl FnMut(Cow<'l, str>, Option<Cow<'l, str>>) -> Result<(), Malformed>,
 ) -> Result<(), Malformed> {
     loop {
         line = skip_space(line);
@@ -27,7 +29,11 @@ pub(in crate::semantics) fn each_directive(
             return Ok(());
         }
         let (name, rest) = token(line)?;
-        let name = name.to_ascii_lowercase();
+        let name = if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            Cow::Owned(name.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(name)
+        };
         let (value, rest) = match rest.strip_prefix(b"=") {
             Some(rest) => value(rest).map(|(value, rest)| (Some(value), rest))?,
             None => (None, rest),
@@ -42,10 +48,10 @@ pub(in crate::semantics) fn each_directive(
 
 fn apply(
     directives: &mut CacheControl,
-    name: String,
-    value: Option<String>,
+    name: Cow<'_, str>,
+    value: Option<Cow<'_, str>>,
 ) -> Result<(), Malformed> {
-    let flag = match name.as_str() {
+    let flag = match &*name {
         "max-age" => return shorten(&mut directives.max_age, value),
         "s-maxage" => return shorten(&mut directives.s_maxage, value),
         "stale-while-revalidate" => {
@@ -68,7 +74,8 @@ fn apply(
         "immutable" => &mut directives.immutable,
         "public" => &mut directives.public,
         _ => {
-            directives.extensions.push((name, value));
+            let value = value.map(Cow::into_owned);
+            directives.extensions.push((name.into_owned(), value));
             return Ok(());
         }
     };
@@ -76,7 +83,7 @@ fn apply(
     Ok(())
 }
 
-fn shorten(lifetime: &mut Option<u64>, value: Option<String>) -> Result<(), Malformed> {
+fn shorten(lifetime: &mut Option<u64>, value: Option<Cow<'_, str>>) -> Result<(), Malformed> {
     let seconds = delta_seconds(&value.ok_or(Malformed)?)?;
     *lifetime = shorter(*lifetime, Some(seconds));
     Ok(())
@@ -94,7 +101,7 @@ pub(in crate::semantics) fn delta_seconds(value: &str) -> Result<u64, Malformed>
 }
 
 /// Field names that are none widen the directive to the whole response.
-pub(in crate::semantics) fn limit(limit: &mut Limit, value: Option<String>) {
+pub(in crate::semantics) fn limit(limit: &mut Limit, value: Option<Cow<'_, str>>) {
     let fields = value.map(|value| {
         value
             .split(',')
@@ -124,10 +131,10 @@ fn token(line: &[u8]) -> Result<(&str, &[u8]), Malformed> {
     }
 }
 
-fn value(line: &[u8]) -> Result<(String, &[u8]), Malformed> {
+fn value(line: &[u8]) -> Result<(Cow<'_, str>, &[u8]), Malformed> {
     match line.strip_prefix(b"\"") {
-        Some(quoted) => quoted_string(quoted),
-        None => token(line).map(|(token, rest)| (token.to_owned(), rest)),
+        Some(quoted) => quoted_string(quoted).map(|(value, rest)| (value.into(), rest)),
+        None => token(line).map(|(token, rest)| (token.into(), rest)),
     }
 }
 
@@ -154,5 +161,9 @@ fn quoted_string(line: &[u8]) -> Result<(String, &[u8]), Malformed> {
 
 /// RFC 9110 section 5.6.2.
 pub(super) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~'
+        )
 }
