@@ -121,6 +121,10 @@ pub(crate) enum Reach<'a> {
 }
 
 /// What all handles of one cache share.
+/// The version under which the framework keeps what is its own. Handles may use it, too: the
+/// names are told apart by how they begin.
+const OWN_VERSION: u64 = 0;
+
 #[derive(Debug)]
 struct Shared {
     name: Arc<str>,
@@ -254,6 +258,12 @@ impl Cache {
     pub(crate) fn page_key(&self, append: impl FnOnce(&mut String)) -> Result<Key> {
         let keys = &self.shared.keys;
         keys.key_of(self.version, MAX_PAGE_KEY_BYTES, append)
+    }
+
+    /// The key of something that the framework keeps for itself.
+    fn own_key(&self, name: &str) -> Result<Key> {
+        let key = format!("axum-cache:{name}");
+        self.shared.keys.key(OWN_VERSION, &key)
     }
 
     /// The final key that was stored as this text.

@@ -26,10 +26,6 @@ use crate::observe;
 use crate::tag::{Generation, KeptUntil, Present, TagStamp, TagState, Tags, draw};
 use crate::ttl::Lifetime;
 
-/// The version under which the framework keeps what is its own. Handles may use it, too: the
-/// names are told apart by how they begin.
-const OWN_VERSION: u64 = 0;
-
 /// How often a tag is tried to expire or to keep that others change at the same time.
 const ROUNDS: usize = 64;
 
@@ -235,6 +231,14 @@ impl Cache {
             }
         };
         Some(Turn(turn, self.backend().history()))
+    }
+
+    /// The same, if a store that answers at once has it.
+    pub(crate) fn turn_now(&self) -> Option<Turn> {
+        match self.peek(self.turn_key().ok()?) {
+            Peek::Hit(turn) => Some(Turn(turn, self.backend().history())),
+            _ => None,
+        }
     }
 
     async fn next_turn(&self) -> Result<()> {
@@ -540,12 +544,6 @@ impl Cache {
 
     fn tag_key(&self, name: &str) -> Result<Key> {
         self.own_key(&format!("tag:{name}"))
-    }
-
-    /// The key of something that the framework keeps for itself.
-    pub(super) fn own_key(&self, name: &str) -> Result<Key> {
-        let key = format!("axum-cache:{name}");
-        self.shared.keys.key(OWN_VERSION, &key)
     }
 }
 

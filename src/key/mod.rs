@@ -28,6 +28,8 @@ pub(crate) use self::space::KeySpace;
 use std::fmt;
 use std::fmt::Write as _;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 /// The longest final key that every supported store takes, in bytes: Memcached's limit.
 pub const MAX_KEY_BYTES: usize = 250;
 
@@ -42,6 +44,11 @@ impl Key {
     /// The whole key.
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// What tells it from the few others that there are beside it; the same in every process.
+    pub(crate) fn checksum(&self) -> u64 {
+        xxh3_64(self.text.as_bytes())
     }
 
     /// One of a namespace that no key function makes.

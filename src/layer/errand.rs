@@ -2,6 +2,7 @@
 //! service.
 
 use std::panic::resume_unwind;
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -38,7 +39,7 @@ const ROUNDS: usize = 3;
 pub(super) struct Errand<S, RequestBody> {
     pub(super) inner: S,
     pub(super) request: Request<RequestBody>,
-    pub(super) question: Question,
+    pub(super) question: Box<Question>,
     pub(super) place: Place,
 }
 
@@ -110,6 +111,7 @@ where
         };
         let leads = forwarding.duty.is_one();
         let forwarded = observe::in_current_span(self.forward(leading, forwarding, room));
+        let forwarded = Box::pin(forwarded);
         if leads {
             here_or_in_task(forwarded).await
         } else {
@@ -227,8 +229,8 @@ where
         let mut inner = self.inner;
         let call = async move { inner.call(request).await };
         let cache = &self.question.config.cache;
-        let called = caught(cache.making(&self.question.key, &room, call));
-        let mut response = match ground.hold(called).await {
+        let call = pin!(cache.making(&self.question.key, &room, call));
+        let mut response = match ground.hold(caught(call)).await {
             Ok(Ok(response)) => at_one_moment(|| filler.respond(&self.question, response)),
             Ok(Err(error)) => filler.unreachable(&self.question).ok_or(error)?,
             Err(panic) => match filler.unreachable(&self.question) {
@@ -254,7 +256,8 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
         let miss = match asked.look_up(&question.key).await {
             Found::Hit(pick) => return Way::hit(pick),
             Found::Refresh(pick, miss) => {
-                return refresh(question, leading, pick, miss, fill, landings).await;
+                let refresh = refresh(question, leading, pick, miss, fill, landings);
+                return Box::pin(refresh).await;
             }
             Found::Miss(miss) => miss,
         };

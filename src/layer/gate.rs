@@ -194,13 +194,13 @@ impl Filler {
         parts: &mut Parts,
         kept: &Kept,
         placement: Placement,
-    ) -> Writer {
+    ) -> Box<Writer> {
         let mut headers = storable_fields(&parts.headers);
         stamp_date(&mut headers, asked.now);
         let (etags, unstored) = (self.etags(), self.unstored());
         let ask = || LastWord::ask(&mut parts.extensions, kept.facts.vary());
         let verdict = self.is_inside.then(ask);
-        Writer {
+        Box::new(Writer {
             response: StoredResponse {
                 status: parts.status,
                 headers,
@@ -233,7 +233,7 @@ impl Filler {
             duty: self.duty,
             flight: self.flight,
             veto: self.veto,
-        }
+        })
     }
 }
 

@@ -17,6 +17,7 @@
 //!   the handler was called: none of them is served what was purged before it began.
 
 use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
@@ -140,6 +141,12 @@ impl Config {
         if let Some(ground) = self.ground(key, miss, now) {
             return Opened::of(ground);
         }
+        // Boxed, as are others of this layer that wait for a store: where nothing is waited for, no room for it is
+        // moved around.
+        Box::pin(self.take_anew(key, miss)).await
+    }
+
+    async fn take_anew(&self, key: &Key, miss: &Miss) -> Opened {
         loop {
             match self.leases.flights.enter(key.as_str()) {
                 Role::Leader(landing) => {
@@ -237,14 +244,13 @@ impl Ground {
     }
 
     /// Runs `making`, and holds the place meanwhile.
-    pub(super) async fn hold<T>(&self, making: impl Future<Output = T>) -> T {
+    pub(super) async fn hold<T>(&self, mut making: impl Future<Output = T> + Unpin) -> T {
         let Self::Lease(lease) = self else {
             return making.await;
         };
-        let mut making = std::pin::pin!(making);
         let mut renewing = Box::pin(lease.renew_all());
         poll_fn(|cx| {
-            let outcome = making.as_mut().poll(cx);
+            let outcome = Pin::new(&mut making).poll(cx);
             if outcome.is_pending() {
                 // However long the store takes, the page is made.
                 let _ = renewing.as_mut().poll(cx);

@@ -364,7 +364,11 @@ impl Asked<'_> {
         if let Some(page) = entry.decoded() {
             return Some(page);
         }
-        let page = StoredPage::decode(&self.config.cache, key, entry.bytes()).await;
+        let (cache, bytes) = (&self.config.cache, entry.bytes());
+        let page = match StoredPage::decode_now(cache, key, bytes) {
+            Some(page) => page,
+            None => Box::pin(StoredPage::decode(cache, key, bytes)).await,
+        };
         self.usable(page).map(|page| entry.decoded_as(page))
     }
 

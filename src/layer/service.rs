@@ -113,7 +113,7 @@ where
         let errand = Errand {
             inner: self.take_inner(),
             place: Place::of(request.extensions_mut()),
-            question,
+            question: Box::new(question),
             request,
         };
         ResponseFuture::answer(Box::pin(errand.run()))

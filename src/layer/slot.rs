@@ -85,13 +85,13 @@ impl Slot<'_> {
     pub(super) async fn put(&self, page: &StoredPage, packed: &Body) -> Result<bool> {
         match self.ground.generation() {
             None => self.put_here(page, packed).await.map(|()| true),
-            Some(generation) => self.put_fenced(page, packed, generation).await,
+            Some(generation) => Box::pin(self.put_fenced(page, packed, generation)).await,
         }
     }
 
     async fn put_here(&self, page: &StoredPage, packed: &Body) -> Result<()> {
         let mut primary = page.head();
-        let mut batch = Vec::new();
+        let mut others = Vec::new();
         let cache = &self.config.cache;
         let mut turn = None;
         if let Some(key) = self.variant_key {
@@ -102,15 +102,21 @@ impl Slot<'_> {
             if current.is_none() && self.known {
                 primary.generation = draw();
             }
-            batch.extend(self.join(&mut primary, page, current, key, is_same)?);
+            others.extend(self.join(&mut primary, page, current, key, is_same)?);
             if !self.inlines() && primary.own_key.take().is_some() {
-                batch.push(self.variant(page, key, packed)?);
+                others.push(self.variant(page, key, packed)?);
             }
         }
-        batch.push(self.primary(&primary, page, packed)?);
-        let outcomes = cache.backend().set_many(batch).await?;
+        let (primary, lasts) = self.primary(&primary, page, packed)?;
+        let outcome = if others.is_empty() {
+            cache.backend().set(self.key, primary, lasts).await
+        } else {
+            others.push((self.key.clone(), primary, lasts));
+            let outcomes = cache.backend().set_many(others).await?;
+            outcomes.into_iter().collect()
+        };
         drop(turn);
-        outcomes.into_iter().collect()
+        outcome
     }
 
     /// Replaces what is of this generation, and nothing else.
@@ -153,11 +159,9 @@ impl Slot<'_> {
                 }
                 None => join(&mut primary, current.map(|(_, head)| head)),
             }
-            let (key, primary, lasts) = self.primary(&primary, page, packed)?;
-            if backend
-                .compare_and_set(&key, &entry, primary, lasts)
-                .await?
-            {
+            let (primary, lasts) = self.primary(&primary, page, packed)?;
+            let replacing = backend.compare_and_set(self.key, &entry, primary, lasts);
+            if replacing.await? {
                 self.ground.is_filled();
                 if let Some(key) = own {
                     let (key, entry, lasts) = self.variant(page, &key, packed)?;
@@ -225,11 +229,16 @@ impl Slot<'_> {
     }
 
     /// The primary entry to store.
-    fn primary(&self, primary: &StoredPage, page: &StoredPage, packed: &Body) -> Result<Write> {
+    fn primary(
+        &self,
+        primary: &StoredPage,
+        page: &StoredPage,
+        packed: &Body,
+    ) -> Result<(Entry, Lifetime)> {
         let now = page.stored().stored_at;
         let response = page.response.as_ref().filter(|_| self.inlines());
         let entry = primary.encode(&self.config.cache, self.key, now, response, packed)?;
-        Ok((self.key.clone(), entry, lifetime(primary, now)))
+        Ok((entry, lifetime(primary, now)))
     }
 
     /// The entry of a page beside the primary one.

@@ -14,7 +14,7 @@
 use std::any::Any;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -181,9 +181,10 @@ impl Config {
 }
 
 /// What a future comes to, or why it panicked.
-pub(super) async fn caught<F: Future>(future: F) -> Result<F::Output, Box<dyn Any + Send>> {
-    let mut future = pin!(future);
-    poll_fn(|cx| {
+pub(super) fn caught<F: Future>(
+    mut future: Pin<&mut F>,
+) -> impl Future<Output = Result<F::Output, Box<dyn Any + Send>>> + Unpin {
+    poll_fn(move |cx| {
         let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx)));
         match polled {
             Ok(Poll::Pending) => Poll::Pending,
@@ -191,7 +192,6 @@ pub(super) async fn caught<F: Future>(future: F) -> Result<F::Output, Box<dyn An
             Err(panic) => Poll::Ready(Err(panic)),
         }
     })
-    .await
 }
 
 #[cfg(test)]

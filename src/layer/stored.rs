@@ -88,13 +88,8 @@ pub(super) struct VariantMark {
 
 impl VariantMark {
     pub(super) fn new(key: &Key, kept_until: Option<SystemTime>) -> Self {
-        let digest = blake3::hash(key.as_str().as_bytes());
-        let (first, _) = digest
-            .as_bytes()
-            .split_first_chunk()
-            .unwrap_or((&[0; 8], &[]));
         Self {
-            hash: u64::from_le_bytes(*first),
+            hash: key.checksum(),
             until: kept_until.map_or(u64::MAX, seconds),
         }
     }

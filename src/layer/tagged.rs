@@ -8,6 +8,8 @@
 //! - What leaves a layer says in its extensions what tags it has, so that a layer outside of it
 //!   stores it with them, too.
 
+use std::fmt::Write as _;
+
 use http::Response;
 use http::header::{HeaderMap, HeaderName};
 use http::response::Parts;
@@ -15,7 +17,7 @@ use http::response::Parts;
 use super::both::both;
 use super::layer::{CacheLayer, Config};
 use super::lease::Ground;
-use super::stored::StoredPage;
+use super::stored::{StoredPage, StoredResponse};
 use crate::cache::{Cache, Marks, TagsRead, Turn};
 use crate::error::Result;
 use crate::key::Key;
@@ -117,7 +119,11 @@ impl Config {
     /// before a purge, or before tags are invalidated, that another one comes after.
     pub(super) fn ticket(&self, flight: &str, ground: &Ground) -> String {
         let generation = ground.generation().unwrap_or_default();
-        format!("{flight}#{}#{generation:x}", self.cache.turns())
+        let mut ticket = String::with_capacity(flight.len() + 40);
+        ticket.push_str(flight);
+        // Writing to a String cannot fail.
+        let _ = write!(ticket, "#{}#{generation:x}", self.cache.turns());
+        ticket
     }
 }
 
@@ -158,9 +164,24 @@ impl Before {
 
     /// Reads what a page with the tags of the layer will need, and one that replaces another.
     pub(super) async fn read(config: &Config, replaced: Option<&StoredPage>) -> Self {
+        let replaced = replaced.and_then(|page| page.response.as_ref());
+        let has_tags = |response: &StoredResponse| !response.tags.stamps.is_empty();
+        if config.tags.is_empty()
+            && !replaced.is_some_and(has_tags)
+            && let Some(turn) = config.cache.turn_now()
+        {
+            return Self {
+                turn: Some(turn),
+                stamps: Ok(Vec::new()),
+            };
+        }
+        Box::pin(Self::read_tags(config, replaced)).await
+    }
+
+    async fn read_tags(config: &Config, replaced: Option<&StoredResponse>) -> Self {
         let cache = &config.cache;
         let mut known = config.tags.clone();
-        if let Some(response) = replaced.and_then(|page| page.response.as_ref()) {
+        if let Some(response) = replaced {
             let both = known.and(&response.tags.names());
             // Those that are too many are read once it is known that they are named again.
             if both.check().is_ok() {

@@ -2,6 +2,7 @@
 
 use std::future::{Future, pending, poll_fn};
 use std::panic::resume_unwind;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::SystemTime;
@@ -67,17 +68,21 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Waits for the rest of the body, and stores it.
-    pub(super) async fn copy<B: Body<Data = Bytes>>(mut self, mut copier: Copier<B>) {
+    pub(super) async fn copy<B: Body<Data = Bytes>>(mut self: Box<Self>, mut copier: Copier<B>) {
         let patience = self.config.lock_timeout;
         let ground = self.ground.clone();
-        let copying = ground.hold(copier.run());
-        let outcome = if let Ok(outcome) = tokio::time::timeout(patience, copying).await {
+        let in_time = {
+            let copying = pin!(copier.run());
+            let held = ground.hold(copying);
+            tokio::time::timeout(patience, held).await.ok()
+        };
+        let outcome = if let Some(outcome) = in_time {
             outcome
         } else {
             // It may still be stored, but nobody is kept waiting for it, and without a client it
             // might never end.
             self.alone(Alone::Refused);
-            ground.hold(copier.run_for_client()).await
+            ground.hold(pin!(copier.run_for_client())).await
         };
         self.finish(outcome).await;
     }
@@ -90,7 +95,7 @@ impl Writer {
     }
 
     /// Stores the whole body, if it is that, and tells those who wait.
-    pub(super) async fn finish(mut self, outcome: Copied) {
+    pub(super) async fn finish(mut self: Box<Self>, outcome: Copied) {
         match outcome {
             Copied::Whole(body) => {
                 self.tag(&body);
@@ -102,7 +107,7 @@ impl Writer {
         }
     }
 
-    async fn store(mut self) {
+    async fn store(mut self: Box<Self>) {
         let storable = match self.verdict.take() {
             Some(verdict) => verdict.storable().await,
             None => true,
@@ -138,7 +143,7 @@ impl Writer {
 
     /// Why it was not stored, if it was not: the page was purged meanwhile, or one of its tags
     /// invalidated, or the store has failed before.
-    async fn write(mut self) -> Result<Option<&'static str>> {
+    async fn write(mut self: Box<Self>) -> Result<Option<&'static str>> {
         let shared = self.config.cache.capabilities().shared;
         let mut outdated = false;
         if self.unstored.is_none() && !self.tags.is_empty() {
@@ -146,10 +151,8 @@ impl Writer {
             let followed = shared && self.duty.split();
             let key = self.variant_key.as_ref().unwrap_or(&self.key);
             let before = std::mem::replace(&mut self.before, Before::nothing());
-            match before
-                .tags_of(&self.config, key, &self.tags, followed)
-                .await
-            {
+            let tags = before.tags_of(&self.config, key, &self.tags, followed);
+            match Box::pin(tags).await {
                 Ok(Some(tags)) => {
                     let cache = &self.config.cache;
                     cache.keep_tags(&tags.stamps, self.lifetime).await;
@@ -270,9 +273,8 @@ pub(super) fn later(work: impl Future<Output = ()> + Send + 'static) -> Option<J
 /// Runs `work` as far as it goes at once, and the rest in a task of its own: a client that goes away takes
 /// nothing from those who wait with it.
 pub(super) async fn here_or_in_task<T: Send + 'static>(
-    work: impl Future<Output = T> + Send + 'static,
+    mut work: Pin<Box<impl Future<Output = T> + Send + 'static>>,
 ) -> T {
-    let mut work = Box::pin(work);
     if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
         return done;
     }

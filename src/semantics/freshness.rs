@@ -143,7 +143,9 @@ pub fn format_date(instant: SystemTime) -> Option<HeaderValue> {
     }
     let second = since_epoch.as_secs();
     DATES.with_borrow_mut(|dates| {
-        let (of, date) = &mut dates[usize::from(second.to_le_bytes()[0]) % DATES_KEPT];
+        // Spread: a date and another one an hour later are not to be in each other's place.
+        let spread = second.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()[0];
+        let (of, date) = &mut dates[usize::from(spread) % DATES_KEPT];
         if *of != second {
             *date = HeaderValue::try_from(httpdate::fmt_http_date(instant)).ok()?;
             *of = second;
@@ -153,7 +155,7 @@ pub fn format_date(instant: SystemTime) -> Option<HeaderValue> {
 }
 
 /// Each page that is stored has a date or two, and many have the same.
-const DATES_KEPT: usize = 8;
+const DATES_KEPT: usize = 16;
 
 thread_local! {
     /// The last dates that were formatted, by second.

@@ -418,7 +418,7 @@ async fn a_store_that_fails_leaves_the_site_as_it_is() {
     assert!(twice(&server, "/", &[]).await.1.is_hit());
     // Two of the reads are look-ups, and one is of the turn of the tags, which is there from now on.
     let calls = remote.take_counts();
-    assert_eq!(calls, [("add", 1), ("get", 3), ("set_many", 1)]);
+    assert_eq!(calls, [("add", 1), ("get", 3), ("set", 1)]);
 }
 
 #[tokio::test]
