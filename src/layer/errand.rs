@@ -4,6 +4,7 @@
 use std::panic::resume_unwind;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::header::{HeaderValue, IF_RANGE, RANGE, RETRY_AFTER};
@@ -14,6 +15,7 @@ use tower_service::Service;
 use super::body::CacheBody;
 use super::collapse::{Alone, Collapse, Duty, Held, Landed};
 use super::fill::Filler;
+use super::future::Leads;
 use super::http::{HttpRules, remove_conditions};
 use super::lease::{Ground, Opened};
 use super::lookup::{Found, Miss, Pick};
@@ -22,7 +24,6 @@ use super::service::{Question, STATUS_NAME};
 use super::stale::caught;
 use super::tagged::Before;
 use super::veto::{CacheVeto, Place};
-use super::write::here_or_in_task;
 use crate::cache::Room;
 use crate::clock::at_one_moment;
 use crate::fence::Fill;
@@ -41,6 +42,8 @@ pub(super) struct Errand<S, RequestBody> {
     pub(super) request: Request<RequestBody>,
     pub(super) question: Box<Question>,
     pub(super) place: Place,
+    /// Set once others wait for the answer.
+    pub(super) leads: Leads,
 }
 
 /// How a request goes on.
@@ -109,14 +112,9 @@ where
         let Some(room) = self.question.config.cache.room() else {
             return Ok(self.overloaded(&forwarding));
         };
-        let leads = forwarding.duty.is_one();
-        let forwarded = observe::in_current_span(self.forward(leading, forwarding, room));
-        let forwarded = Box::pin(forwarded);
-        if leads {
-            here_or_in_task(forwarded).await
-        } else {
-            forwarded.await
-        }
+        self.leads
+            .store(forwarding.duty.is_one(), Ordering::Relaxed);
+        observe::in_current_span(self.forward(leading, forwarding, room)).await
     }
 
     fn serve(&self, pick: &Pick, status: CacheStatus) -> Response<CacheBody<ResponseBody>> {

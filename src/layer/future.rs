@@ -1,20 +1,27 @@
 //! The future of a cached service.
 
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, pending};
+use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
+use tokio::runtime::Handle;
+use tokio::task::JoinHandle;
 
 use super::body::CacheBody;
 use super::layer::Config;
 use super::veto::Place;
 use crate::semantics::cache_status::CacheStatus;
+
+/// Whether others wait for an answer: then it is made, whatever becomes of the client that leads them.
+pub(super) type Leads = Arc<AtomicBool>;
 
 type Answer<B, E> = Pin<Box<dyn Future<Output = Result<Response<CacheBody<B>>, E>> + Send>>;
 
@@ -31,7 +38,7 @@ pin_project! {
     enum Inner<F, B: Body, E> {
         Hit { response: Option<Response<CacheBody<B>>> },
         Pass { #[pin] future: F, status: Option<CacheStatus>, place: Place, config: Option<Arc<Config>> },
-        Answer { future: Answer<B, E> },
+        Answer { future: Answer<B, E>, leads: Leads },
     }
 }
 
@@ -62,8 +69,13 @@ impl<F, B: Body, E> ResponseFuture<F, B, E> {
     }
 
     pub(super) fn answer(future: Answer<B, E>) -> Self {
+        Self::awaited(future, Leads::default())
+    }
+
+    /// The same, on which others may wait.
+    pub(super) fn awaited(future: Answer<B, E>, leads: Leads) -> Self {
         Self {
-            inner: Inner::Answer { future },
+            inner: Inner::Answer { future, leads },
         }
     }
 }
@@ -71,7 +83,9 @@ impl<F, B: Body, E> ResponseFuture<F, B, E> {
 impl<F, B, E> Future for ResponseFuture<F, B, E>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    B: Body<Data = Bytes>,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Send,
+    E: Send + 'static,
 {
     type Output = Result<Response<CacheBody<B>>, E>;
 
@@ -99,8 +113,32 @@ where
                 }
                 Poll::Ready(Ok(response))
             }
-            InnerProject::Answer { future } => future.as_mut().poll(cx),
+            InnerProject::Answer { future, leads } => {
+                let polled = future.as_mut().poll(cx);
+                if polled.is_ready() || !leads.swap(false, Ordering::Relaxed) {
+                    return polled;
+                }
+                let Ok(runtime) = Handle::try_current() else {
+                    return polled;
+                };
+                // What is ready at once needs no task; the rest gets one.
+                let rest = std::mem::replace(future, Box::pin(pending()));
+                *future = Box::pin(outcome(runtime.spawn(rest)));
+                future.as_mut().poll(cx)
+            }
         }
+    }
+}
+
+/// What a task comes to.
+async fn outcome<T>(task: JoinHandle<T>) -> T {
+    match task.await {
+        Ok(done) => done,
+        Err(lost) => match lost.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime is shutting down, and this task with it.
+            Err(_) => pending().await,
+        },
     }
 }
 

@@ -11,7 +11,7 @@ use tower_service::Service;
 use super::body::CacheBody;
 use super::change::Change;
 use super::errand::Errand;
-use super::future::ResponseFuture;
+use super::future::{Leads, ResponseFuture};
 use super::given::Given;
 use super::layer::Config;
 use super::lookup::{Asked, Miss};
@@ -110,13 +110,15 @@ where
         }
         let target = target.into_owned();
         let question = Question::new(&self.config, &request, target, key, is_inside);
+        let leads = Leads::default();
         let errand = Errand {
+            leads: Leads::clone(&leads),
             inner: self.take_inner(),
             place: Place::of(request.extensions_mut()),
             question: Box::new(question),
             request,
         };
-        ResponseFuture::answer(Box::pin(errand.run()))
+        ResponseFuture::awaited(Box::pin(errand.run()), leads)
     }
 }
 

@@ -1,10 +1,9 @@
 //! A response on its way into the store, and to those who wait for it.
 
-use std::future::{Future, pending, poll_fn};
-use std::panic::resume_unwind;
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -268,25 +267,4 @@ pub(super) fn now_or_later(cache: &Cache, work: impl Future<Output = ()> + Send 
 pub(super) fn later(work: impl Future<Output = ()> + Send + 'static) -> Option<JoinHandle<()>> {
     let runtime = Handle::try_current().ok()?;
     Some(runtime.spawn(work))
-}
-
-/// Runs `work` as far as it goes at once, and the rest in a task of its own: a client that goes away takes
-/// nothing from those who wait with it.
-pub(super) async fn here_or_in_task<T: Send + 'static>(
-    mut work: Pin<Box<impl Future<Output = T> + Send + 'static>>,
-) -> T {
-    if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await {
-        return done;
-    }
-    let Ok(runtime) = Handle::try_current() else {
-        return work.await;
-    };
-    match runtime.spawn(work).await {
-        Ok(done) => done,
-        Err(lost) => match lost.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            // The runtime is shutting down, and this task with it.
-            Err(_) => pending().await,
-        },
-    }
 }
