@@ -189,6 +189,14 @@ fn since_epoch(time: SystemTime) -> i64 {
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
+/// Runs what may take its time, within what runs [at one moment](at_one_moment).
+pub(crate) fn while_time_passes<T>(run: impl FnOnce() -> T) -> T {
+    let stood = MOMENT.take();
+    let done = run();
+    MOMENT.set(stood.map(|_| Instant::now()));
+    done
+}
+
 /// A clock that stands still until a test moves it. Clones move together.
 ///
 /// # Example

@@ -100,7 +100,8 @@ impl KeySpace {
     /// The final key that was stored as this text; `None` if it is none of this cache.
     pub(crate) fn stored(&self, text: &str) -> Option<Key> {
         let namespace = self.namespace.as_deref().unwrap_or_default();
-        text.starts_with(namespace).then(|| Key {
+        let is_one = self.policy == KeyPolicy::Off || is_portable(text);
+        (is_one && text.starts_with(namespace)).then(|| Key {
             text: text.to_owned(),
             namespace: namespace.len(),
         })

@@ -22,6 +22,7 @@ use super::stored::StoredResponse;
 use super::tagged::Before;
 use super::veto::CacheVeto;
 use super::write::{alone_for, forget, now_or_later};
+use crate::clock::while_time_passes;
 use crate::fence::Fill;
 use crate::key::Key;
 use crate::observe::{self, Outcome};
@@ -107,7 +108,7 @@ impl Filler {
         let status = status.with_ttl(writer.response.fresh_for(asked.now));
         let (client, mut copier) = relay(body, ceiling, announced);
         let mut once = Context::from_waker(Waker::noop());
-        match copier.read_ready(&mut once) {
+        match while_time_passes(|| copier.read_ready(&mut once)) {
             Some(Copied::Whole(body)) => {
                 if let Some(etag) = writer.tag(&body) {
                     parts.headers.entry(ETAG).or_insert(etag);

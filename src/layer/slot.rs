@@ -7,8 +7,9 @@
 //!   another one has added.
 //! - There are never more variants of a page than the layer permits. What is over goes into the
 //!   primary entry only, and is lost when the next one takes its place.
-//! - The response in a primary entry has none of its own beside it. When another one takes its place, it
-//!   goes there first.
+//! - A response has no entry of its own while the primary one holds it, and gets it when another one takes
+//!   its place; or it has both, and both are replaced by the next one of its kind: none that was replaced
+//!   comes back.
 //! - A primary entry that is gone takes its generation with it: nothing brings that back. One that
 //!   has come meanwhile stays, with all its variants.
 
@@ -67,6 +68,15 @@ impl fmt::Debug for Turns {
 /// What is to be stored under a key, and for how long.
 type Write = (Key, Entry, Lifetime);
 
+/// What is stored beside a primary entry.
+#[derive(Default)]
+struct Others {
+    /// What was in its place before, where nothing is yet.
+    displaced: Option<Write>,
+    /// The page goes into an entry of its own, too.
+    is_beside: bool,
+}
+
 /// Where a response goes.
 pub(super) struct Slot<'a> {
     pub(super) config: &'a Config,
@@ -91,8 +101,9 @@ impl Slot<'_> {
 
     async fn put_here(&self, page: &StoredPage, packed: &Body) -> Result<()> {
         let mut primary = page.head();
-        let mut others = Vec::new();
+        let mut beside = None;
         let cache = &self.config.cache;
+        let backend = cache.backend();
         let mut turn = None;
         if let Some(key) = self.variant_key {
             turn = Some(self.config.turns.of(self.key).await);
@@ -102,18 +113,22 @@ impl Slot<'_> {
             if current.is_none() && self.known {
                 primary.generation = draw();
             }
-            others.extend(self.join(&mut primary, page, current, key, is_same)?);
-            if !self.inlines() && primary.own_key.take().is_some() {
-                others.push(self.variant(page, key, packed)?);
+            let others = self.join(&mut primary, page, current, key, is_same)?;
+            if let Some((key, entry, lasts)) = others.displaced {
+                backend.add(&key, entry, lasts).await?;
+            }
+            if others.is_beside {
+                beside = Some(self.variant(page, key, packed)?);
             }
         }
         let (primary, lasts) = self.primary(&primary, page, packed)?;
-        let outcome = if others.is_empty() {
-            cache.backend().set(self.key, primary, lasts).await
-        } else {
-            others.push((self.key.clone(), primary, lasts));
-            let outcomes = cache.backend().set_many(others).await?;
-            outcomes.into_iter().collect()
+        let outcome = match beside {
+            None => backend.set(self.key, primary, lasts).await,
+            Some(beside) => {
+                let batch = vec![beside, (self.key.clone(), primary, lasts)];
+                let outcomes = backend.set_many(batch).await?;
+                outcomes.into_iter().collect()
+            }
         };
         drop(turn);
         outcome
@@ -144,27 +159,21 @@ impl Slot<'_> {
             };
             let current = current.map(|head| (entry.clone(), head));
             let mut primary = page.head();
-            let mut own = None;
+            let mut others = Others::default();
             match self.variant_key {
-                Some(key) => {
-                    // Before it goes from where it is; where that fails, there is one more of it.
-                    if let Some((key, entry, lasts)) =
-                        self.join(&mut primary, page, current, key, true)?
-                    {
-                        backend.set(&key, entry, lasts).await?;
-                    }
-                    if !self.inlines() {
-                        own = primary.own_key.take();
-                    }
-                }
+                Some(key) => others = self.join(&mut primary, page, current, key, true)?,
                 None => join(&mut primary, current.map(|(_, head)| head)),
             }
             let (primary, lasts) = self.primary(&primary, page, packed)?;
             let replacing = backend.compare_and_set(self.key, &entry, primary, lasts);
             if replacing.await? {
                 self.ground.is_filled();
-                if let Some(key) = own {
-                    let (key, entry, lasts) = self.variant(page, &key, packed)?;
+                // Once it is known that it was what is displaced.
+                if let Some((key, entry, lasts)) = others.displaced {
+                    backend.add(&key, entry, lasts).await?;
+                }
+                if let Some(key) = self.variant_key.filter(|_| others.is_beside) {
+                    let (key, entry, lasts) = self.variant(page, key, packed)?;
                     backend.set(&key, entry, lasts).await?;
                 }
                 return Ok(true);
@@ -173,8 +182,7 @@ impl Slot<'_> {
         Ok(false)
     }
 
-    /// Joins a primary entry for the page of `key` with the one that there is. What that held, if it has to
-    /// go to a place of its own.
+    /// Joins a primary entry for the page of `key` with the one that there is, and says what goes into others.
     fn join(
         &self,
         primary: &mut StoredPage,
@@ -182,22 +190,24 @@ impl Slot<'_> {
         current: Option<(Entry, StoredPage)>,
         key: &Key,
         is_same: bool,
-    ) -> Result<Option<Write>> {
+    ) -> Result<Others> {
         let now = page.stored().stored_at;
-        let (entry, own_key) = match &current {
+        let (entry, last) = match &current {
             Some((entry, head)) => (Some(entry.clone()), head.own_key.clone()),
             None => (None, None),
         };
         join(primary, current.map(|(_, head)| head));
-        if self.admits(primary, (key, page.kept_until), now, is_same) {
-            primary.own_key = Some(key.clone());
+        let own = VariantMark::new(key, page.kept_until);
+        let mut others = Others::default();
+        if let Some(was_known) = self.admit(primary, own, now, is_same) {
+            // What is there of it would come back once this one is displaced.
+            others.is_beside = !self.inlines() || (was_known && last.as_ref() != Some(key));
+            primary.own_key = (!others.is_beside).then(|| key.clone());
         }
-        match (entry, own_key) {
-            (Some(entry), Some(displaced)) if displaced != *key => {
-                self.displaced(&entry, displaced, primary, now)
-            }
-            _ => Ok(None),
+        if let (Some(entry), Some(last)) = (entry, last.filter(|last| last != key)) {
+            others.displaced = self.displaced(&entry, last, primary, now)?;
         }
+        Ok(others)
     }
 
     /// What a primary entry holds that another one replaces, for a place of its own; nothing if its time is
@@ -254,24 +264,24 @@ impl Slot<'_> {
         self.config.page_keys.inlines()
     }
 
-    /// Whether a page may have an entry of its own under `key`, which the primary entry then remembers.
-    fn admits(
+    /// Lets the primary entry remember a page by this mark, if it may have an entry of its own. Whether it was
+    /// known already.
+    fn admit(
         &self,
         primary: &mut StoredPage,
-        (key, until): (&Key, Option<SystemTime>),
+        own: VariantMark,
         now: SystemTime,
         is_same: bool,
-    ) -> bool {
-        let own = VariantMark::new(key, until);
-        primary
-            .variants
-            .retain(|other| !other.is_over(now) && !other.is_of(own));
+    ) -> Option<bool> {
+        let variants = &mut primary.variants;
+        let was_known = variants.iter().any(|other| other.is_of(own));
+        variants.retain(|other| !other.is_over(now) && !other.is_of(own));
         // Its key is of the generation that it was made for: under another one nobody finds it.
-        let has_room = !self.inlines() || (is_same && primary.variants.len() < self.most);
-        if has_room {
-            primary.variants.push(own);
-        }
-        has_room
+        let has_room = is_same && variants.len() < self.most;
+        (has_room || was_known || !self.inlines()).then(|| {
+            variants.push(own);
+            was_known
+        })
     }
 
     /// The primary entry that there is now, and what it says.

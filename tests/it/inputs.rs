@@ -480,6 +480,16 @@ async fn a_host_that_is_only_in_the_uri_or_in_capitals_poisons_nobody() {
         assert_eq!(ask(&site, uri, fields).await.text, "http://a.test/ -");
         assert!(ask(&site, path, &[("host", "a.test")]).await.hit, "{uri}");
     }
+    // Also where one of the two is as it should be.
+    let site = layer().layer(Counted::default().router(|request: &Request| {
+        let authority = request.uri().authority().map(ToString::to_string);
+        let original = request.extensions().get::<OriginalUri>();
+        let original = original.and_then(|uri| uri.0.authority().map(ToString::to_string));
+        format!("{authority:?} {original:?}")
+    }));
+    let shown = ask(&site, "http://A.test/", &[("host", "a.test")]).await;
+    assert!(!shown.text.contains('A'), "{}", shown.text);
+    assert!(ask(&site, "/", &[("host", "a.test")]).await.hit);
 }
 
 #[tokio::test]

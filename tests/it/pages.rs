@@ -16,6 +16,7 @@ use axum_cache::clock::ManualClock;
 use axum_cache::control::{never_cache, vary_on_cookie, vary_on_headers};
 use axum_cache::testing::{Fault, Operation};
 use axum_cache::{Cache, CacheLayer, Ttl, cache_page};
+use tokio::sync::Semaphore;
 use tower::Layer;
 
 use crate::support::backends::{Remote, down};
@@ -905,4 +906,91 @@ async fn a_variant_gets_an_entry_of_its_own_when_it_is_displaced() {
         }
         assert_ne!(ask("de").await.body, german);
     }
+}
+
+/// Each `en` is for a minute and then stale, but the second one for seconds; the handler waits for `open` where
+/// the client asks for it.
+fn dated(open: &Arc<Semaphore>) -> (Router, Arc<AtomicUsize>) {
+    let (open, runs) = (Arc::clone(open), Arc::new(AtomicUsize::new(0)));
+    let counted = Arc::clone(&runs);
+    let handler = move |headers: HeaderMap| async move {
+        let run = counted.fetch_add(1, Ordering::SeqCst);
+        if headers.contains_key("x-waits") {
+            open.acquire().await.unwrap().forget();
+        }
+        let control = match run {
+            2 => "max-age=5, stale-while-revalidate=0",
+            _ => "max-age=60, stale-while-revalidate=3600",
+        };
+        let fields = [("vary", "accept-language"), ("cache-control", control)];
+        (fields, run.to_string())
+    };
+    (Router::new().fallback(handler), runs)
+}
+
+#[tokio::test]
+async fn a_variant_that_was_replaced_does_not_come_back() {
+    for has_another_handle in [false, true] {
+        let clock = ManualClock::new();
+        let memory = Memory::builder().clock(clock.clone()).build().unwrap();
+        let _handle = has_another_handle.then(|| memory.clone());
+        let cache = Cache::builder(memory).clock(clock.clone()).build().unwrap();
+        let (router, runs) = dated(&Arc::new(Semaphore::new(0)));
+        let server = Server::start(CacheLayer::new(cache).layer(router)).await;
+        let ask = async |language: &str| {
+            let field = format!("accept-language: {language}");
+            server.send("GET", "/", &[&field]).await.text().to_owned()
+        };
+        assert_eq!((ask("en").await, ask("de").await), ("0".into(), "1".into()));
+        clock.advance(Duration::from_secs(70));
+        // Served stale, and made anew.
+        assert_eq!(ask("en").await, "0");
+        while runs.load(Ordering::SeqCst) < 3 {
+            tokio::task::yield_now().await;
+        }
+        settled().await;
+        assert_eq!(ask("en").await, "2");
+        clock.advance(Duration::from_secs(10));
+        assert_eq!(ask("fr").await, "3");
+        assert_eq!(ask("en").await, "4", "neither of those before");
+    }
+}
+
+/// What a request found before its handler ran is not what it displaces.
+#[tokio::test]
+async fn a_variant_that_was_replaced_meanwhile_is_not_put_back() {
+    let (clock, open) = (ManualClock::new(), Arc::new(Semaphore::new(0)));
+    let memory = Memory::builder().clock(clock.clone()).build().unwrap();
+    let _another_handle = memory.clone();
+    let cache = Cache::builder(memory).clock(clock.clone()).build().unwrap();
+    let (router, runs) = dated(&open);
+    let server = Arc::new(Server::start(CacheLayer::new(cache).layer(router)).await);
+    let ask = async |language: &str| {
+        let field = format!("accept-language: {language}");
+        server.send("GET", "/", &[&field]).await.text().to_owned()
+    };
+    assert_eq!(ask("en").await, "0");
+    let slow = {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move {
+            let fields = ["accept-language: de", "x-waits: 1"];
+            server.send("GET", "/", &fields).await.text().to_owned()
+        })
+    };
+    let ran = async |runs_until_now| {
+        while runs.load(Ordering::SeqCst) < runs_until_now {
+            tokio::task::yield_now().await;
+        }
+        settled().await;
+    };
+    ran(2).await;
+    clock.advance(Duration::from_secs(70));
+    assert_eq!(ask("en").await, "0");
+    ran(3).await;
+    assert_eq!(ask("en").await, "2");
+    assert_eq!(ask("fr").await, "3");
+    open.add_permits(1);
+    assert_eq!(slow.await.unwrap(), "1");
+    settled().await;
+    assert_eq!(ask("en").await, "2");
 }

@@ -8,7 +8,7 @@ use super::claims::{FORWARDED_HOST, FORWARDED_PROTO, remove_resolved};
 use super::cookies;
 use super::declared::Inputs;
 use super::query::Query;
-use crate::layer::target::{RequestTarget, rewrite_original_uri};
+use crate::layer::target::{RequestTarget, original_uri, rewrite_original_uri};
 
 /// The form of the URI that is shown.
 enum Form {
@@ -25,7 +25,7 @@ impl Inputs {
         target: &RequestTarget<'_>,
         mut request: Request<B>,
     ) -> Request<B> {
-        if self.shows_as_it_came(target, request.headers()) {
+        if self.shows_as_it_came(target, &request) {
             return request;
         }
         let headers = std::mem::take(request.headers_mut());
@@ -41,11 +41,20 @@ impl Inputs {
         request
     }
 
-    fn shows_as_it_came(&self, target: &RequestTarget<'_>, headers: &HeaderMap) -> bool {
-        let mut hosts = headers.get_all(HOST).iter();
+    /// Whether the request is in its normal form already, as nearly all are.
+    fn shows_as_it_came<B>(&self, target: &RequestTarget<'_>, request: &Request<B>) -> bool {
+        let Some(name) = target.sole_authority() else {
+            return false;
+        };
+        let mut hosts = request.headers().get_all(HOST).iter();
         let host = hosts.next().filter(|_| hosts.next().is_none());
-        let is_so = |host: &HeaderValue| target.sole_authority().is_some_and(|name| host == name);
-        self.is_nothing_declared() && !target.resolved && host.is_some_and(is_so)
+        let original = original_uri(request.uri(), request.extensions());
+        let names_it = |uri: &Uri| uri.authority().is_none_or(|own| own.as_str() == name);
+        self.is_nothing_declared()
+            && !target.resolved
+            && host.is_some_and(|host| host == name)
+            && names_it(request.uri())
+            && names_it(original)
     }
 
     fn headers(&self, target: &RequestTarget<'_>, mut headers: HeaderMap) -> HeaderMap {
