@@ -37,8 +37,6 @@ pub(super) fn serve<B: Body<Data = Bytes>>(
         None if head => (stored.headers.clone(), Bytes::new()),
         None => (stored.headers.clone(), stored.body.clone()),
     };
-    // Who sends the body says how long it is, and finds room for that.
-    headers.remove(CONTENT_LENGTH);
     if head && judgement.is_none() && stored.status != StatusCode::NO_CONTENT {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(stored.body.len()));
     }

@@ -11,9 +11,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{
-    AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, COOKIE, ETAG, LAST_MODIFIED,
-};
+use http::header::{AGE, AUTHORIZATION, CONTENT_ENCODING, COOKIE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -36,10 +34,9 @@ const DECODED_FIELD_BYTES: usize = 144;
 /// The longest value of a field that is kept to be compared with.
 const MAX_SEEN_BYTES: usize = 128;
 
-/// What each hit has a value of its own for, or the server adds to it. A decoded map has a place for them: a copy
-/// of it is as large as what is in it, and would have to grow. They are never
-/// [stored](crate::semantics::fields::storable_fields).
-const OF_EACH_HIT: [HeaderName; 3] = [AGE, CACHE_STATUS, CONTENT_LENGTH];
+/// What each hit has a value of its own for. A decoded map has a place for them: a copy of it is as large as
+/// what is in it, and would have to grow. They are never [stored](crate::semantics::fields::storable_fields).
+const OF_EACH_HIT: [HeaderName; 2] = [AGE, CACHE_STATUS];
 
 /// The decoded form of an entry.
 #[derive(Clone, Debug)]
