@@ -9,17 +9,17 @@
 //!
 //! ```text
 //!               entries  ns: write  first    any    hot   bytes an entry stored weight    rss   read
-//! page             1000      14200   3854   1324   1294                     549   2422   2179   3944
-//! page            10000      15319   4489   2223   1806                     549   2422   1161   2748
-//! page           100000      15581   4782   3170   2447                     549   2421   1003   2614
-//! page          1000000      15960   7270   3388   2757                     549   2421    996   2604
-//! Cache::get       1000        776    322    290    288                     117    469      0      0
-//! Cache::get      10000       1697    367    476    347                     117    469    250    250
-//! Cache::get     100000       2196    488    767    448                     117    469    335    335
-//! Cache::get    1000000       2609    604   1402    672                     117    469    345    345
-//! flood of 2000000 URLs: 27713 entries at most, weight 64.00 of 64 MiB, rss 28.9 MiB; 16058 ns a URL
+//! page             1000       7268   3703    916    910                     446   2467   1892   3908
+//! page            10000       7385   3367   1765   1296                     446   2468    987   2680
+//! page           100000       7552   3847   2522   1886                     446   2470    850   2549
+//! page          1000000       9117   7068   2867   2130                     446   2472    841   2540
+//! Cache::get       1000        852    434    180    180                     117    469      0      0
+//! Cache::get      10000       1570    290    323    210                     117    469    247    247
+//! Cache::get     100000       1970    282    580    255                     117    469    337    337
+//! Cache::get    1000000       2160    685   1172    603                     117    469    345    345
+//! flood of 2000000 URLs: 27169 entries at most, weight 64.00 of 64 MiB, rss 22.5 MiB; 9657 ns a URL
 //! pages in use, hits: 100.00 % of those read each 10,000 URLs, 100.00 % of those read each 100,000
-//! write of a page: 11683 ns, and 12858 where the store has another handle
+//! write of a page: 8646 ns, and 9090 where the store has another handle
 //! ```
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 #![allow(clippy::print_stdout, reason = "it prints tables")]

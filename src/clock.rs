@@ -85,6 +85,14 @@ pub(crate) fn at_one_moment<T>(run: impl FnOnce() -> T) -> T {
     run()
 }
 
+/// Runs what may take its time, within what runs [at one moment](at_one_moment).
+pub(crate) fn while_time_passes<T>(run: impl FnOnce() -> T) -> T {
+    let stood = MOMENT.take();
+    let done = run();
+    MOMENT.set(stood.map(|_| Instant::now()));
+    done
+}
+
 /// Another clock, whose time of day does not jump: when that is set by up to two hours, this one goes a tenth
 /// faster or slower until it agrees again. What is more it follows at once, as it does after a machine has slept
 /// for so long. The default of caches, over the [`SystemClock`].
@@ -187,14 +195,6 @@ pub(crate) fn nanos(duration: Duration) -> u64 {
 fn since_epoch(time: SystemTime) -> i64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
-
-/// Runs what may take its time, within what runs [at one moment](at_one_moment).
-pub(crate) fn while_time_passes<T>(run: impl FnOnce() -> T) -> T {
-    let stood = MOMENT.take();
-    let done = run();
-    MOMENT.set(stood.map(|_| Instant::now()));
-    done
 }
 
 /// A clock that stands still until a test moves it. Clones move together.

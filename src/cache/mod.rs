@@ -120,11 +120,11 @@ pub(crate) enum Reach<'a> {
     Prefix(&'a str),
 }
 
-/// What all handles of one cache share.
 /// The version under which the framework keeps what is its own. Handles may use it, too: the
 /// names are told apart by how they begin.
 const OWN_VERSION: u64 = 0;
 
+/// What all handles of one cache share.
 #[derive(Debug)]
 struct Shared {
     name: Arc<str>,
