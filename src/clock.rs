@@ -71,8 +71,8 @@ thread_local! {
     static MOMENT: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// Runs what takes no time to speak of at one moment for all of the system's clocks: one reading is a good part of
-/// what a hit costs, and both a layer and its store ask for the time.
+/// Runs what is done in one go at one moment for all of the system's clocks: one reading is a good part of what a
+/// hit costs, and both a layer and its store ask for the time.
 pub(crate) fn at_one_moment<T>(run: impl FnOnce() -> T) -> T {
     struct Goes;
     impl Drop for Goes {

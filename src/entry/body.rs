@@ -192,20 +192,29 @@ mod tests {
         let is_ready = |work: &mut dyn FnMut(&mut Context<'_>) -> bool| {
             work(&mut Context::from_waker(Waker::noop()))
         };
-        runtime().block_on(async {
-            let least = Bytes::from(vec![0; INLINE_BYTES + 1]);
-            let body = Body::packed(least.clone(), Some(0)).await;
-            assert!(body.unpacked_now().is_none());
-            // So long that another thread is not through with it before it is asked for.
-            let bytes = Bytes::from(vec![0; 32 * INLINE_BYTES]);
+        // The other thread is busy until it is let go, so that what it has to do is not done before that.
+        let keep_busy = || {
+            let (release, held) = std::sync::mpsc::channel::<()>();
+            drop(tokio::task::spawn_blocking(move || held.recv()));
+            release
+        };
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let bytes = Bytes::from(vec![0; INLINE_BYTES + 1]);
             let mut packing = pin!(Body::packed(bytes.clone(), Some(0)));
+            let busy = keep_busy();
             assert!(!is_ready(&mut |cx| packing.as_mut().poll(cx).is_ready()));
+            drop(busy);
             let body = packing.await;
+            assert!(body.clone().unpacked_now().is_none());
             let mut unpacking = pin!(body.unpacked());
+            let busy = keep_busy();
             assert!(!is_ready(&mut |cx| unpacking.as_mut().poll(cx).is_ready()));
+            drop(busy);
             assert_eq!(unpacking.await.unwrap(), bytes);
 
-            let short = least.slice(..INLINE_BYTES);
+            let short = bytes.slice(..INLINE_BYTES);
             let mut packing = pin!(Body::packed(short.clone(), Some(0)));
             assert!(is_ready(&mut |cx| packing.as_mut().poll(cx).is_ready()));
             let mut many = pin!(async {

@@ -8,8 +8,8 @@
 //! - There are never more variants of a page than the layer permits. What is over goes into the
 //!   primary entry only, and is lost when the next one takes its place.
 //! - A response has no entry of its own while the primary one holds it, and gets it when another one takes
-//!   its place; or it has both, and both are replaced by the next one of its kind: none that was replaced
-//!   comes back.
+//!   its place; or it has both, and both are replaced by the next one of its kind. Of two of a kind, the newer one
+//!   stays: none that was replaced comes back.
 //! - A primary entry that is gone takes its generation with it: nothing brings that back. One that
 //!   has come meanwhile stays, with all its variants.
 
@@ -26,6 +26,7 @@ use super::stored::{StoredPage, VariantMark};
 use crate::entry::{Body, Entry};
 use crate::error::Result;
 use crate::key::Key;
+use crate::observe;
 use crate::semantics::vary::union;
 use crate::tag::draw;
 use crate::ttl::Lifetime;
@@ -101,7 +102,7 @@ impl Slot<'_> {
 
     async fn put_here(&self, page: &StoredPage, packed: &Body) -> Result<()> {
         let mut primary = page.head();
-        let mut beside = None;
+        let (mut beside, mut displaced) = (None, None);
         let cache = &self.config.cache;
         let backend = cache.backend();
         let mut turn = None;
@@ -114,9 +115,7 @@ impl Slot<'_> {
                 primary.generation = draw();
             }
             let others = self.join(&mut primary, page, current, key, is_same)?;
-            if let Some((key, entry, lasts)) = others.displaced {
-                backend.add(&key, entry, lasts).await?;
-            }
+            displaced = others.displaced;
             if others.is_beside {
                 beside = Some(self.variant(page, key, packed)?);
             }
@@ -130,6 +129,9 @@ impl Slot<'_> {
                 outcomes.into_iter().collect()
             }
         };
+        if outcome.is_ok() {
+            self.give_place(displaced).await;
+        }
         drop(turn);
         outcome
     }
@@ -168,14 +170,12 @@ impl Slot<'_> {
             let replacing = backend.compare_and_set(self.key, &entry, primary, lasts);
             if replacing.await? {
                 self.ground.is_filled();
-                // Once it is known that it was what is displaced.
-                if let Some((key, entry, lasts)) = others.displaced {
-                    backend.add(&key, entry, lasts).await?;
-                }
                 if let Some(key) = self.variant_key.filter(|_| others.is_beside) {
                     let (key, entry, lasts) = self.variant(page, key, packed)?;
                     backend.set(&key, entry, lasts).await?;
                 }
+                // Once it is known that it was what is displaced.
+                self.give_place(others.displaced).await;
                 return Ok(true);
             }
         }
@@ -201,7 +201,8 @@ impl Slot<'_> {
         let mut others = Others::default();
         if let Some(was_known) = self.admit(primary, own, now, is_same) {
             // What is there of it would come back once this one is displaced.
-            others.is_beside = !self.inlines() || (was_known && last.as_ref() != Some(key));
+            let may_be_there = was_known && last.as_ref() != Some(key);
+            others.is_beside = !self.inlines() || may_be_there || self.is_unguarded();
             primary.own_key = (!others.is_beside).then(|| key.clone());
         }
         if let (Some(entry), Some(last)) = (entry, last.filter(|last| last != key)) {
@@ -233,9 +234,47 @@ impl Slot<'_> {
             kept_until: mark.kept_until(),
             ..page.head()
         };
-        let lasts = lifetime(&variant, now);
+        let lasts = lifetime(&variant, cache.clock().now());
         let entry = variant.encode(cache, &key, now, page.response.as_ref(), &body)?;
         Ok(Some((key, entry, lasts)))
+    }
+
+    /// Stores what was displaced, unless something newer is there. Without it there is a variant less.
+    async fn give_place(&self, displaced: Option<Write>) {
+        let Some((key, entry, lasts)) = displaced else {
+            return;
+        };
+        let placing = async {
+            let (cache, backend) = (&self.config.cache, self.config.cache.backend());
+            if backend.add(&key, entry.clone(), lasts).await? {
+                return Ok(());
+            }
+            // Of a writer that this one did not see, or of one that did not come to its end.
+            let Some(there) = backend.get(&key).await? else {
+                return Ok(());
+            };
+            let made_at = |entry: &Entry| {
+                let (page, _) = StoredPage::open(cache, &key, entry.bytes()).ok()?;
+                page.response.map(|response| response.stored_at)
+            };
+            if made_at(&there) >= made_at(&entry) {
+                return Ok(());
+            }
+            if cache.capabilities().compares {
+                let replacing = backend.compare_and_set(&key, &there, entry, lasts);
+                return replacing.await.map(drop);
+            }
+            backend.set(&key, entry, lasts).await
+        };
+        if let Err(error) = placing.await {
+            observe::failed(self.config.cache.name(), "page", &error);
+        }
+    }
+
+    /// Whether other processes may replace a primary entry unseen: then no variant is in it alone.
+    fn is_unguarded(&self) -> bool {
+        let capabilities = self.config.cache.capabilities();
+        capabilities.shared && !capabilities.compares
     }
 
     /// The primary entry to store.
