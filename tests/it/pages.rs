@@ -15,7 +15,7 @@ use axum_cache::backend::{Backend, Memory};
 use axum_cache::clock::ManualClock;
 use axum_cache::control::{never_cache, vary_on_cookie, vary_on_headers};
 use axum_cache::testing::{Fault, Operation};
-use axum_cache::{Cache, CacheLayer, Ttl, cache_page};
+use axum_cache::{Cache, CacheLayer, ErrorKind, Ttl, cache_page};
 use tokio::sync::Semaphore;
 use tower::Layer;
 
@@ -993,4 +993,35 @@ async fn a_variant_that_was_replaced_meanwhile_is_not_put_back() {
     assert_eq!(slow.await.unwrap(), "1");
     settled().await;
     assert_eq!(ask("en").await, "2");
+}
+
+/// What is displaced may be lost; what is beside the primary entry is replaced all the same.
+#[tokio::test]
+async fn a_variant_that_cannot_be_moved_keeps_no_other_one_from_being_replaced() {
+    let clock = ManualClock::new();
+    let memory = Memory::builder().clock(clock.clone()).build().unwrap();
+    let remote = Remote::new(memory).with_shared(true);
+    let cache = Cache::builder(remote.clone()).clock(clock.clone());
+    let (router, runs) = dated(&Arc::new(Semaphore::new(0)));
+    let layer = CacheLayer::new(cache.build().unwrap());
+    let server = Server::start(layer.layer(router)).await;
+    let ask = async |language: &str| {
+        let field = format!("accept-language: {language}");
+        server.send("GET", "/", &[&field]).await.text().to_owned()
+    };
+    assert_eq!((ask("en").await, ask("de").await), ("0".into(), "1".into()));
+    settled().await;
+    clock.advance(Duration::from_secs(70));
+    remote.inject(Fault::error(ErrorKind::Unavailable).on(Operation::Add));
+    assert_eq!(ask("en").await, "0");
+    while runs.load(Ordering::SeqCst) < 3 {
+        tokio::task::yield_now().await;
+    }
+    settled().await;
+    assert_eq!(ask("en").await, "2");
+    remote.heal();
+    clock.advance(Duration::from_secs(10));
+    assert_eq!(ask("fr").await, "3");
+    settled().await;
+    assert_eq!(ask("en").await, "4", "neither of those before");
 }
