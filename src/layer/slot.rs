@@ -15,7 +15,7 @@
 
 use std::fmt;
 use std::hash::BuildHasher;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use foldhash::quality::RandomState;
 use tokio::sync::{Mutex, MutexGuard};
@@ -234,7 +234,11 @@ impl Slot<'_> {
             kept_until: mark.kept_until(),
             ..page.head()
         };
+        // The one in its place may have taken long to come.
         let lasts = lifetime(&variant, cache.clock().now());
+        if lasts == Lifetime::For(Duration::ZERO) {
+            return Ok(None);
+        }
         let entry = variant.encode(cache, &key, now, page.response.as_ref(), &body)?;
         Ok(Some((key, entry, lasts)))
     }
