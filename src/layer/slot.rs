@@ -114,7 +114,7 @@ impl Slot<'_> {
             if current.is_none() && self.known {
                 primary.generation = draw();
             }
-            let others = self.join(&mut primary, page, current, key, is_same)?;
+            let others = self.place(&mut primary, page, current, key, is_same)?;
             displaced = others.displaced;
             if others.is_beside {
                 beside = Some(self.variant(page, key, packed)?);
@@ -163,7 +163,7 @@ impl Slot<'_> {
             let mut primary = page.head();
             let mut others = Others::default();
             match self.variant_key {
-                Some(key) => others = self.join(&mut primary, page, current, key, true)?,
+                Some(key) => others = self.place(&mut primary, page, current, key, true)?,
                 None => join(&mut primary, current.map(|(_, head)| head)),
             }
             let (primary, lasts) = self.primary(&primary, page, packed)?;
@@ -183,7 +183,7 @@ impl Slot<'_> {
     }
 
     /// Joins a primary entry for the page of `key` with the one that there is, and says what goes into others.
-    fn join(
+    fn place(
         &self,
         primary: &mut StoredPage,
         page: &StoredPage,

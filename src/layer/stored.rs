@@ -227,7 +227,7 @@ impl StoredPage {
             || response.is_some_and(|it| it.selection.is_some() || !it.varied.is_empty())
     }
 
-    /// The same, without its response.
+    /// A copy of the page without its response.
     pub(super) fn head(&self) -> Self {
         Self {
             generation: self.generation,
