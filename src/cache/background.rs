@@ -58,6 +58,11 @@ impl Background {
         Some(Room { _permit: permit })
     }
 
+    /// Whether there may be no room to compute something.
+    pub(super) fn limits_computations(&self) -> bool {
+        self.computations.is_some()
+    }
+
     /// The right to refresh something, if there is room.
     pub(super) fn refresh(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.refreshes).try_acquire_owned().ok()

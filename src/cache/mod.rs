@@ -371,6 +371,11 @@ impl Cache {
         Nested::new(self, [page.clone()], room).run(making)
     }
 
+    /// Whether there may be no room to compute something.
+    pub(crate) fn limits_computations(&self) -> bool {
+        self.shared.background.limits_computations()
+    }
+
     /// The right to refresh something in the background, if there is room.
     pub(crate) fn refresh_permit(&self) -> Option<OwnedSemaphorePermit> {
         self.shared.background.refresh()

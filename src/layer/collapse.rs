@@ -10,7 +10,7 @@
 //! - The memory is constant, whatever is asked for. Two pages that meet in it can only make each
 //!   other's requests not wait.
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hash};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
@@ -21,9 +21,13 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::stored::{StoredPage, seconds};
 use crate::flight::{Flights, Follower, Landing, Lost, Role};
+use crate::semantics::storable::Refusal;
 
 /// Slots for pages whose answers are not shared.
 const SLOTS: usize = 1024;
+
+/// After so many answers in a row that are not shared, the next one is not expected to be.
+const IN_A_ROW: u64 = 8;
 
 /// What the leader has for those who wait.
 #[derive(Clone, Debug)]
@@ -50,12 +54,23 @@ pub(super) enum Alone {
     TooLarge,
 }
 
+impl Alone {
+    /// Why an answer is not shared that was refused.
+    pub(super) fn of(refusal: Refusal) -> Self {
+        if refusal == Refusal::BodyTooLarge {
+            Self::TooLarge
+        } else {
+            Self::Refused
+        }
+    }
+}
+
 /// The requests in progress of one layer.
 #[derive(Debug)]
 pub(super) struct Collapse {
     flights: Arc<Flights<Landed>>,
     hasher: RandomState,
-    /// 24 bits of a page's hash, 39 of the second in which the mark ends, one for the kind.
+    /// See [`Mark`].
     marks: Box<[AtomicU64]>,
 }
 
@@ -99,44 +114,94 @@ impl Collapse {
     }
 
     /// Remembers for `ttl` that the answers for `page` are not shared.
-    pub(super) fn mark(&self, page: &str, alone: Alone, now: SystemTime, ttl: Duration) {
+    pub(super) fn mark(&self, page: Spot, alone: Alone, now: SystemTime, ttl: Duration) {
         let (slot, tag) = self.slot(page);
-        let ends = seconds(now).saturating_add(ttl.as_secs()) & ((1 << 39) - 1);
-        let kind = u64::from(alone == Alone::TooLarge);
-        slot.store(tag << 40 | ends << 1 | kind, Ordering::Relaxed);
+        let before = Mark(slot.load(Ordering::Relaxed)).of(tag, now, ttl);
+        let row = before.filter(|before| before.alone() == alone);
+        let row = row.map_or(0, Mark::row);
+        let ends = seconds(now).saturating_add(ttl.as_secs());
+        let mark = Mark::new(tag, alone, row + 1, ends);
+        slot.store(mark.0, Ordering::Relaxed);
     }
 
     /// Forgets that the answers for `page` were not shared.
-    pub(super) fn unmark(&self, page: &str) {
+    pub(super) fn unmark(&self, page: Spot) {
         let (slot, tag) = self.slot(page);
-        let mark = slot.load(Ordering::Relaxed);
-        if mark >> 40 == tag {
-            let _ = slot.compare_exchange(mark, 0, Ordering::Relaxed, Ordering::Relaxed);
+        let mark = Mark(slot.load(Ordering::Relaxed));
+        if mark.tag() == tag {
+            let _ = slot.compare_exchange(mark.0, 0, Ordering::Relaxed, Ordering::Relaxed);
         }
     }
 
     /// Whether answers for `page` were not shared, less than `ttl` ago.
-    pub(super) fn marked(&self, page: &str, now: SystemTime, ttl: Duration) -> Option<Alone> {
-        let (slot, tag) = self.slot(page);
-        let mark = slot.load(Ordering::Relaxed);
-        let left = (mark >> 1 & ((1 << 39) - 1)).checked_sub(seconds(now))?;
-        // More than was ever given is left if the clock went back; a second more, if the mark was renewed
-        // since the request came.
-        if mark >> 40 != tag || left == 0 || left > ttl.as_secs().saturating_add(1) {
-            return None;
-        }
-        Some(if mark & 1 == 1 {
-            Alone::TooLarge
-        } else {
-            Alone::Refused
-        })
+    pub(super) fn marked(&self, page: Spot, now: SystemTime, ttl: Duration) -> Option<Alone> {
+        self.mark_of(page, now, ttl).map(Mark::alone)
     }
 
-    fn slot(&self, page: &str) -> (&AtomicU64, u64) {
-        let hash = self.hasher.hash_one(page);
+    /// Whether the answers for `page` were refused so often in a row that the next one is expected to be.
+    pub(super) fn expects_refusal(&self, page: Spot, now: SystemTime, ttl: Duration) -> bool {
+        let mark = self.mark_of(page, now, ttl);
+        mark.is_some_and(|mark| mark.alone() == Alone::Refused && mark.row() >= IN_A_ROW)
+    }
+
+    fn mark_of(&self, page: Spot, now: SystemTime, ttl: Duration) -> Option<Mark> {
+        let (slot, tag) = self.slot(page);
+        Mark(slot.load(Ordering::Relaxed)).of(tag, now, ttl)
+    }
+
+    /// Where the marks of what is named so are.
+    pub(super) fn spot(&self, page: &impl Hash) -> Spot {
+        Spot(self.hasher.hash_one(page))
+    }
+
+    fn slot(&self, Spot(hash): Spot) -> (&AtomicU64, u64) {
         let index = usize::try_from(hash % SLOTS as u64).unwrap_or(0);
         // Never that of an empty slot.
         (&self.marks[index], (hash >> 40).max(1))
+    }
+}
+
+/// Where the marks of some requests are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spot(u64);
+
+/// That answers for a page were not shared. From the top: 24 bits of the page's hash, 4 for how many
+/// answers in a row, 35 of the second in which the mark ends, one for the kind.
+#[derive(Clone, Copy)]
+struct Mark(u64);
+
+impl Mark {
+    const ENDS: u64 = (1 << 35) - 1;
+    const ROW: u64 = (1 << 4) - 1;
+
+    fn new(tag: u64, alone: Alone, row: u64, ends: u64) -> Self {
+        let kind = u64::from(alone == Alone::TooLarge);
+        Self(tag << 40 | row.min(Self::ROW) << 36 | (ends & Self::ENDS) << 1 | kind)
+    }
+
+    /// This one, if it is the page's and has not ended.
+    fn of(self, tag: u64, now: SystemTime, ttl: Duration) -> Option<Self> {
+        let left = (self.0 >> 1 & Self::ENDS).checked_sub(seconds(now))?;
+        // More than was ever given is left if the clock went back; a second more, if the mark was renewed
+        // since the request came.
+        let is_over = left == 0 || left > ttl.as_secs().saturating_add(1);
+        (self.tag() == tag && !is_over).then_some(self)
+    }
+
+    fn tag(self) -> u64 {
+        self.0 >> 40
+    }
+
+    fn row(self) -> u64 {
+        self.0 >> 36 & Self::ROW
+    }
+
+    fn alone(self) -> Alone {
+        if self.0 & 1 == 1 {
+            Alone::TooLarge
+        } else {
+            Alone::Refused
+        }
     }
 }
 
@@ -224,36 +289,73 @@ mod tests {
     #[test]
     fn a_mark_lasts_its_time_and_is_the_pages_own() {
         let collapse = Collapse::default();
-        assert_eq!(collapse.marked("a", at(0), TTL), None);
-        collapse.mark("a", Alone::Refused, at(0), TTL);
-        assert_eq!(collapse.marked("a", at(9), TTL), Some(Alone::Refused));
-        assert_eq!(collapse.marked("a", at(10), TTL), None);
-        assert_eq!(collapse.marked("b", at(0), TTL), None);
+        assert_eq!(collapse.marked(collapse.spot(&"a"), at(0), TTL), None);
+        collapse.mark(collapse.spot(&"a"), Alone::Refused, at(0), TTL);
+        assert_eq!(
+            collapse.marked(collapse.spot(&"a"), at(9), TTL),
+            Some(Alone::Refused)
+        );
+        assert_eq!(collapse.marked(collapse.spot(&"a"), at(10), TTL), None);
+        assert_eq!(collapse.marked(collapse.spot(&"b"), at(0), TTL), None);
         // By a request that came before the clock struck.
-        collapse.mark("a", Alone::Refused, at(1), TTL);
-        assert_eq!(collapse.marked("a", at(0), TTL), Some(Alone::Refused));
-        collapse.mark("a", Alone::TooLarge, at(0), TTL);
-        assert_eq!(collapse.marked("a", at(0), TTL), Some(Alone::TooLarge));
-        collapse.unmark("b");
-        collapse.unmark("a");
-        assert_eq!(collapse.marked("a", at(0), TTL), None);
+        collapse.mark(collapse.spot(&"a"), Alone::Refused, at(1), TTL);
+        assert_eq!(
+            collapse.marked(collapse.spot(&"a"), at(0), TTL),
+            Some(Alone::Refused)
+        );
+        collapse.mark(collapse.spot(&"a"), Alone::TooLarge, at(0), TTL);
+        assert_eq!(
+            collapse.marked(collapse.spot(&"a"), at(0), TTL),
+            Some(Alone::TooLarge)
+        );
+        collapse.unmark(collapse.spot(&"b"));
+        collapse.unmark(collapse.spot(&"a"));
+        assert_eq!(collapse.marked(collapse.spot(&"a"), at(0), TTL), None);
+    }
+
+    #[test]
+    fn a_refusal_is_expected_after_many_in_a_row() {
+        let collapse = Collapse::default();
+        let expects = || collapse.expects_refusal(collapse.spot(&"a"), at(0), TTL);
+        let marked = |alone, times: u64, seconds| {
+            for _ in 0..times {
+                collapse.mark(collapse.spot(&"a"), alone, at(seconds), TTL);
+            }
+        };
+        marked(Alone::Refused, IN_A_ROW - 1, 0);
+        assert!(!expects());
+        marked(Alone::Refused, 1, 0);
+        assert!(expects());
+        marked(Alone::Refused, 100, 0);
+        assert!(expects() && !collapse.expects_refusal(collapse.spot(&"b"), at(0), TTL));
+        assert!(!collapse.expects_refusal(collapse.spot(&"a"), at(10), TTL));
+        // Another kind, an answer that is shared, and a pause all break the row.
+        marked(Alone::TooLarge, IN_A_ROW, 0);
+        assert!(!expects());
+        marked(Alone::Refused, IN_A_ROW - 1, 0);
+        assert!(!expects());
+        collapse.unmark(collapse.spot(&"a"));
+        marked(Alone::Refused, IN_A_ROW - 1, 0);
+        assert!(!expects());
+        marked(Alone::Refused, 1, 60);
+        assert!(!collapse.expects_refusal(collapse.spot(&"a"), at(60), TTL));
     }
 
     #[test]
     fn a_clock_that_goes_back_does_not_prolong_a_mark() {
         let collapse = Collapse::default();
-        collapse.mark("a", Alone::Refused, at(3600), TTL);
-        assert_eq!(collapse.marked("a", at(0), TTL), None);
+        collapse.mark(collapse.spot(&"a"), Alone::Refused, at(3600), TTL);
+        assert_eq!(collapse.marked(collapse.spot(&"a"), at(0), TTL), None);
     }
 
     #[test]
     fn pages_that_meet_displace_each_other_and_nothing_grows() {
         let collapse = Collapse::default();
         for page in 0..100_000 {
-            collapse.mark(&page.to_string(), Alone::Refused, at(0), TTL);
+            collapse.mark(collapse.spot(&page), Alone::Refused, at(0), TTL);
         }
         let marked = (0..100_000).filter(|page: &u32| {
-            let marked = collapse.marked(&page.to_string(), at(0), TTL);
+            let marked = collapse.marked(collapse.spot(&page), at(0), TTL);
             marked.is_some()
         });
         let marked = marked.count();

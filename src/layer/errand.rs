@@ -18,7 +18,7 @@ use super::fill::Filler;
 use super::future::Leads;
 use super::http::{HttpRules, remove_conditions};
 use super::lease::{Ground, Opened};
-use super::lookup::{Found, Miss, Pick};
+use super::lookup::{Flight, Found, Miss, Pick};
 use super::serve::{empty, instead, serve};
 use super::service::{Question, STATUS_NAME};
 use super::stale::caught;
@@ -64,7 +64,7 @@ struct Forwarding {
     /// Begun before anything was read that the answer may be stored with.
     fill: Fill,
     duty: Duty,
-    flight: Option<Arc<str>>,
+    flight: Option<Flight>,
     marked: Option<Alone>,
     /// The place that was taken, if one was.
     opened: Option<Opened>,
@@ -178,7 +178,7 @@ where
         if let Some(flight) = &flight {
             leading
                 .0
-                .push((Arc::clone(&config.collapse), Arc::clone(flight)));
+                .push((Arc::clone(&config.collapse), Arc::clone(&flight.name)));
             self.request.extensions_mut().insert(leading);
         }
         if fill.is_barred() {
@@ -221,7 +221,7 @@ where
             config,
             miss,
             duty,
-            flight,
+            spot: flight.map(|flight| flight.spot),
             marked,
         };
         let mut inner = self.inner;
@@ -262,7 +262,7 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
         if config.http.is_some() && HttpRules::only_if_cached(asked.headers) {
             return Way::Timeout;
         }
-        let flight = asked.flight(&question.key, &miss);
+        let flight = asked.flight(&question.key, miss.known.as_deref());
         if asked.is_throttled(&flight)
             && miss.may_do_instead(&asked, None)
             && let Some(stale) = miss.stale
@@ -274,7 +274,7 @@ async fn choose(question: &Question, leading: &Leading) -> Way {
         if !question.is_everybodys(&miss) {
             return Way::Forward(Forwarding::of(miss, fill));
         }
-        let marked = collapse.marked(&flight, asked.now, config.hit_for_miss);
+        let marked = collapse.marked(flight.spot, asked.now, config.hit_for_miss);
         if marked.is_some() || round == ROUNDS || leading.contains(collapse, &flight) {
             return Way::Forward(Forwarding::alone(miss, fill, flight, marked));
         }
@@ -359,7 +359,7 @@ async fn refresh(
 ) -> Way {
     let (config, asked) = (&question.config, question.asked());
     let collapse = &config.collapse;
-    let flight = asked.flight(&question.key, &miss);
+    let flight = asked.flight(&question.key, miss.known.as_deref());
     if asked.is_throttled(&flight) || leading.contains(collapse, &flight) {
         return Way::Answered(pick, stale());
     }
@@ -431,7 +431,7 @@ impl Forwarding {
         }
     }
 
-    fn leading(miss: Miss, fill: Fill, flight: Arc<str>, duty: Duty) -> Self {
+    fn leading(miss: Miss, fill: Fill, flight: Flight, duty: Duty) -> Self {
         Self {
             duty,
             flight: Some(flight),
@@ -439,7 +439,7 @@ impl Forwarding {
         }
     }
 
-    fn alone(miss: Miss, fill: Fill, flight: Arc<str>, marked: Option<Alone>) -> Self {
+    fn alone(miss: Miss, fill: Fill, flight: Flight, marked: Option<Alone>) -> Self {
         Self {
             flight: Some(flight),
             marked,
@@ -449,8 +449,8 @@ impl Forwarding {
 }
 
 impl Leading {
-    fn contains(&self, collapse: &Arc<Collapse>, flight: &str) -> bool {
+    fn contains(&self, collapse: &Arc<Collapse>, flight: &Flight) -> bool {
         let mut pages = self.0.iter();
-        pages.any(|(other, page)| Arc::ptr_eq(other, collapse) && **page == *flight)
+        pages.any(|(other, page)| Arc::ptr_eq(other, collapse) && *page == flight.name)
     }
 }

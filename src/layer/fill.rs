@@ -11,7 +11,7 @@ use http::{Extensions, HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body;
 
 use super::body::CacheBody;
-use super::collapse::{Alone, Duty, Landed};
+use super::collapse::{Alone, Duty, Landed, Spot};
 use super::layer::{Config, ETags};
 use super::lease::Ground;
 use super::lookup::{Asked, Miss, Pick};
@@ -49,9 +49,9 @@ pub(super) struct Filler {
     pub(super) fill: Fill,
     /// Those who wait for it.
     pub(super) duty: Duty,
-    /// See [`Asked::flight`](super::lookup::Asked::flight); `None` if the request is of a kind that
+    /// See [`Asked::spot`](super::lookup::Asked::spot); `None` if the request is of a kind that
     /// others do not wait for.
-    pub(super) flight: Option<Arc<str>>,
+    pub(super) spot: Option<Spot>,
     /// An earlier answer was not shared.
     pub(super) marked: Option<Alone>,
     pub(super) veto: CacheVeto,
@@ -97,10 +97,9 @@ impl Filler {
         if question.head {
             return self.refuse(question, Refusal::Head, parts, body);
         }
-        let hint = body.size_hint();
-        let known = announced.or(hint.exact());
+        let known = announced.or(body.size_hint().exact());
         let was_too_large = self.marked == Some(Alone::TooLarge) && known.is_none();
-        if known.unwrap_or(hint.lower()) > ceiling as u64 || was_too_large {
+        if is_too_large(&parts.headers, &body, ceiling) || was_too_large {
             return self.refuse(question, Refusal::BodyTooLarge, parts, body);
         }
         let (status, config) = (self.status(), Arc::clone(&self.config));
@@ -341,13 +340,7 @@ impl Filler {
 
     /// Nothing is stored, and nobody waits any more.
     fn give_up(&mut self, refusal: Refusal) {
-        let alone = if refusal == Refusal::BodyTooLarge {
-            Alone::TooLarge
-        } else {
-            Alone::Refused
-        };
-        let flight = self.flight.as_deref();
-        alone_for(&self.config, flight, &mut self.duty, alone);
+        alone_for(&self.config, self.spot, &mut self.duty, Alone::of(refusal));
         let name = self.config.cache.name();
         observe::outcome(name, "page", Outcome::Bypass, refusal.as_str());
     }
@@ -373,6 +366,13 @@ fn current_tags(config: &Config, stored: &StoredResponse, update: &Parts) -> Tag
         Some(named) if *named != config.tags => named.clone(),
         _ => config.tags.and(&stored.tags.names()),
     }
+}
+
+/// Whether a body is known to be larger than that.
+pub(super) fn is_too_large<B: Body>(headers: &HeaderMap, body: &B, ceiling: usize) -> bool {
+    let hint = body.size_hint();
+    let known = content_length(headers).or(hint.exact());
+    known.unwrap_or(hint.lower()) > ceiling as u64
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::body::CacheBody;
 use super::layer::Config;
+use super::unshared::Forwarded;
 use super::veto::Place;
 use crate::semantics::cache_status::CacheStatus;
 
@@ -38,6 +39,7 @@ pin_project! {
     enum Inner<F, B: Body, E> {
         Hit { response: Option<Response<CacheBody<B>>> },
         Pass { #[pin] future: F, status: Option<CacheStatus>, place: Place, config: Option<Arc<Config>> },
+        Unshared { #[pin] future: F, page: Forwarded },
         Answer { future: Answer<B, E>, leads: Leads },
     }
 }
@@ -65,6 +67,13 @@ impl<F, B: Body, E> ResponseFuture<F, B, E> {
                 place,
                 config,
             },
+        }
+    }
+
+    /// Not likely to be for the cache.
+    pub(super) fn unshared(future: F, page: Forwarded) -> Self {
+        Self {
+            inner: Inner::Unshared { future, page },
         }
     }
 
@@ -112,6 +121,9 @@ where
                     status.append_to(response.headers_mut());
                 }
                 Poll::Ready(Ok(response))
+            }
+            InnerProject::Unshared { future, page } => {
+                Poll::Ready(Ok(page.respond(ready!(future.poll(cx))?)))
             }
             InnerProject::Answer { future, leads } => {
                 let polled = future.as_mut().poll(cx);

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName};
 
 use super::fill::Filler;
 use super::http::HttpRules;
-use super::layer::TtlRule;
+use super::layer::{Config, TtlRule};
 use super::lookup::Asked;
 use super::stale::Windows;
 use super::stored::{Fingerprint, StoredResponse, Varied};
@@ -20,7 +20,7 @@ use crate::key::Key;
 use crate::semantics::fields::storable_fields;
 use crate::semantics::freshness::{corrected_initial_age, parse_age, stamp_date};
 use crate::semantics::reuse::Terms;
-use crate::semantics::storable::{Refusal, ResponseFacts, admit, admit_http};
+use crate::semantics::storable::{Refusal, RequestFacts, ResponseFacts, admit, admit_http};
 use crate::semantics::vary::{Vary, union};
 use crate::tag::{Tags, draw};
 use crate::ttl::{Lifetime, Ttl};
@@ -55,48 +55,48 @@ pub(super) struct Placement {
     most: usize,
 }
 
-impl Filler {
-    /// How a response is kept, and where it goes; adds the fields that say so to the client.
-    pub(super) fn admit(
-        &self,
-        asked: &Asked<'_>,
-        parts: &mut Parts,
-    ) -> Result<(Kept, Placement), Refusal> {
-        if self.veto.is_forbidden() || CacheVeto::is_in(&parts.extensions) {
-            return Err(Refusal::Veto);
-        }
-        let tags = parts.extensions.get::<Tags>();
-        if tags.is_some_and(|tags| tags.check().is_err()) {
-            return Err(Refusal::Tags);
-        }
-        let kept = match &self.config.http {
-            None => self.admit_page(asked, parts),
-            Some(rules) => self.admit_by(rules, asked, parts),
-        }?;
-        let placement = self.placement(asked, &kept)?;
-        Ok((kept, placement))
+/// Nothing beside the fields of a response keeps it from being stored.
+fn is_free(veto: &CacheVeto, parts: &Parts) -> Result<(), Refusal> {
+    if veto.is_forbidden() || CacheVeto::is_in(&parts.extensions) {
+        return Err(Refusal::Veto);
     }
+    let tags = parts.extensions.get::<Tags>();
+    if tags.is_some_and(|tags| tags.check().is_err()) {
+        return Err(Refusal::Tags);
+    }
+    Ok(())
+}
 
-    /// As the developer's TTL decides.
-    fn admit_page(&self, asked: &Asked<'_>, parts: &mut Parts) -> Result<Kept, Refusal> {
-        let facts = ResponseFacts::new(parts.status, &parts.headers, asked.now);
+impl Config {
+    /// How the answer to a request with these facts is kept, as the developer's TTL decides; adds the fields that
+    /// say so to the client.
+    pub(super) fn admit_page(
+        &self,
+        veto: &CacheVeto,
+        request: RequestFacts,
+        parts: &mut Parts,
+        now: SystemTime,
+    ) -> Result<Kept, Refusal> {
+        is_free(veto, parts)?;
+        let facts = ResponseFacts::permitted(parts.status, &parts.headers, now);
         // After the facts: it is no word of the handler's.
-        self.config.inputs.patch_vary(&mut parts.headers);
-        admit(self.config.intent, asked.facts(), &facts)?;
+        self.inputs.patch_vary(&mut parts.headers);
+        let facts = facts?;
+        admit(self.intent, request, &facts)?;
         let initial_age = parse_age(&parts.headers).unwrap_or(0);
         let age = Duration::from_secs(initial_age);
-        let ttl = match self.config.ttl {
+        let ttl = match self.ttl {
             TtlRule::Fixed(ttl) => ttl,
             TtlRule::Fallback(ttl) => facts
                 .explicit_lifetime()
                 .map_or(ttl, |explicit| Ttl::After(explicit.saturating_sub(age))),
         };
         let Some(fresh_for) = ttl.lifetime() else {
-            patch_response_headers(&mut parts.headers, Duration::ZERO, asked.now);
+            patch_response_headers(&mut parts.headers, Duration::ZERO, now);
             return Err(Refusal::TtlZero);
         };
-        advertise(&mut parts.headers, fresh_for, &facts, asked.now);
-        let windows = facts.cache_control().map(|it| self.config.windows.of(it));
+        advertise(&mut parts.headers, fresh_for, &facts, now);
+        let windows = facts.cache_control().map(|it| self.windows.of(it));
         let windows = windows.unwrap_or_default();
         let fresh_for = fresh_for.duration();
         let stored_for = fresh_for.map(|fresh| fresh.saturating_add(windows.longest()));
@@ -108,6 +108,28 @@ impl Filler {
             windows,
             stored_for: stored_for.map_or(Lifetime::Forever, Lifetime::For),
         })
+    }
+}
+
+impl Filler {
+    /// How a response is kept, and where it goes; adds the fields that say so to the client.
+    pub(super) fn admit(
+        &self,
+        asked: &Asked<'_>,
+        parts: &mut Parts,
+    ) -> Result<(Kept, Placement), Refusal> {
+        let kept = match &self.config.http {
+            None => {
+                let facts = asked.facts();
+                self.config.admit_page(&self.veto, facts, parts, asked.now)
+            }
+            Some(rules) => {
+                is_free(&self.veto, parts)?;
+                self.admit_by(rules, asked, parts)
+            }
+        }?;
+        let placement = self.placement(asked, &kept)?;
+        Ok((kept, placement))
     }
 
     /// As the response says.
@@ -231,7 +253,7 @@ impl Filler {
             key: self.key,
             fill: self.fill,
             duty: self.duty,
-            flight: self.flight,
+            spot: self.spot,
             veto: self.veto,
         })
     }

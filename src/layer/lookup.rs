@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderName, StatusCode, Uri};
 
+use super::collapse::Spot;
 use super::given::Given;
 use super::layer::Config;
 use super::lease::lease_of;
@@ -32,6 +33,15 @@ pub(super) enum Found {
     /// This response, stale as it is, while another one is asked for.
     Refresh(Pick, Miss),
     Miss(Miss),
+}
+
+/// What a lookup came to that waited for nothing.
+pub(super) enum Now {
+    Hit(Pick),
+    /// Nothing at all is stored of the page.
+    Nothing,
+    /// There is more to do to know.
+    Unknown,
 }
 
 /// A stored response.
@@ -119,6 +129,13 @@ impl Miss {
     }
 }
 
+/// See [`Asked::flight`].
+#[derive(Clone, Debug)]
+pub(super) struct Flight {
+    pub(super) name: Arc<str>,
+    pub(super) spot: Spot,
+}
+
 /// A request as far as the cache is concerned.
 pub(super) struct Asked<'a> {
     pub(super) config: &'a Config,
@@ -171,25 +188,37 @@ impl Asked<'_> {
 
     /// Names the requests that get answers of one kind: those for one page or variant, by clients of
     /// one kind. What one with credentials gets, others can seldom have.
-    pub(super) fn flight(&self, key: &Key, miss: &Miss) -> Arc<str> {
-        let facts = self.facts();
-        let blanket = self.config.intent == Intent::Blanket;
-        let personal = facts.authorization || (blanket && facts.undeclared_cookies);
-        let variant = miss
-            .known
-            .as_ref()
-            .and_then(|page| self.variant_key(&page.vary, page.generation).ok());
-        let mut flight = String::with_capacity(96);
-        flight.push(if personal { 'p' } else { 'a' });
-        flight.push_str(variant.as_ref().unwrap_or(key).as_str());
+    pub(super) fn flight(&self, key: &Key, known: Option<&StoredPage>) -> Flight {
+        let variant = known.and_then(|page| self.variant_key(&page.vary, page.generation).ok());
+        let key = variant.as_ref().unwrap_or(key);
+        let mut name = String::with_capacity(96);
+        name.push(if self.is_personal() { 'p' } else { 'a' });
+        name.push_str(key.as_str());
         // Two selections never have one answer, known or not.
         if let Some(selection) = self.selection() {
             for byte in &selection[..8] {
                 // Writing to a String cannot fail.
-                let _ = write!(flight, "{byte:02x}");
+                let _ = write!(name, "{byte:02x}");
             }
         }
-        flight.into()
+        Flight {
+            name: name.into(),
+            spot: self.spot(key),
+        }
+    }
+
+    /// Where it is marked if the answers to such requests are not shared. `key` is that of the page, or of the
+    /// variant.
+    pub(super) fn spot(&self, key: &Key) -> Spot {
+        let collapse = &self.config.collapse;
+        collapse.spot(&(self.is_personal(), key.as_str(), self.selection()))
+    }
+
+    /// Whether the answer may be for this client only.
+    fn is_personal(&self) -> bool {
+        let facts = self.facts();
+        let blanket = self.config.intent == Intent::Blanket;
+        facts.authorization || (blanket && facts.undeclared_cookies)
     }
 
     /// Whether a page that was made for another request may be had by this one.
@@ -229,13 +258,18 @@ impl Asked<'_> {
         self.config.inputs.facts(self.given)
     }
 
-    /// The response of this page, if a store that answers at once has it.
-    pub(super) fn hit_now(&self, key: &Key) -> Option<Pick> {
+    /// What a store that answers at once has of this page.
+    pub(super) fn look_now(&self, key: &Key) -> Now {
+        match self.config.cache.peek(key) {
+            Peek::Hit(entry) => self.hit_now(key, &entry).map_or(Now::Unknown, Now::Hit),
+            Peek::Miss => Now::Nothing,
+            Peek::Declined => Now::Unknown,
+        }
+    }
+
+    fn hit_now(&self, key: &Key, entry: &Entry) -> Option<Pick> {
         let cache = &self.config.cache;
-        let Peek::Hit(entry) = cache.peek(key) else {
-            return None;
-        };
-        let page = match self.primary(self.decode_now(key, &entry)?) {
+        let page = match self.primary(self.decode_now(key, entry)?) {
             Primary::Here(page) => page,
             Primary::Elsewhere(key, known) => {
                 let Peek::Hit(entry) = cache.peek(&key) else {

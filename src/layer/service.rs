@@ -14,9 +14,10 @@ use super::errand::Errand;
 use super::future::{Leads, ResponseFuture};
 use super::given::Given;
 use super::layer::Config;
-use super::lookup::{Asked, Miss};
+use super::lookup::{Asked, Miss, Now};
 use super::serve::serve;
 use super::target::{RequestTarget, original_uri};
+use super::unshared::Unshared;
 use super::veto::{CacheVeto, Place};
 use crate::clock::at_one_moment;
 use crate::key::Key;
@@ -90,7 +91,7 @@ where
             let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
             return self.pass(request, status);
         };
-        let (asked, pick) = at_one_moment(|| {
+        let (asked, now) = at_one_moment(|| {
             let asked = Asked {
                 is_inside,
                 given,
@@ -100,13 +101,22 @@ where
                 headers: request.headers(),
                 now: self.config.cache.clock().now(),
             };
-            let pick = asked.hit_now(&key);
-            (asked, pick)
+            let now = asked.look_now(&key);
+            (asked, now)
         });
-        if let Some(pick) = pick {
-            let status = CacheStatus::hit(STATUS_NAME);
-            let response = serve(pick.stored(), pick.expired, &asked, head, status);
-            return ResponseFuture::hit(response);
+        match now {
+            Now::Hit(pick) => {
+                let status = CacheStatus::hit(STATUS_NAME);
+                let response = serve(pick.stored(), pick.expired, &asked, head, status);
+                return ResponseFuture::hit(response);
+            }
+            Now::Nothing if !head => {
+                if let Some(page) = Unshared::of(&self.config, &asked, &key, &request) {
+                    let page = page.forward(&mut request);
+                    return ResponseFuture::unshared(self.inner.call(request), page);
+                }
+            }
+            Now::Nothing | Now::Unknown => {}
         }
         let target = target.into_owned();
         let question = Question::new(&self.config, &request, target, key, is_inside);

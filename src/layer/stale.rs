@@ -21,7 +21,7 @@ use std::time::Duration;
 use http::StatusCode;
 
 use super::layer::{CacheLayer, Config};
-use super::lookup::{Asked, Miss, Pick};
+use super::lookup::{Asked, Flight, Miss, Pick};
 use crate::key::Key;
 use crate::semantics::cache_control::CacheControl;
 use crate::semantics::reuse::is_error;
@@ -159,8 +159,8 @@ impl Asked<'_> {
 
     /// Whether what was found is to be served without asking for another one, as that has just
     /// failed.
-    pub(super) fn is_throttled(&self, flight: &str) -> bool {
-        self.config.http.is_none() && self.config.cache.is_throttled(flight)
+    pub(super) fn is_throttled(&self, flight: &Flight) -> bool {
+        self.config.http.is_none() && self.config.cache.is_throttled(&flight.name)
     }
 }
 
@@ -171,11 +171,11 @@ impl Config {
         if self.http.is_some() || miss.stale.is_none() {
             return;
         }
-        let flight = asked.flight(key, miss);
+        let flight = asked.flight(key, miss.known.as_deref());
         if failed {
-            self.cache.throttle(&flight, self.throttle);
+            self.cache.throttle(&flight.name, self.throttle);
         } else {
-            self.cache.recovered(&flight);
+            self.cache.recovered(&flight.name);
         }
     }
 }

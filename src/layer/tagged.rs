@@ -17,6 +17,7 @@ use http::response::Parts;
 use super::both::both;
 use super::layer::{CacheLayer, Config};
 use super::lease::Ground;
+use super::lookup::Flight;
 use super::stored::{StoredPage, StoredResponse};
 use crate::cache::{Cache, Marks, TagsRead, Turn};
 use crate::error::Result;
@@ -117,10 +118,10 @@ impl Config {
 
     /// Names those requests of a `flight` that may wait for each other's answer: none of them begins
     /// before a purge, or before tags are invalidated, that another one comes after.
-    pub(super) fn ticket(&self, flight: &str, ground: &Ground) -> String {
+    pub(super) fn ticket(&self, flight: &Flight, ground: &Ground) -> String {
         let generation = ground.generation().unwrap_or_default();
-        let mut ticket = String::with_capacity(flight.len() + 40);
-        ticket.push_str(flight);
+        let mut ticket = String::with_capacity(flight.name.len() + 40);
+        ticket.push_str(&flight.name);
         // Writing to a String cannot fail.
         let _ = write!(ticket, "#{}#{generation:x}", self.cache.turns());
         ticket

@@ -12,7 +12,7 @@ use http_body::Body;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
-use super::collapse::{Alone, Duty, Landed};
+use super::collapse::{Alone, Duty, Landed, Spot};
 use super::layer::{Config, ETags};
 use super::lease::Ground;
 use super::relay::{Copied, Copier};
@@ -53,8 +53,8 @@ pub(super) struct Writer {
     /// Begun before the inner service was called, so that a purge meanwhile bars the store.
     pub(super) fill: Fill,
     pub(super) duty: Duty,
-    /// See [`Asked::flight`](super::lookup::Asked::flight).
-    pub(super) flight: Option<Arc<str>>,
+    /// See [`Asked::spot`](super::lookup::Asked::spot).
+    pub(super) spot: Option<Spot>,
     pub(super) veto: CacheVeto,
     pub(super) verdict: Option<Verdict>,
     /// What tag the response is given once its body is whole.
@@ -119,8 +119,8 @@ impl Writer {
             return;
         }
         if self.is_everybodys() {
-            if let Some(flight) = &self.flight {
-                config.collapse.unmark(flight);
+            if let Some(spot) = self.spot {
+                config.collapse.unmark(spot);
             }
         } else {
             self.mark(Alone::Refused);
@@ -216,14 +216,14 @@ impl Writer {
     }
 
     fn mark(&self, alone: Alone) {
-        if let Some(flight) = &self.flight {
-            mark(&self.config, flight, alone);
+        if let Some(spot) = self.spot {
+            mark(&self.config, spot, alone);
         }
     }
 
     /// Sends those who wait to the inner service, and those who come next.
     fn alone(&mut self, alone: Alone) {
-        alone_for(&self.config, self.flight.as_deref(), &mut self.duty, alone);
+        alone_for(&self.config, self.spot, &mut self.duty, alone);
     }
 }
 
@@ -232,18 +232,16 @@ fn expiry(now: SystemTime, lifetime: Lifetime) -> Option<SystemTime> {
 }
 
 /// Sends those who wait to the inner service, and those who come next.
-pub(super) fn alone_for(config: &Config, flight: Option<&str>, duty: &mut Duty, alone: Alone) {
-    if let Some(flight) = flight {
-        mark(config, flight, alone);
+pub(super) fn alone_for(config: &Config, spot: Option<Spot>, duty: &mut Duty, alone: Alone) {
+    if let Some(spot) = spot {
+        mark(config, spot, alone);
     }
     duty.land(Landed::Alone(alone));
 }
 
-fn mark(config: &Config, flight: &str, alone: Alone) {
+pub(super) fn mark(config: &Config, spot: Spot, alone: Alone) {
     let now = config.cache.clock().now();
-    config
-        .collapse
-        .mark(flight, alone, now, config.hit_for_miss);
+    config.collapse.mark(spot, alone, now, config.hit_for_miss);
 }
 
 /// Lets what is stored of a page go.

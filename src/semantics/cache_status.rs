@@ -1,5 +1,6 @@
 //! `Cache-Status`: what a cache did with a request, said in the response.
 
+use std::cell::RefCell;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -29,6 +30,15 @@ pub enum Forward {
     Miss,
     /// Only a part of what was asked for is stored.
     Partial,
+}
+
+/// What is said of one request is said of many.
+const MEMBERS_KEPT: usize = 32;
+
+thread_local! {
+    /// The last members that were formatted.
+    static MEMBERS: RefCell<[(Option<CacheStatus>, HeaderValue); MEMBERS_KEPT]> =
+        const { RefCell::new([const { (None, HeaderValue::from_static("")) }; MEMBERS_KEPT]) };
 }
 
 /// One member of `Cache-Status`.
@@ -145,7 +155,25 @@ impl CacheStatus {
 
     /// Adds the member behind those of the caches nearer to the origin.
     pub fn append_to(self, headers: &mut HeaderMap) {
-        self.append(headers, None);
+        let member = MEMBERS.with_borrow_mut(|members| {
+            let (of, member) = &mut members[self.place()];
+            if *of != Some(self) {
+                *member = self.member(None)?;
+                *of = Some(self);
+            }
+            Some(member.clone())
+        });
+        if let Some(member) = member {
+            headers.append(CACHE_STATUS, member);
+        }
+    }
+
+    /// Where the member is kept, if it is: most that differ have places of their own.
+    fn place(self) -> usize {
+        let detail = self.detail.map_or(0, str::len);
+        let flags = usize::from(self.stored) * 2 + usize::from(self.collapsed);
+        let forward = self.forward.map_or(0, |forward| forward as usize * 4);
+        (detail + flags + forward) % MEMBERS_KEPT
     }
 
     /// As [`append_to`](Self::append_to), with `key`: under which the response is stored. A key
@@ -153,10 +181,12 @@ impl CacheStatus {
     ///
     /// It tells clients what the key is made of, so it is for finding faults.
     pub fn append_with_key(self, headers: &mut HeaderMap, key: &str) {
-        self.append(headers, Some(key));
+        if let Some(member) = self.member(Some(key)) {
+            headers.append(CACHE_STATUS, member);
+        }
     }
 
-    fn append(self, headers: &mut HeaderMap, key: Option<&str>) {
+    fn member(self, key: Option<&str>) -> Option<HeaderValue> {
         let mut member = String::with_capacity(64);
         member.push_str(self.cache);
         if self.hit {
@@ -194,9 +224,7 @@ impl CacheStatus {
         if let Some(detail) = self.detail {
             let _ = write!(member, "; detail={detail}");
         }
-        if let Ok(member) = HeaderValue::try_from(member) {
-            headers.append(CACHE_STATUS, member);
-        }
+        HeaderValue::try_from(member).ok()
     }
 }
 

@@ -9,10 +9,7 @@
 use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
-use http::header::{
-    AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, COOKIE, ETAG, EXPIRES, HeaderMap, HeaderName,
-    LAST_MODIFIED, SET_COOKIE,
-};
+use http::header::{AUTHORIZATION, COOKIE, EXPIRES, HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 
 use super::cache_control::{CacheControl, Malformed};
@@ -162,7 +159,31 @@ impl RequestFacts {
 impl ResponseFacts {
     /// The facts of a response.
     pub fn new(status: StatusCode, headers: &HeaderMap, now: SystemTime) -> Self {
+        Self::said(status, headers, CacheControl::parse(headers), now)
+    }
+
+    /// The same of a response that [`storable`] does not refuse for what its status and `Cache-Control` say, which
+    /// is cheaper to know.
+    ///
+    /// # Errors
+    ///
+    /// Why it does.
+    pub(crate) fn permitted(
+        status: StatusCode,
+        headers: &HeaderMap,
+        now: SystemTime,
+    ) -> Result<Self, Refusal> {
         let cache_control = CacheControl::parse(headers);
+        permitted(status, &cache_control)?;
+        Ok(Self::said(status, headers, cache_control, now))
+    }
+
+    fn said(
+        status: StatusCode,
+        headers: &HeaderMap,
+        cache_control: Result<CacheControl, Malformed>,
+        now: SystemTime,
+    ) -> Self {
         let explicit_lifetime = cache_control
             .as_ref()
             .ok()
@@ -207,31 +228,33 @@ impl ResponseFacts {
         cache_control: Result<CacheControl, Malformed>,
         explicit_lifetime: Option<Duration>,
     ) -> Self {
-        let content_type = headers
-            .get(CONTENT_TYPE)
-            .map_or(&b""[..], |value| value.as_bytes());
-        let essence = content_type
-            .split(|byte| *byte == b';')
-            .next()
-            .unwrap_or_default();
-        Self {
+        let mut facts = Self {
             status,
             cache_control,
             vary: Vary::parse(headers),
-            set_cookie: headers.contains_key(SET_COOKIE),
-            content_range: headers.contains_key(CONTENT_RANGE),
-            event_stream: essence
-                .trim_ascii()
-                .eq_ignore_ascii_case(b"text/event-stream"),
+            set_cookie: false,
+            content_range: false,
+            event_stream: false,
             explicit_lifetime,
             heuristic_lifetime: None,
             expires: false,
-            part: headers
-                .get_all(CONTENT_RANGE)
-                .into_iter()
-                .any(|value| parse_content_range(value).is_some()),
-            validator: headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED),
+            part: false,
+            validator: false,
+        };
+        // All in one go.
+        for (name, value) in headers {
+            match name.as_str() {
+                "set-cookie" => facts.set_cookie = true,
+                "content-range" => {
+                    facts.content_range = true;
+                    facts.part |= parse_content_range(value).is_some();
+                }
+                "content-type" => facts.event_stream |= is_event_stream(value),
+                "etag" | "last-modified" => facts.validator = true,
+                _ => {}
+            }
         }
+        facts
     }
 
     /// Its `Cache-Control`, or the targeted field in its place, if it can be parsed.
@@ -280,6 +303,14 @@ impl ResponseFacts {
     }
 }
 
+fn is_event_stream(content_type: &HeaderValue) -> bool {
+    let mut parts = content_type.as_bytes().split(|byte| *byte == b';');
+    let essence = parts.next().unwrap_or_default();
+    essence
+        .trim_ascii()
+        .eq_ignore_ascii_case(b"text/event-stream")
+}
+
 /// Whether a response may be stored at all.
 ///
 /// # Errors
@@ -290,16 +321,9 @@ impl ResponseFacts {
 ///
 /// RFC 9111 section 3, and stricter: status 200 only, no `Set-Cookie`, no fields apart.
 pub fn storable(response: &ResponseFacts) -> Result<(), Refusal> {
-    let directives = response
-        .cache_control
-        .as_ref()
-        .map_err(|Malformed| Refusal::CacheControl)?;
+    permitted(response.status, &response.cache_control)?;
     let refused = [
-        (response.status != StatusCode::OK, Refusal::Status),
         (response.set_cookie, Refusal::SetCookie),
-        (directives.no_store, Refusal::NoStore),
-        (directives.private.is_set(), Refusal::Private),
-        (directives.no_cache.is_set(), Refusal::NoCache),
         (response.vary == Vary::Any, Refusal::Vary),
         (response.content_range, Refusal::Partial),
         (response.event_stream, Refusal::EventStream),
@@ -307,6 +331,24 @@ pub fn storable(response: &ResponseFacts) -> Result<(), Refusal> {
             response.explicit_lifetime == Some(Duration::ZERO),
             Refusal::Expired,
         ),
+    ];
+    let refusal = refused.into_iter().find(|(refused, _)| *refused);
+    refusal.map_or(Ok(()), |(_, refusal)| Err(refusal))
+}
+
+/// What status and `Cache-Control` of a response say to [`storable`].
+fn permitted(
+    status: StatusCode,
+    cache_control: &Result<CacheControl, Malformed>,
+) -> Result<(), Refusal> {
+    let directives = cache_control
+        .as_ref()
+        .map_err(|Malformed| Refusal::CacheControl)?;
+    let refused = [
+        (status != StatusCode::OK, Refusal::Status),
+        (directives.no_store, Refusal::NoStore),
+        (directives.private.is_set(), Refusal::Private),
+        (directives.no_cache.is_set(), Refusal::NoCache),
     ];
     let refusal = refused.into_iter().find(|(refused, _)| *refused);
     refusal.map_or(Ok(()), |(_, refusal)| Err(refusal))

@@ -59,4 +59,6 @@ mod tag_life;
 mod testing;
 mod tidy;
 #[cfg(all(feature = "axum", feature = "memory"))]
+mod unshared;
+#[cfg(all(feature = "axum", feature = "memory"))]
 mod veto;

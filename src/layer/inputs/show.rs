@@ -42,7 +42,11 @@ impl Inputs {
     }
 
     /// Whether the request is in its normal form already, as nearly all are.
-    fn shows_as_it_came<B>(&self, target: &RequestTarget<'_>, request: &Request<B>) -> bool {
+    pub(in crate::layer) fn shows_as_it_came<B>(
+        &self,
+        target: &RequestTarget<'_>,
+        request: &Request<B>,
+    ) -> bool {
         let Some(name) = target.sole_authority() else {
             return false;
         };

@@ -1,0 +1,136 @@
+//! A page whose answers were refused many times in a row: nothing is made ready to store the next one.
+//!
+//! # Invariants
+//!
+//! - The gate judges each answer, and its client gets the fields that it would get otherwise; but nothing is
+//!   stored, and nobody waits.
+//! - The first answer that may be stored ends it: the next one is stored.
+//! - It is for requests that would get the same of the inner service anyway: in the form that they came in, for
+//!   the whole of the page, without conditions.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+
+use super::body::CacheBody;
+use super::collapse::{Alone, Spot};
+use super::fill::is_too_large;
+use super::layer::Config;
+use super::lookup::Asked;
+use super::service::STATUS_NAME;
+use super::veto::{CacheVeto, Place};
+use super::write::mark;
+use crate::clock::at_one_moment;
+use crate::key::Key;
+use crate::observe::{self, Outcome};
+use crate::semantics::cache_status::{CacheStatus, Forward};
+use crate::semantics::storable::{Refusal, RequestFacts};
+
+/// What is known of the request.
+pub(super) struct Unshared {
+    config: Arc<Config>,
+    facts: RequestFacts,
+    /// See [`Asked::spot`].
+    spot: Spot,
+}
+
+/// The same, once the request is on its way.
+pub(super) struct Forwarded {
+    page: Unshared,
+    veto: CacheVeto,
+    place: Place,
+}
+
+impl Unshared {
+    /// If the page of this request, of which nothing is stored, is one whose next answer is expected to be refused.
+    pub(super) fn of<B>(
+        config: &Arc<Config>,
+        asked: &Asked<'_>,
+        key: &Key,
+        request: &Request<B>,
+    ) -> Option<Self> {
+        let is_plain = config.http.is_none()
+            && !config.cache.limits_computations()
+            && !asked.given.range
+            && !asked.given.conditions;
+        if !is_plain {
+            return None;
+        }
+        let spot = asked.spot(key);
+        let collapse = &config.collapse;
+        if !collapse.expects_refusal(spot, asked.now, config.hit_for_miss)
+            || !config.inputs.shows_as_it_came(asked.target, request)
+        {
+            return None;
+        }
+        observe::outcome(
+            config.cache.name(),
+            "page",
+            Outcome::Miss,
+            Forward::UriMiss.as_str(),
+        );
+        Some(Self {
+            config: Arc::clone(config),
+            facts: asked.facts(),
+            spot,
+        })
+    }
+
+    /// For a request that is about to be forwarded.
+    pub(super) fn forward<B>(self, request: &mut Request<B>) -> Forwarded {
+        let extensions = request.extensions_mut();
+        Forwarded {
+            page: self,
+            veto: CacheVeto::of(extensions),
+            place: Place::of(extensions),
+        }
+    }
+}
+
+impl Forwarded {
+    /// The response for the client.
+    pub(super) fn respond<B: Body<Data = Bytes>>(
+        &self,
+        response: Response<B>,
+    ) -> Response<CacheBody<B>> {
+        let refused = at_one_moment(|| self.judge(response));
+        let (mut response, refusal) = refused;
+        self.place.leave(&mut response);
+        let status = CacheStatus::forward(STATUS_NAME, Forward::UriMiss);
+        let why = refusal.map_or("hit-for-miss", Refusal::as_str);
+        let name = self.page.config.cache.name();
+        observe::outcome(name, "page", Outcome::Bypass, why);
+        status.with_detail(why).append_to(response.headers_mut());
+        response
+    }
+
+    /// The response, and why it may not be stored, if it may not.
+    fn judge<B: Body<Data = Bytes>>(
+        &self,
+        response: Response<B>,
+    ) -> (Response<CacheBody<B>>, Option<Refusal>) {
+        let Unshared {
+            config,
+            facts,
+            spot,
+        } = &self.page;
+        let (mut parts, body) = response.into_parts();
+        config.name_tags(&mut parts);
+        let now = config.cache.clock().now();
+        let admitted = config.admit_page(&self.veto, *facts, &mut parts, now);
+        let refusal = match admitted {
+            Err(refusal) => Some(refusal),
+            Ok(_) if is_too_large(&parts.headers, &body, config.max_body_bytes) => {
+                Some(Refusal::BodyTooLarge)
+            }
+            Ok(_) => None,
+        };
+        match refusal {
+            None => config.collapse.unmark(*spot),
+            Some(refusal) => mark(config, *spot, Alone::of(refusal)),
+        }
+        (Response::from_parts(parts, CacheBody::live(body)), refusal)
+    }
+}

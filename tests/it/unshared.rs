@@ -1,0 +1,250 @@
+//! Pages whose answers are refused again and again: little is done for them, and nothing else changes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::handler::Handler;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum_cache::backend::Memory;
+use axum_cache::clock::ManualClock;
+use axum_cache::layer::CacheService;
+use axum_cache::{Cache, CacheLayer, CacheVeto, cache_page};
+use tower::{Layer, ServiceExt};
+
+/// More than are needed for an answer to be expected to be refused.
+const OFTEN: usize = 12;
+
+const SURROGATE_KEY: HeaderName = HeaderName::from_static("surrogate-key");
+
+fn memory() -> Cache {
+    Cache::new(Memory::new())
+}
+
+/// Status, fields and body.
+type Seen = (u16, BTreeMap<String, Vec<String>>, String);
+
+async fn ask(site: &CacheService<Router>, method: &str, fields: &[(&'static str, &str)]) -> Seen {
+    let mut request = Request::builder()
+        .method(method)
+        .uri("/page?b=1")
+        .header("host", "site");
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(Body::empty()).unwrap();
+    let response = site.clone().oneshot(request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let mut seen = BTreeMap::<_, Vec<_>>::new();
+    // The clock may strike between two answers.
+    for (name, value) in parts
+        .headers
+        .iter()
+        .filter(|(name, _)| *name != header::DATE)
+    {
+        let value = value.to_str().unwrap().to_owned();
+        seen.entry(name.to_string()).or_default().push(value);
+    }
+    let body = to_bytes(Body::new(body), usize::MAX).await.unwrap();
+    let body = String::from_utf8(body.to_vec()).unwrap();
+    (parts.status.as_u16(), seen, body)
+}
+
+async fn status(site: &CacheService<Router>) -> String {
+    let (_, fields, _) = ask(site, "GET", &[]).await;
+    fields["cache-status"].join(", ")
+}
+
+/// A site whose answers are what the function makes of their number.
+fn numbered(
+    layer: &CacheLayer,
+    answer: impl Fn(usize) -> Response + Clone + Send + Sync + 'static,
+) -> CacheService<Router> {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let handler = move || std::future::ready(answer(runs.fetch_add(1, Ordering::SeqCst)));
+    layer.layer(Router::new().fallback(handler))
+}
+
+#[tokio::test]
+async fn the_first_answer_that_may_be_stored_ends_it() {
+    let site = numbered(&CacheLayer::new(memory()), |run| {
+        let directive = if run < OFTEN { "no-store" } else { "public" };
+        ([("cache-control", directive)], format!("{run}")).into_response()
+    });
+    for _ in 0..OFTEN {
+        let refused = "axum-cache; fwd=uri-miss; detail=no-store";
+        assert_eq!(status(&site).await, refused);
+    }
+    let (_, fields, body) = ask(&site, "GET", &[]).await;
+    let once = ["axum-cache; fwd=uri-miss; detail=hit-for-miss"];
+    assert_eq!(fields["cache-status"], once);
+    assert_eq!(body, OFTEN.to_string());
+    // Like one that is stored.
+    assert_eq!(fields["cache-control"], ["max-age=600, public"]);
+    assert!(fields.contains_key("expires"));
+    let (_, fields, body) = ask(&site, "GET", &[]).await;
+    assert!(fields["cache-status"][0].contains("; stored"), "{fields:?}");
+    assert_eq!(body, (OFTEN + 1).to_string());
+    let (_, fields, same) = ask(&site, "GET", &[]).await;
+    assert!(fields["cache-status"][0].contains("; hit"), "{fields:?}");
+    assert_eq!(body, same);
+}
+
+#[tokio::test]
+async fn a_pause_ends_it() {
+    let clock = ManualClock::new();
+    let cache = Cache::builder(Memory::new()).clock(clock.clone());
+    let layer = CacheLayer::new(cache.build().unwrap()).hit_for_miss(Duration::from_secs(9));
+    let site = numbered(&layer, |run| {
+        let directive = if run < OFTEN { "no-store" } else { "public" };
+        [("cache-control", directive)].into_response()
+    });
+    for _ in 0..OFTEN {
+        status(&site).await;
+    }
+    clock.advance(Duration::from_secs(9));
+    assert!(status(&site).await.contains("; stored"));
+}
+
+/// A body that is too large is worth another try to store the page, unlike one that says its size.
+#[tokio::test]
+async fn a_body_that_is_too_large_is_not_taken_for_one_that_may_be_stored() {
+    let site = numbered(&CacheLayer::new(memory()).max_body_bytes(3), |run| {
+        let directive = if run < OFTEN { "no-store" } else { "public" };
+        ([("cache-control", directive)], "body").into_response()
+    });
+    for _ in 0..OFTEN {
+        status(&site).await;
+    }
+    for _ in 0..2 {
+        assert!(status(&site).await.ends_with("detail=body-too-large"));
+    }
+}
+
+/// Whatever the request and the answer are, a client gets the same after many refusals as after none.
+#[tokio::test]
+async fn clients_see_no_difference() {
+    type Lines = &'static [(&'static str, &'static str)];
+    const ANSWERS: [Lines; 7] = [
+        &[("cache-control", "no-store")],
+        &[("cache-control", "private=\"x-a\"")],
+        &[("cache-control", "max-age=\"x\"")],
+        &[("cache-control", "max-age=0"), ("cache-control", "private")],
+        &[("set-cookie", "a=1"), ("set-cookie", "b=2")],
+        &[("vary", "*")],
+        &[
+            ("cache-status", "inner; hit"),
+            ("cache-control", "no-store"),
+        ],
+    ];
+    const REQUESTS: [(&str, Lines); 7] = [
+        ("GET", &[]),
+        ("HEAD", &[]),
+        ("GET", &[("if-none-match", "\"e\"")]),
+        ("GET", &[("if-match", "\"other\"")]),
+        ("GET", &[("range", "bytes=0-1")]),
+        (
+            "GET",
+            &[("cookie", "sid=1"), ("authorization", "Basic YQ==")],
+        ),
+        ("GET", &[("cache-control", "only-if-cached")]),
+    ];
+    let layers: [fn(Cache) -> CacheLayer; 5] = [
+        CacheLayer::new,
+        CacheLayer::http,
+        |cache| CacheLayer::new(cache).vary_on([header::ACCEPT_LANGUAGE]),
+        |cache| CacheLayer::new(cache).query_allow(["a"]).cookies(["lang"]),
+        |cache| CacheLayer::new(cache).narrow(),
+    ];
+    for layer in layers {
+        for answer in ANSWERS {
+            let layer = layer(memory())
+                .tags(["site"])
+                .tag_header(SURROGATE_KEY.clone());
+            let site = layer.layer(Router::new().fallback(move |request: Request| {
+                let (parts, _) = request.into_parts();
+                let body = format!("{} {:?}", parts.uri, parts.headers);
+                let mut response =
+                    ([("etag", "\"e\""), ("surrogate-key", "a b")], body).into_response();
+                for (name, value) in answer {
+                    let value = HeaderValue::from_static(value);
+                    response.headers_mut().append(*name, value);
+                }
+                std::future::ready(response)
+            }));
+            let mut first = Vec::new();
+            for round in 0..OFTEN {
+                for (number, (method, fields)) in REQUESTS.into_iter().enumerate() {
+                    let seen = ask(&site, method, fields).await;
+                    assert!(!seen.1.contains_key("surrogate-key"));
+                    if round == 0 {
+                        first.push(seen);
+                    } else {
+                        assert_eq!(seen, first[number], "{method} {fields:?} {answer:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A layer inside stores what it may, of which the one outside has the last word.
+#[tokio::test]
+async fn layers_inside_have_the_last_word_all_the_same() {
+    async fn session(request: Request, next: Next) -> Response {
+        let is_new = request.headers().contains_key("x-new");
+        let mut response = next.run(request).await;
+        if is_new {
+            let cookie = HeaderValue::from_static("sid=1");
+            response.headers_mut().insert("set-cookie", cookie);
+        }
+        response
+    }
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&runs);
+    let page = move || {
+        let run = counted.fetch_add(1, Ordering::SeqCst);
+        let directive = if run < OFTEN {
+            "no-store"
+        } else {
+            "max-age=60"
+        };
+        std::future::ready([("cache-control", directive)])
+    };
+    let page = page.layer(cache_page(Duration::from_secs(60), memory(), ""));
+    let router = Router::new().fallback_service(page.with_state(()));
+    let site = CacheLayer::new(memory()).layer(router.layer(from_fn(session)));
+    let ask = async |field| {
+        // With a cookie nobody declared, the layer outside stores nothing.
+        ask(&site, "GET", &[("cookie", "a=1"), field]).await;
+        tokio::task::yield_now().await;
+        runs.load(Ordering::SeqCst)
+    };
+    for run in 0..OFTEN * 2 {
+        assert_eq!(ask(("x-new", "1")).await, run + 1, "spoiled on its way");
+    }
+    assert_eq!(ask(("x-old", "1")).await, OFTEN * 2 + 1);
+    assert_eq!(ask(("x-old", "1")).await, OFTEN * 2 + 1, "a hit inside");
+}
+
+#[tokio::test]
+async fn a_veto_counts_all_the_same() {
+    let page = |veto: CacheVeto, headers: HeaderMap| async move {
+        if headers.contains_key("x-personal") {
+            veto.forbid();
+        }
+    };
+    let site = CacheLayer::new(memory()).layer(Router::new().fallback(page));
+    for _ in 0..OFTEN {
+        let (_, fields, _) = ask(&site, "GET", &[("x-personal", "1")]).await;
+        let refused = ["axum-cache; fwd=uri-miss; detail=veto"];
+        assert_eq!(fields["cache-status"], refused);
+    }
+    assert!(status(&site).await.ends_with("hit-for-miss"));
+}
