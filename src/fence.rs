@@ -49,8 +49,8 @@ pub(crate) struct Fill {
 
 impl Fences {
     /// Begins a fill. Call it before anything is read that the value will depend on.
-    pub(crate) fn begin(self: &Arc<Self>, key: &str) -> Fill {
-        let key = Arc::<str>::from(key);
+    pub(crate) fn begin(self: &Arc<Self>, key: impl Into<Arc<str>>) -> Fill {
+        let key = key.into();
         let gate = {
             let mut running = self.running();
             let gates = running.entry(Arc::clone(&key)).or_default();

@@ -454,7 +454,7 @@ impl Cache {
 
     /// Begins a fill; see [`Fences::begin`].
     pub(crate) fn begin_fill(&self, key: &Key) -> Fill {
-        self.shared.fences.begin(key.as_str())
+        self.shared.fences.begin(Arc::clone(key.text()))
     }
 
     /// Runs `remove`, and lets nothing land or be joined that began before it has ended.

@@ -27,6 +27,7 @@ pub(crate) use self::space::KeySpace;
 
 use std::fmt;
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -36,13 +37,19 @@ pub const MAX_KEY_BYTES: usize = 250;
 /// A final key, as a store sees it: prefix, version and the caller's key in one text.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
-    text: String,
+    /// Shared by all who keep it for a while.
+    text: Arc<str>,
     namespace: usize,
 }
 
 impl Key {
     /// The whole key.
     pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The same, to keep.
+    pub(crate) fn text(&self) -> &Arc<str> {
         &self.text
     }
 
@@ -54,7 +61,7 @@ impl Key {
     /// One of a namespace that no key function makes.
     pub(crate) fn within(namespace: &str, name: &str) -> Self {
         Self {
-            text: format!("{namespace}{name}"),
+            text: format!("{namespace}{name}").into(),
             namespace: namespace.len(),
         }
     }

@@ -1,5 +1,6 @@
 //! The key space of one cache: its prefix, key function and policy, checked once.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use super::{
@@ -21,6 +22,14 @@ const TAIL_BYTES: usize = 1 + 64;
 
 /// The most that a hashed key keeps of the text that it stands for.
 const MAX_HEAD_BYTES: usize = MAX_KEY_BYTES - TAIL_BYTES;
+
+/// What is kept of the place where a key is put together.
+const MAX_SCRATCH_BYTES: usize = 1024;
+
+thread_local! {
+    /// Where keys are put together, so that each is allocated once, at its length.
+    static SCRATCH: Cell<String> = const { Cell::new(String::new()) };
+}
 
 #[derive(Clone, Debug)]
 pub(crate) struct KeySpace {
@@ -70,7 +79,9 @@ impl KeySpace {
         append: impl FnOnce(&mut String),
     ) -> Result<Key> {
         let namespace = self.namespace.as_deref().unwrap_or_default();
-        let mut text = String::with_capacity(namespace.len() + VERSION_BYTES + bytes);
+        let mut text = SCRATCH.try_with(Cell::take).unwrap_or_default();
+        text.clear();
+        text.reserve(namespace.len() + VERSION_BYTES + bytes);
         let is_headed = self.function.head(&self.prefix, version, &mut text);
         append(&mut text);
         if !is_headed {
@@ -86,15 +97,18 @@ impl KeySpace {
             KeyPolicy::Error | KeyPolicy::Off => true,
             KeyPolicy::Hash => is_portable(&text) && !looks_hashed(&text),
         };
-        let text = if portable {
-            text
-        } else {
-            format!("{}{MARK}{}", head(&text), digest(&text))
-        };
-        Ok(Key {
-            text,
+        let key = Key {
+            text: if portable {
+                text.as_str().into()
+            } else {
+                format!("{}{MARK}{}", head(&text), digest(&text)).into()
+            },
             namespace: namespace.len(),
-        })
+        };
+        if text.capacity() <= MAX_SCRATCH_BYTES {
+            let _ = SCRATCH.try_with(|scratch| scratch.set(text));
+        }
+        Ok(key)
     }
 
     /// The final key that was stored as this text; `None` if it is none of this cache.
@@ -102,7 +116,7 @@ impl KeySpace {
         let namespace = self.namespace.as_deref().unwrap_or_default();
         let is_one = self.policy == KeyPolicy::Off || is_portable(text);
         (is_one && text.starts_with(namespace)).then(|| Key {
-            text: text.to_owned(),
+            text: text.into(),
             namespace: namespace.len(),
         })
     }

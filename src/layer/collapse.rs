@@ -162,7 +162,7 @@ impl Collapse {
 }
 
 /// Where the marks of some requests are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Spot(u64);
 
 /// That answers for a page were not shared. From the top: 24 bits of the page's hash, 4 for how many

@@ -13,7 +13,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::CacheBody;
-use super::collapse::{Alone, Collapse, Duty, Held, Landed};
+use super::collapse::{Alone, Collapse, Duty, Held, Landed, Spot};
 use super::fill::Filler;
 use super::future::Leads;
 use super::http::{HttpRules, remove_conditions};
@@ -73,7 +73,7 @@ struct Forwarding {
 /// The pages that a request is being made for, in its extensions: should it come through the same
 /// layer once more, it must not wait for itself.
 #[derive(Clone, Default)]
-struct Leading(Vec<(Arc<Collapse>, Arc<str>)>);
+struct Leading(Vec<(Arc<Collapse>, Spot)>);
 
 impl<S, RequestBody, ResponseBody> Errand<S, RequestBody>
 where
@@ -176,9 +176,7 @@ where
         } = forwarding;
         let config = Arc::clone(&self.question.config);
         if let Some(flight) = &flight {
-            leading
-                .0
-                .push((Arc::clone(&config.collapse), Arc::clone(&flight.name)));
+            leading.0.push((Arc::clone(&config.collapse), flight.spot));
             self.request.extensions_mut().insert(leading);
         }
         if fill.is_barred() {
@@ -451,6 +449,6 @@ impl Forwarding {
 impl Leading {
     fn contains(&self, collapse: &Arc<Collapse>, flight: &Flight) -> bool {
         let mut pages = self.0.iter();
-        pages.any(|(other, page)| Arc::ptr_eq(other, collapse) && *page == flight.name)
+        pages.any(|(other, page)| Arc::ptr_eq(other, collapse) && *page == flight.spot)
     }
 }

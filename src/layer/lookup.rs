@@ -132,7 +132,7 @@ impl Miss {
 /// See [`Asked::flight`].
 #[derive(Clone, Debug)]
 pub(super) struct Flight {
-    pub(super) name: Arc<str>,
+    pub(super) name: String,
     pub(super) spot: Spot,
 }
 
@@ -202,7 +202,7 @@ impl Asked<'_> {
             }
         }
         Flight {
-            name: name.into(),
+            name,
             spot: self.spot(key),
         }
     }

@@ -36,7 +36,7 @@ struct Relay<B: Body> {
 
 struct State<B: Body> {
     /// Made, and not read by the client yet.
-    frames: VecDeque<Item<B>>,
+    frames: Queue<Item<B>>,
     source: Source<B>,
     /// The client, if it waits.
     client: Option<Waker>,
@@ -98,10 +98,47 @@ impl Copied {
 }
 
 struct Copy {
-    frames: Vec<Bytes>,
+    frames: Queue<Bytes>,
     length: usize,
     ceiling: usize,
     announced: Option<u64>,
+}
+
+/// A queue that allocates nothing for one item, as most bodies are of one frame.
+struct Queue<T> {
+    first: Option<T>,
+    rest: VecDeque<T>,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self {
+            first: None,
+            rest: VecDeque::new(),
+        }
+    }
+}
+
+impl<T> Queue<T> {
+    fn push(&mut self, item: T) {
+        if self.is_empty() {
+            self.first = Some(item);
+        } else {
+            self.rest.push_back(item);
+        }
+    }
+
+    fn pop(&mut self) -> Option<T> {
+        self.first.take().or_else(|| self.rest.pop_front())
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_none() && self.rest.is_empty()
+    }
 }
 
 /// Both ends of a relay for `body`. `announced` is the length that the response's fields say.
@@ -113,7 +150,7 @@ pub(super) fn relay<B: Body<Data = Bytes>>(
     let left = body.size_hint();
     let relay = Arc::new(Relay {
         state: Mutex::new(State {
-            frames: VecDeque::new(),
+            frames: Queue::default(),
             source: Source::Copier,
             client: None,
             gone: false,
@@ -124,7 +161,7 @@ pub(super) fn relay<B: Body<Data = Bytes>>(
         relay: Arc::clone(&relay),
         body: Some(Box::pin(body)),
         copy: Copy {
-            frames: Vec::new(),
+            frames: Queue::default(),
             length: 0,
             ceiling,
             announced,
@@ -227,13 +264,13 @@ impl<B: Body<Data = Bytes>> Copier<B> {
         };
         self.relay.change(|state| {
             if !state.gone {
-                state.frames.push_back(frame);
+                state.frames.push(frame);
             }
         });
         if ended.is_some()
             && let Some(body) = self.body.take()
         {
-            self.copy.frames = Vec::new();
+            self.copy.frames = Queue::default();
             self.end(Source::Body(body));
         }
         Poll::Ready(ended)
@@ -278,15 +315,14 @@ impl Copy {
             return Copied::Broken;
         }
         let frames = std::mem::take(&mut self.frames);
-        Copied::Whole(match <[Bytes; 1]>::try_from(frames) {
-            Ok([whole]) => whole,
-            Err(frames) => {
-                let mut whole = BytesMut::with_capacity(self.length);
-                for frame in &frames {
-                    whole.extend_from_slice(frame);
-                }
-                whole.freeze()
+        Copied::Whole(if frames.rest.is_empty() {
+            frames.first.unwrap_or_default()
+        } else {
+            let mut whole = BytesMut::with_capacity(self.length);
+            for frame in frames.first.iter().chain(&frames.rest) {
+                whole.extend_from_slice(frame);
             }
+            whole.freeze()
         })
     }
 }
@@ -307,7 +343,7 @@ impl<B: Body> Drop for RelayBody<B> {
 impl<B: Body<Data = Bytes>> RelayBody<B> {
     pub(super) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item<B>>> {
         let mut state = self.relay.state();
-        let item = match state.frames.pop_front() {
+        let item = match state.frames.pop() {
             Some(item) => Some(item),
             None => match &mut state.source {
                 Source::Copier => {

@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http::header::{AGE, AUTHORIZATION, CONTENT_ENCODING, COOKIE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::ser::SerializeSeq as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::stale::Windows;
@@ -342,12 +343,12 @@ impl StoredPage {
     ) -> Result<Entry> {
         let nothing = Body::default();
         let body = response.map_or(&nothing, |_| packed);
-        let meta = PageMeta {
+        let meta = PageToWrite {
             generation: self.generation,
-            vary: self.vary.iter().map(HeaderName::as_str).collect(),
-            variants: self.variants.clone(),
+            vary: &self.vary,
+            variants: &self.variants,
             own_key: self.own_key.as_ref().map(Key::as_str),
-            response: response.map(ResponseMeta::of),
+            response: response.map(ResponseToWrite::of),
         };
         let stored_at = response.map_or(now, |response| response.stored_at);
         let mut stamp = Stamp::new(stored_at, None);
@@ -372,7 +373,9 @@ fn names(names: Vec<&str>) -> Result<Vec<HeaderName>, Undecodable> {
         .map_err(|_| Undecodable::Meta)
 }
 
-#[derive(Serialize, Deserialize)]
+/// What is read of a page, in the order of [`PageToWrite`].
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
 struct PageMeta<'a> {
     generation: u64,
     #[serde(borrow)]
@@ -384,7 +387,8 @@ struct PageMeta<'a> {
     response: Option<ResponseMeta<'a>>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
+#[cfg_attr(test, derive(Serialize))]
 struct ResponseMeta<'a> {
     status: u16,
     #[serde(borrow)]
@@ -397,6 +401,52 @@ struct ResponseMeta<'a> {
     selection: Fingerprint,
     #[serde(borrow)]
     varied: Vec<(&'a str, Fingerprint)>,
+}
+
+/// What is written of a page: of what it holds already, nothing is gathered for it.
+#[derive(Serialize)]
+struct PageToWrite<'a> {
+    generation: u64,
+    #[serde(serialize_with = "write_names")]
+    vary: &'a [HeaderName],
+    variants: &'a [VariantMark],
+    own_key: Option<&'a str>,
+    response: Option<ResponseToWrite<'a>>,
+}
+
+#[derive(Serialize)]
+struct ResponseToWrite<'a> {
+    status: u16,
+    #[serde(serialize_with = "write_fields")]
+    headers: &'a HeaderMap,
+    /// From its making, in milliseconds.
+    lifetime_ms: Option<u64>,
+    initial_age: u64,
+    terms: Terms,
+    sharing: Sharing,
+    selection: Fingerprint,
+    #[serde(serialize_with = "write_varied")]
+    varied: &'a [Varied],
+}
+
+fn write_names<S: Serializer>(names: &[HeaderName], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(names.iter().map(HeaderName::as_str))
+}
+
+fn write_fields<S: Serializer>(headers: &HeaderMap, serializer: S) -> Result<S::Ok, S::Error> {
+    let is_stored = |(name, _): &(&HeaderName, &HeaderValue)| !OF_EACH_HIT.contains(name);
+    let stored = || headers.iter().filter(is_stored);
+    // Its length comes first.
+    let mut lines = serializer.serialize_seq(Some(stored().count()))?;
+    for (name, value) in stored() {
+        lines.serialize_element(&(name.as_str(), Line(value.as_bytes())))?;
+    }
+    lines.end()
+}
+
+fn write_varied<S: Serializer>(varied: &[Varied], serializer: S) -> Result<S::Ok, S::Error> {
+    let varied = varied.iter();
+    serializer.collect_seq(varied.map(|field| (field.name.as_str(), field.fingerprint)))
 }
 
 /// The value of a field, which is a slice of the entry.
@@ -414,31 +464,25 @@ impl<'de: 'a, 'a> Deserialize<'de> for Line<'a> {
     }
 }
 
-impl<'a> ResponseMeta<'a> {
+impl<'a> ResponseToWrite<'a> {
     fn of(response: &'a StoredResponse) -> Self {
-        let of_its_own = response.headers.iter();
-        let of_its_own = of_its_own.filter(|(name, _)| !OF_EACH_HIT.contains(name));
-        let mut headers = Vec::with_capacity(response.headers.len());
-        headers.extend(of_its_own.map(|(name, value)| (name.as_str(), Line(value.as_bytes()))));
         let lifetime = response.lifetime.map(|lifetime| {
             u64::try_from(lifetime.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
         });
         Self {
             status: response.status.as_u16(),
-            headers,
+            headers: &response.headers,
             lifetime_ms: lifetime,
             initial_age: response.initial_age,
             terms: response.terms,
             sharing: response.sharing,
             selection: response.selection,
-            varied: response
-                .varied
-                .iter()
-                .map(|field| (field.name.as_str(), field.fingerprint))
-                .collect(),
+            varied: &response.varied,
         }
     }
+}
 
+impl ResponseMeta<'_> {
     /// The response in an entry of these bytes.
     fn into_stored(
         self,

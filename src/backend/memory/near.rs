@@ -1,5 +1,7 @@
 //! The same for the near tier of [`Tiered`](crate::backend::Tiered), which does not wait.
 
+use std::sync::Arc;
+
 use super::Memory;
 use crate::entry::Entry;
 use crate::key::Key;
@@ -14,19 +16,19 @@ impl Memory {
     pub(in crate::backend) fn keep(&self, key: &Key, entry: Entry, lifetime: Lifetime) {
         let fits = entry.weight() <= self.store.max_value_bytes();
         let slot = fits.then(|| self.store.slot(key, entry, lifetime));
-        self.store.update(key.as_str(), |_| (slot, ()));
+        self.store.update(key.text(), |_| (slot, ()));
     }
 
     /// Gives what is held another lifetime.
     pub(in crate::backend) fn renew(&self, key: &Key, lifetime: Lifetime) {
-        self.store.update(key.as_str(), |live| {
+        self.store.update(key.text(), |live| {
             let renewed = live.map(|live| self.store.slot(key, live.entry.clone(), lifetime));
             (renewed, ())
         });
     }
 
     pub(in crate::backend) fn forget(&self, key: &str) {
-        self.store.update(key, |_| (None, ()));
+        self.store.update(&Arc::from(key), |_| (None, ()));
     }
 
     pub(in crate::backend) fn forget_all(&self) {

@@ -31,7 +31,7 @@ const STRIPES: usize = 64;
 /// What an entry takes beside its key and its bytes at most: four allocations, each with what the allocator adds
 /// (the key, the bytes, who shares them, the entry), and the map's own records, for which there is room for
 /// twice as many. Not counted is what the map remembers of keys that it evicted: a twelfth of its capacity at most.
-const OVERHEAD: usize = 352;
+const OVERHEAD: usize = 368;
 
 /// The least capacity of a shard, in bytes; a value may take half of it.
 const SHARD_BYTES: usize = 4 << 20;
@@ -44,7 +44,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Store {
-    map: Arc<Map<Box<str>, Slot, ByBytes>>,
+    map: Arc<Map<Arc<str>, Slot, ByBytes>>,
     options: Options,
     stripes: Box<[Mutex<()>]>,
     hasher: RandomState,
@@ -85,8 +85,8 @@ struct ByBytes {
     least: u64,
 }
 
-impl Weighter<Box<str>, Slot> for ByBytes {
-    fn weight(&self, key: &Box<str>, slot: &Slot) -> u64 {
+impl Weighter<Arc<str>, Slot> for ByBytes {
+    fn weight(&self, key: &Arc<str>, slot: &Slot) -> u64 {
         let bytes = key.len() + slot.entry.weight() + OVERHEAD;
         (bytes as u64).max(self.least)
     }
@@ -196,24 +196,24 @@ impl Store {
     /// Replaces the live entry under `key`, if any, by what `change` makes of it.
     pub(super) fn update<T>(
         &self,
-        key: &str,
+        key: &Arc<str>,
         change: impl FnOnce(Option<Slot>) -> (Option<Slot>, T),
     ) -> T {
         let result = {
             let _change = self.lock(self.stripe(key));
             let now = self.now();
-            let old = self.map.peek(key);
+            let old = self.map.peek(&**key);
             let (new, result) = change(old.clone().filter(|slot| self.is_live(slot, now)));
             match (old, new) {
                 (Some(old), Some(new)) if old.is_same(&new) => {}
                 // What takes the place of its own lease is new: neither has it been used for that, nor is
                 // there room for it where there was for a lease.
                 (Some(old), Some(new)) if is_lease(old.entry.bytes()) => {
-                    self.map.remove(key);
-                    self.map.insert(key.into(), new);
+                    self.map.remove(&**key);
+                    self.map.insert(Arc::clone(key), new);
                 }
-                (_, Some(new)) => self.map.insert(key.into(), new),
-                (Some(_), None) => drop(self.map.remove(key)),
+                (_, Some(new)) => self.map.insert(Arc::clone(key), new),
+                (Some(_), None) => drop(self.map.remove(&**key)),
                 (None, None) => {}
             }
             result
@@ -237,7 +237,7 @@ impl Store {
         else {
             return false;
         };
-        self.map.insert(to.as_str().into(), slot);
+        self.map.insert(Arc::clone(to.text()), slot);
         true
     }
 
@@ -257,7 +257,7 @@ impl Store {
             self.map.retain(|key, _| {
                 if key.starts_with(prefix) {
                     let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
-                    found.push(key.clone());
+                    found.push(Arc::clone(key));
                 }
                 true
             });
