@@ -6,6 +6,8 @@
 //!   follower's own request passes the one for sharing.
 //! - An answer that cannot be shared is remembered for a while: until then, requests for its page
 //!   wait for nobody (hit-for-miss).
+//! - Where little was made ready for an answer, as those before it were refused, and it might have been
+//!   shared, that happens once: until one is shared, all is made ready for each.
 //! - Nobody waits for longer than the layer's patience: then others may lead.
 //! - The memory is constant, whatever is asked for. Two pages that meet in it can only make each
 //!   other's requests not wait.
@@ -50,6 +52,10 @@ pub(super) enum Landed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Alone {
     Refused,
+    /// The inner service failed: that says nothing of the next answer.
+    Failed,
+    /// Some are refused, and some might have been shared: each is worth what it takes to store it.
+    Mixed,
     /// Not even worth a try to copy it.
     TooLarge,
 }
@@ -57,10 +63,10 @@ pub(super) enum Alone {
 impl Alone {
     /// Why an answer is not shared that was refused.
     pub(super) fn of(refusal: Refusal) -> Self {
-        if refusal == Refusal::BodyTooLarge {
-            Self::TooLarge
-        } else {
-            Self::Refused
+        match refusal {
+            Refusal::BodyTooLarge => Self::TooLarge,
+            Refusal::Status => Self::Failed,
+            _ => Self::Refused,
         }
     }
 }
@@ -117,10 +123,16 @@ impl Collapse {
     pub(super) fn mark(&self, page: Spot, alone: Alone, now: SystemTime, ttl: Duration) {
         let (slot, tag) = self.slot(page);
         let before = Mark(slot.load(Ordering::Relaxed)).of(tag, now, ttl);
-        let row = before.filter(|before| before.alone() == alone);
-        let row = row.map_or(0, Mark::row);
+        let row = match before {
+            _ if alone == Alone::Mixed => 0,
+            // Until one of them is shared.
+            Some(before) if before.row() == 0 => 0,
+            Some(before) if alone == Alone::Failed => before.row(),
+            Some(before) if before.alone() == alone => before.row() + 1,
+            _ => 1,
+        };
         let ends = seconds(now).saturating_add(ttl.as_secs());
-        let mark = Mark::new(tag, alone, row + 1, ends);
+        let mark = Mark::new(tag, alone, row, ends);
         slot.store(mark.0, Ordering::Relaxed);
     }
 
@@ -165,8 +177,8 @@ impl Collapse {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Spot(u64);
 
-/// That answers for a page were not shared. From the top: 24 bits of the page's hash, 4 for how many
-/// answers in a row, 35 of the second in which the mark ends, one for the kind.
+/// That answers for a page were not shared. From the top: 24 bits of the page's hash, 4 for how many answers were
+/// refused in a row, or none if they are mixed, 35 of the second in which the mark ends, one for the kind.
 #[derive(Clone, Copy)]
 struct Mark(u64);
 
@@ -197,10 +209,10 @@ impl Mark {
     }
 
     fn alone(self) -> Alone {
-        if self.0 & 1 == 1 {
-            Alone::TooLarge
-        } else {
-            Alone::Refused
+        match (self.0 & 1, self.row()) {
+            (1, _) => Alone::TooLarge,
+            (_, 0) => Alone::Mixed,
+            _ => Alone::Refused,
         }
     }
 }
@@ -329,7 +341,13 @@ mod tests {
         marked(Alone::Refused, 100, 0);
         assert!(expects() && !collapse.expects_refusal(collapse.spot(&"b"), at(0), TTL));
         assert!(!collapse.expects_refusal(collapse.spot(&"a"), at(10), TTL));
-        // Another kind, an answer that is shared, and a pause all break the row.
+        // A failure does not count. Another kind, an answer that is shared, and a pause all break the row.
+        collapse.unmark(collapse.spot(&"a"));
+        marked(Alone::Refused, IN_A_ROW - 1, 0);
+        marked(Alone::Failed, 100, 0);
+        assert!(!expects());
+        marked(Alone::Refused, 1, 0);
+        assert!(expects());
         marked(Alone::TooLarge, IN_A_ROW, 0);
         assert!(!expects());
         marked(Alone::Refused, IN_A_ROW - 1, 0);
@@ -339,6 +357,14 @@ mod tests {
         assert!(!expects());
         marked(Alone::Refused, 1, 60);
         assert!(!collapse.expects_refusal(collapse.spot(&"a"), at(60), TTL));
+        // One that might have been shared ends it until one is.
+        marked(Alone::Mixed, 1, 60);
+        marked(Alone::Refused, 100, 60);
+        let mark = |now| collapse.marked(collapse.spot(&"a"), at(now), TTL);
+        assert_eq!(mark(60), Some(Alone::Mixed));
+        collapse.unmark(collapse.spot(&"a"));
+        marked(Alone::Refused, 1, 60);
+        assert_eq!(mark(60), Some(Alone::Refused));
     }
 
     #[test]

@@ -390,7 +390,8 @@ async fn refresh(
 async fn place(question: &Question, miss: &Miss, marked: Option<Alone>) -> Opened {
     let (config, now) = (&question.config, question.asked().now);
     // Of what is not likely to be stored, no place is taken that has to be given back.
-    if question.head || marked.is_some() {
+    let is_likely = matches!(marked, None | Some(Alone::Mixed));
+    if question.head || !is_likely {
         let ground = config.ground(&question.key, miss, now);
         return Opened::of(ground.unwrap_or(Ground::Lost));
     }

@@ -34,6 +34,9 @@ use crate::semantics::storable::Refusal;
 use crate::semantics::validation::{HeadUpdate, freshen, head_update, selects};
 use crate::tag::Tags;
 
+/// Why a response is not stored that might have been: those before it were refused, and nothing is ready for it.
+pub(super) const HIT_FOR_MISS: &str = "hit-for-miss";
+
 /// A page about to be made.
 pub(super) struct Filler {
     pub(super) config: Arc<Config>,
@@ -307,7 +310,7 @@ impl Filler {
         if self.miss.is_unavailable() || (self.ground.is_lost() && !because_alone) {
             return Some(Refusal::Unavailable.as_str());
         }
-        because_alone.then_some("hit-for-miss")
+        because_alone.then_some(HIT_FOR_MISS)
     }
 
     /// What tag a response is given that has none.

@@ -254,6 +254,9 @@ impl CacheLayer {
     /// out to be one that is not stored. At other times, of the requests for one page one goes
     /// there, and the others wait for its answer. 60 seconds by default, in whole seconds; zero
     /// lets requests wait for each other every time.
+    ///
+    /// After eight such answers in a row, the first one that may be stored is not, unless the layer
+    /// goes by HTTP: the next one is.
     pub fn hit_for_miss(self, ttl: Duration) -> Self {
         self.set(|config| config.hit_for_miss = ttl)
     }

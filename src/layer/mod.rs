@@ -46,6 +46,7 @@ mod tagged;
 mod target;
 mod unshared;
 mod veto;
+mod wire;
 mod write;
 
 pub use self::body::CacheBody;

@@ -4,7 +4,8 @@
 //!
 //! - The gate judges each answer, and its client gets the fields that it would get otherwise; but nothing is
 //!   stored, and nobody waits.
-//! - The first answer that may be stored ends it: the next one is stored.
+//! - The first answer that may be stored ends it, and the next one is stored, whatever is refused meanwhile: who
+//!   gets requests refused keeps no page out of the cache for others.
 //! - It is for requests that would get the same of the inner service anyway: in the form that they came in, for
 //!   the whole of the page, without conditions.
 
@@ -16,7 +17,7 @@ use http_body::Body;
 
 use super::body::CacheBody;
 use super::collapse::{Alone, Spot};
-use super::fill::is_too_large;
+use super::fill::{HIT_FOR_MISS, is_too_large};
 use super::layer::Config;
 use super::lookup::Asked;
 use super::service::STATUS_NAME;
@@ -99,7 +100,7 @@ impl Forwarded {
         let (mut response, refusal) = refused;
         self.place.leave(&mut response);
         let status = CacheStatus::forward(STATUS_NAME, Forward::UriMiss);
-        let why = refusal.map_or("hit-for-miss", Refusal::as_str);
+        let why = refusal.map_or(HIT_FOR_MISS, Refusal::as_str);
         let name = self.page.config.cache.name();
         observe::outcome(name, "page", Outcome::Bypass, why);
         status.with_detail(why).append_to(response.headers_mut());
@@ -128,7 +129,7 @@ impl Forwarded {
             Ok(_) => None,
         };
         match refusal {
-            None => config.collapse.unmark(*spot),
+            None => mark(config, *spot, Alone::Mixed),
             Some(refusal) => mark(config, *spot, Alone::of(refusal)),
         }
         (Response::from_parts(parts, CacheBody::live(body)), refusal)

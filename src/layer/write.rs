@@ -13,6 +13,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::collapse::{Alone, Duty, Landed, Spot};
+use super::fill::HIT_FOR_MISS;
 use super::layer::{Config, ETags};
 use super::lease::Ground;
 use super::relay::{Copied, Copier};
@@ -118,7 +119,9 @@ impl Writer {
             observe::outcome(name, "page", Outcome::Bypass, "veto");
             return;
         }
-        if self.is_everybodys() {
+        if self.unstored == Some(HIT_FOR_MISS) {
+            self.mark(Alone::Mixed);
+        } else if self.is_everybodys() {
             if let Some(spot) = self.spot {
                 config.collapse.unmark(spot);
             }

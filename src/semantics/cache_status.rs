@@ -155,7 +155,8 @@ impl CacheStatus {
 
     /// Adds the member behind those of the caches nearer to the origin.
     pub fn append_to(self, headers: &mut HeaderMap) {
-        let member = MEMBERS.with_borrow_mut(|members| {
+        let kept = MEMBERS.try_with(|members| {
+            let mut members = members.borrow_mut();
             let (of, member) = &mut members[self.place()];
             if *of != Some(self) {
                 *member = self.member(None)?;
@@ -163,6 +164,8 @@ impl CacheStatus {
             }
             Some(member.clone())
         });
+        // The thread is about to end.
+        let member = kept.unwrap_or_else(|_| self.member(None));
         if let Some(member) = member {
             headers.append(CACHE_STATUS, member);
         }

@@ -142,16 +142,20 @@ pub fn format_date(instant: SystemTime) -> Option<HeaderValue> {
         return None;
     }
     let second = since_epoch.as_secs();
-    DATES.with_borrow_mut(|dates| {
+    let format = || HeaderValue::try_from(httpdate::fmt_http_date(instant)).ok();
+    let kept = DATES.try_with(|dates| {
+        let mut dates = dates.borrow_mut();
         // Spread: a date and another one an hour later are not to be in each other's place.
         let spread = second.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()[0];
         let (of, date) = &mut dates[usize::from(spread) % DATES_KEPT];
         if *of != second {
-            *date = HeaderValue::try_from(httpdate::fmt_http_date(instant)).ok()?;
+            *date = format()?;
             *of = second;
         }
         Some(date.clone())
-    })
+    });
+    // The thread is about to end.
+    kept.unwrap_or_else(|_| format())
 }
 
 /// Each page that is stored has a date or two, and many have the same.

@@ -1,21 +1,26 @@
 //! Pages whose answers are refused again and again: little is done for them, and nothing else changes.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::Request;
 use axum::handler::Handler;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum_cache::backend::Memory;
 use axum_cache::clock::ManualClock;
 use axum_cache::layer::CacheService;
 use axum_cache::{Cache, CacheLayer, CacheVeto, cache_page};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
 
 /// More than are needed for an answer to be expected to be refused.
@@ -247,4 +252,114 @@ async fn a_veto_counts_all_the_same() {
         assert_eq!(fields["cache-status"], refused);
     }
     assert!(status(&site).await.ends_with("hit-for-miss"));
+}
+
+/// A handler that refuses requests for what the key does not hold: whatever the share of such requests is, the page is
+/// stored once others ask for it.
+#[tokio::test]
+async fn refusals_keep_no_page_out() {
+    let page = |headers: HeaderMap| async move {
+        match headers.get("x-refused").map(HeaderValue::as_bytes) {
+            None => [("cache-control", "max-age=600")].into_response(),
+            Some(b"status") => StatusCode::NOT_ACCEPTABLE.into_response(),
+            Some(_) => [("set-cookie", "sid=1")].into_response(),
+        }
+    };
+    for reason in ["status", "cookie"] {
+        for refused in [1, 3, 7, 8, 9, 30] {
+            // A store that others may change, too, has a place to be taken.
+            let store = Memory::new();
+            let (shared, _other) = (Cache::new(store.clone()), Cache::new(store));
+            for cache in [memory(), shared] {
+                let site = CacheLayer::new(cache).layer(Router::new().fallback(page));
+                let mut hits = 0;
+                for _ in 0..20 {
+                    for _ in 0..refused {
+                        ask(&site, "GET", &[("x-refused", reason)]).await;
+                    }
+                    // Places that were taken are given back.
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                    hits += usize::from(status(&site).await.contains("; hit"));
+                }
+                assert!(hits >= 17, "{hits} hits, {refused} times {reason}");
+            }
+        }
+    }
+}
+
+/// With the one answer in many that comes, all the others can be served.
+#[tokio::test]
+async fn an_origin_that_is_nearly_down_is_left_in_peace() {
+    let layer = CacheLayer::new(memory()).stale_if_error(Duration::from_secs(3600));
+    let site = numbered(&layer, |run| match run % (OFTEN + 1) {
+        OFTEN => "page".into_response(),
+        _ => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    });
+    for request in 0..OFTEN * 4 {
+        let (status, ..) = ask(&site, "GET", &[]).await;
+        assert_eq!(status == 200, request >= OFTEN, "{request}");
+    }
+}
+
+/// What passes the gate and is refused later, as by a layer outside: only the first are waited for.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_late_is_waited_for_once() {
+    const WORK: Duration = Duration::from_secs(1);
+    async fn session(request: Request, next: Next) -> Response {
+        let mut response = next.run(request).await;
+        let cookie = HeaderValue::from_static("sid=1");
+        response.headers_mut().insert("set-cookie", cookie);
+        response
+    }
+    let page = || async {
+        tokio::time::sleep(WORK).await;
+        "page"
+    };
+    let page = page.layer(cache_page(Duration::from_secs(60), memory(), ""));
+    let router = Router::new().fallback_service(page.with_state(()));
+    let site = CacheLayer::new(memory()).layer(router.layer(from_fn(session)));
+    let mut waves = Vec::new();
+    for _ in 0..OFTEN * 2 {
+        let start = Instant::now();
+        let wave = (0..3).map(|_| {
+            let site = site.clone();
+            async move { ask(&site, "GET", &[("cookie", "a=1")]).await }
+        });
+        wave.collect::<JoinSet<_>>().join_all().await;
+        waves.push(start.elapsed());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let waited = waves.iter().filter(|wave| **wave >= WORK * 2).count();
+    assert!(waited <= 1, "{waves:?}");
+}
+
+/// A service that is called while its thread ends has none of what threads keep.
+#[test]
+fn a_thread_that_ends_is_answered() {
+    struct Last(Option<CacheService<Router>>);
+    impl Drop for Last {
+        fn drop(&mut self) {
+            let Some(site) = self.0.take() else { return };
+            for method in ["GET", "POST"] {
+                let request = Request::builder().method(method).uri("/page?b=1");
+                let request = request.header("host", "site").body(Body::empty()).unwrap();
+                let call = pin!(site.clone().oneshot(request));
+                let answered = call.poll(&mut Context::from_waker(Waker::noop()));
+                assert!(answered.is_ready());
+            }
+        }
+    }
+    thread_local! {
+        static LAST: RefCell<Last> = const { RefCell::new(Last(None)) };
+    }
+    let site = numbered(&CacheLayer::new(memory()), |run| {
+        [("etag", format!("\"{run}\""))].into_response()
+    });
+    let thread = std::thread::spawn(move || {
+        // Made first, it goes last.
+        LAST.with_borrow_mut(|last| last.0 = Some(site.clone()));
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        runtime.unwrap().block_on(status(&site));
+    });
+    thread.join().unwrap();
 }
