@@ -52,7 +52,7 @@ pub(super) enum Landed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Alone {
     Refused,
-    /// The inner service failed: that says nothing of the next answer.
+    /// For its status, which may say nothing of the next answer.
     Failed,
     /// Some are refused, and some might have been shared: each is worth what it takes to store it.
     Mixed,
@@ -69,6 +69,11 @@ impl Alone {
             _ => Self::Refused,
         }
     }
+}
+
+/// Whether the next answer for a page with this mark is worth what it takes to store it.
+pub(super) fn is_worth_it(marked: Option<Alone>) -> bool {
+    matches!(marked, None | Some(Alone::Mixed))
 }
 
 /// The requests in progress of one layer.
@@ -122,18 +127,24 @@ impl Collapse {
     /// Remembers for `ttl` that the answers for `page` are not shared.
     pub(super) fn mark(&self, page: Spot, alone: Alone, now: SystemTime, ttl: Duration) {
         let (slot, tag) = self.slot(page);
-        let before = Mark(slot.load(Ordering::Relaxed)).of(tag, now, ttl);
+        let found = Mark(slot.load(Ordering::Relaxed));
+        let before = found.of(tag, now, ttl);
         let row = match before {
             _ if alone == Alone::Mixed => 0,
             // Until one of them is shared.
             Some(before) if before.row() == 0 => 0,
-            Some(before) if alone == Alone::Failed => before.row(),
+            Some(before) if (before.alone(), alone) == (Alone::Refused, Alone::Failed) => {
+                before.row()
+            }
             Some(before) if before.alone() == alone => before.row() + 1,
             _ => 1,
         };
         let ends = seconds(now).saturating_add(ttl.as_secs());
         let mark = Mark::new(tag, alone, row, ends);
-        slot.store(mark.0, Ordering::Relaxed);
+        // Of one page, all requests of a second make the same.
+        if mark.0 != found.0 {
+            slot.store(mark.0, Ordering::Relaxed);
+        }
     }
 
     /// Forgets that the answers for `page` were not shared.
@@ -350,6 +361,9 @@ mod tests {
         assert!(expects());
         marked(Alone::TooLarge, IN_A_ROW, 0);
         assert!(!expects());
+        marked(Alone::Failed, 1, 0);
+        assert!(!expects());
+        marked(Alone::TooLarge, 1, 0);
         marked(Alone::Refused, IN_A_ROW - 1, 0);
         assert!(!expects());
         collapse.unmark(collapse.spot(&"a"));

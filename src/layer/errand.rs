@@ -13,7 +13,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::CacheBody;
-use super::collapse::{Alone, Collapse, Duty, Held, Landed, Spot};
+use super::collapse::{Alone, Collapse, Duty, Held, Landed, Spot, is_worth_it};
 use super::fill::Filler;
 use super::future::Leads;
 use super::http::{HttpRules, remove_conditions};
@@ -191,7 +191,7 @@ where
         } else if self.question.given.conditions
             && config.http.is_none()
             && flight.is_some()
-            && marked.is_none()
+            && is_worth_it(marked)
         {
             // The whole response is wanted; the conditions are for the layer to judge then.
             remove_conditions(headers);
@@ -390,8 +390,7 @@ async fn refresh(
 async fn place(question: &Question, miss: &Miss, marked: Option<Alone>) -> Opened {
     let (config, now) = (&question.config, question.asked().now);
     // Of what is not likely to be stored, no place is taken that has to be given back.
-    let is_likely = matches!(marked, None | Some(Alone::Mixed));
-    if question.head || !is_likely {
+    if question.head || !is_worth_it(marked) {
         let ground = config.ground(&question.key, miss, now);
         return Opened::of(ground.unwrap_or(Ground::Lost));
     }

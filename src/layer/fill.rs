@@ -11,7 +11,7 @@ use http::{Extensions, HeaderMap, HeaderValue, Response, StatusCode};
 use http_body::Body;
 
 use super::body::CacheBody;
-use super::collapse::{Alone, Duty, Landed, Spot};
+use super::collapse::{Alone, Duty, Landed, Spot, is_worth_it};
 use super::layer::{Config, ETags};
 use super::lease::Ground;
 use super::lookup::{Asked, Miss, Pick};
@@ -306,7 +306,7 @@ impl Filler {
 
     /// Why nothing can be stored, if that is known already.
     pub(super) fn unstored(&self) -> Option<&'static str> {
-        let because_alone = self.ground.is_lost() && self.marked.is_some();
+        let because_alone = self.ground.is_lost() && !is_worth_it(self.marked);
         if self.miss.is_unavailable() || (self.ground.is_lost() && !because_alone) {
             return Some(Refusal::Unavailable.as_str());
         }

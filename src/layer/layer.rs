@@ -255,8 +255,8 @@ impl CacheLayer {
     /// there, and the others wait for its answer. 60 seconds by default, in whole seconds; zero
     /// lets requests wait for each other every time.
     ///
-    /// After eight such answers in a row, the first one that may be stored is not, unless the layer
-    /// goes by HTTP: the next one is.
+    /// After several such answers in a row, or one where processes share the store, nothing is made
+    /// ready to store the next one: should that be one that may be stored, the one after it is.
     pub fn hit_for_miss(self, ttl: Duration) -> Self {
         self.set(|config| config.hit_for_miss = ttl)
     }

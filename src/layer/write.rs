@@ -119,6 +119,7 @@ impl Writer {
             observe::outcome(name, "page", Outcome::Bypass, "veto");
             return;
         }
+        let mixed = self.spot.filter(|spot| is_mixed(&config, *spot));
         if self.unstored == Some(HIT_FOR_MISS) {
             self.mark(Alone::Mixed);
         } else if self.is_everybodys() {
@@ -130,7 +131,13 @@ impl Writer {
         }
         match self.write().await {
             Ok(None) => observe::outcome(name, "page", Outcome::Stored, ""),
-            Ok(Some(why)) => observe::outcome(name, "page", Outcome::Bypass, why),
+            Ok(Some(why)) => {
+                observe::outcome(name, "page", Outcome::Bypass, why);
+                if let Some(spot) = mixed.filter(|_| why == INVALIDATED) {
+                    // Its place may have been given back by another one, whose answer was refused.
+                    mark(&config, spot, Alone::Mixed);
+                }
+            }
             Err(error) => observe::failed(name, "page", &error),
         }
     }
@@ -245,6 +252,12 @@ pub(super) fn alone_for(config: &Config, spot: Option<Spot>, duty: &mut Duty, al
 pub(super) fn mark(config: &Config, spot: Spot, alone: Alone) {
     let now = config.cache.clock().now();
     config.collapse.mark(spot, alone, now, config.hit_for_miss);
+}
+
+fn is_mixed(config: &Config, spot: Spot) -> bool {
+    let now = config.cache.clock().now();
+    let marked = config.collapse.marked(spot, now, config.hit_for_miss);
+    marked == Some(Alone::Mixed)
 }
 
 /// Lets what is stored of a page go.

@@ -58,7 +58,7 @@ mod tag_life;
 #[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod testing;
 mod tidy;
-#[cfg(all(feature = "axum", feature = "memory"))]
+#[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod unshared;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod veto;

@@ -18,7 +18,8 @@ use axum::response::{IntoResponse, Response};
 use axum_cache::backend::Memory;
 use axum_cache::clock::ManualClock;
 use axum_cache::layer::CacheService;
-use axum_cache::{Cache, CacheLayer, CacheVeto, cache_page};
+use axum_cache::testing::{Fault, Operation, TestBackend};
+use axum_cache::{Cache, CacheLayer, CacheVeto, ErrorKind, cache_page};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
@@ -299,6 +300,38 @@ async fn an_origin_that_is_nearly_down_is_left_in_peace() {
         let (status, ..) = ask(&site, "GET", &[]).await;
         assert_eq!(status == 200, request >= OFTEN, "{request}");
     }
+}
+
+/// Nor does a store that cannot be written to keep requests from waiting for each other.
+#[tokio::test(start_paused = true)]
+async fn a_page_that_might_be_shared_is_waited_for_without_a_store() {
+    let store = TestBackend::new(Memory::new()).with_shared(true);
+    let runs = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&runs);
+    let page = move || {
+        let run = counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            match run {
+                0 => [("set-cookie", "sid=1")].into_response(),
+                _ => "page".into_response(),
+            }
+        }
+    };
+    let site = CacheLayer::new(Cache::new(store.clone())).layer(Router::new().fallback(page));
+    for operation in [Operation::Add, Operation::CompareAndSet] {
+        store.inject(Fault::error(ErrorKind::TooLarge).on(operation));
+    }
+    for reason in ["set-cookie", "hit-for-miss", "unavailable"] {
+        let status = status(&site).await;
+        assert!(status.ends_with(reason), "{status}");
+    }
+    let crowd = (0..20).map(|_| {
+        let site = site.clone();
+        async move { status(&site).await }
+    });
+    crowd.collect::<JoinSet<_>>().join_all().await;
+    assert_eq!(runs.load(Ordering::SeqCst), 4);
 }
 
 /// What passes the gate and is refused later, as by a layer outside: only the first are waited for.
