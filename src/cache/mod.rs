@@ -58,7 +58,7 @@ use crate::entry::{Body, Entry, Sealer};
 use crate::error::Result;
 use crate::fence::{Fences, Fill};
 use crate::flight::Flights;
-use crate::key::{Key, KeySpace, MAX_PAGE_KEY_BYTES};
+use crate::key::{Key, KeySpace};
 use crate::tag::{TagStamp, Tags};
 use crate::ttl::{Lifetime, Ttl};
 
@@ -256,8 +256,7 @@ impl Cache {
 
     /// The final key of the one of a page that `append` appends.
     pub(crate) fn page_key(&self, append: impl FnOnce(&mut String)) -> Result<Key> {
-        let keys = &self.shared.keys;
-        keys.key_of(self.version, MAX_PAGE_KEY_BYTES, append)
+        self.shared.keys.key_of(self.version, append)
     }
 
     /// The key of something that the framework keeps for itself.

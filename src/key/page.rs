@@ -148,7 +148,7 @@ pub(crate) enum PageKeys {
 }
 
 /// The longest key of a page.
-pub(crate) const MAX_PAGE_KEY_BYTES: usize = 190;
+const MAX_PAGE_KEY_BYTES: usize = 190;
 
 /// What a digest takes of it: `~` and the digits.
 const TAIL_BYTES: usize = 1 + 2 * blake3::OUT_LEN;

@@ -11,9 +11,6 @@ use crate::error::{Error, ErrorKind, Result};
 /// Leaves room in a key for a version, the mark and a digest.
 const MAX_NAMESPACE_BYTES: usize = 128;
 
-/// Room for a version and its separator, unless it is a long one.
-const VERSION_BYTES: usize = 4;
-
 /// What is between the beginning of a hashed key and its digest.
 const MARK: char = '#';
 
@@ -68,20 +65,14 @@ impl KeySpace {
     }
 
     pub(crate) fn key(&self, version: u64, key: &str) -> Result<Key> {
-        self.key_of(version, key.len(), |text| text.push_str(key))
+        self.key_of(version, |text| text.push_str(key))
     }
 
-    /// The final key of the one that `append` appends, of about so many bytes.
-    pub(crate) fn key_of(
-        &self,
-        version: u64,
-        bytes: usize,
-        append: impl FnOnce(&mut String),
-    ) -> Result<Key> {
+    /// The final key of the one that `append` appends.
+    pub(crate) fn key_of(&self, version: u64, append: impl FnOnce(&mut String)) -> Result<Key> {
         let namespace = self.namespace.as_deref().unwrap_or_default();
         let mut text = SCRATCH.try_with(Cell::take).unwrap_or_default();
         text.clear();
-        text.reserve(namespace.len() + VERSION_BYTES + bytes);
         let is_headed = self.function.head(&self.prefix, version, &mut text);
         append(&mut text);
         if !is_headed {

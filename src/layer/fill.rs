@@ -102,7 +102,7 @@ impl Filler {
         }
         let known = announced.or(body.size_hint().exact());
         let was_too_large = self.marked == Some(Alone::TooLarge) && known.is_none();
-        if is_too_large(&parts.headers, &body, ceiling) || was_too_large {
+        if is_too_large(announced, &body, ceiling) || was_too_large {
             return self.refuse(question, Refusal::BodyTooLarge, parts, body);
         }
         let (status, config) = (self.status(), Arc::clone(&self.config));
@@ -372,12 +372,12 @@ fn current_tags(config: &Config, stored: &StoredResponse, update: &Parts) -> Tag
 }
 
 /// Whether a body is known to be larger than that.
-pub(super) fn is_too_large<B: Body>(headers: &HeaderMap, body: &B, ceiling: usize) -> bool {
+pub(super) fn is_too_large<B: Body>(announced: Option<u64>, body: &B, ceiling: usize) -> bool {
     let hint = body.size_hint();
-    let known = content_length(headers).or(hint.exact());
+    let known = announced.or(hint.exact());
     known.unwrap_or(hint.lower()) > ceiling as u64
 }
 
-fn content_length(headers: &HeaderMap) -> Option<u64> {
+pub(super) fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }

@@ -119,14 +119,10 @@ impl Filler {
         parts: &mut Parts,
     ) -> Result<(Kept, Placement), Refusal> {
         let kept = match &self.config.http {
-            None => {
-                let facts = asked.facts();
-                self.config.admit_page(&self.veto, facts, parts, asked.now)
-            }
-            Some(rules) => {
-                is_free(&self.veto, parts)?;
-                self.admit_by(rules, asked, parts)
-            }
+            None => self
+                .config
+                .admit_page(&self.veto, asked.facts(), parts, asked.now),
+            Some(rules) => self.admit_by(rules, asked, parts),
         }?;
         let placement = self.placement(asked, &kept)?;
         Ok((kept, placement))
@@ -139,6 +135,7 @@ impl Filler {
         asked: &Asked<'_>,
         parts: &mut Parts,
     ) -> Result<Kept, Refusal> {
+        is_free(&self.veto, parts)?;
         let headers = &mut parts.headers;
         stamp_date(headers, asked.now);
         let heuristic = rules.heuristic_lifetime;

@@ -191,34 +191,38 @@ impl Asked<'_> {
     pub(super) fn flight(&self, key: &Key, known: Option<&StoredPage>) -> Flight {
         let variant = known.and_then(|page| self.variant_key(&page.vary, page.generation).ok());
         let key = variant.as_ref().unwrap_or(key);
+        let kind = self.kind();
+        let (is_personal, selection) = kind;
         let mut name = String::with_capacity(96);
-        name.push(if self.is_personal() { 'p' } else { 'a' });
+        name.push(if is_personal { 'p' } else { 'a' });
         name.push_str(key.as_str());
-        // Two selections never have one answer, known or not.
-        if let Some(selection) = self.selection() {
+        if let Some(selection) = selection {
             for byte in &selection[..8] {
                 // Writing to a String cannot fail.
                 let _ = write!(name, "{byte:02x}");
             }
         }
-        Flight {
-            name,
-            spot: self.spot(key),
-        }
+        let spot = self.spot_of(kind, key);
+        Flight { name, spot }
     }
 
     /// Where it is marked if the answers to such requests are not shared. `key` is that of the page, or of the
     /// variant.
     pub(super) fn spot(&self, key: &Key) -> Spot {
-        let collapse = &self.config.collapse;
-        collapse.spot(&(self.is_personal(), key.as_str(), self.selection()))
+        self.spot_of(self.kind(), key)
     }
 
-    /// Whether the answer may be for this client only.
-    fn is_personal(&self) -> bool {
+    fn spot_of(&self, kind: (bool, Fingerprint), key: &Key) -> Spot {
+        self.config.collapse.spot(&(kind, key.as_str()))
+    }
+
+    /// What requests have in common, beside the page, that get answers of one kind: whether those may be for their
+    /// clients only, and what they are selected by, as two selections never have one answer.
+    fn kind(&self) -> (bool, Fingerprint) {
         let facts = self.facts();
         let blanket = self.config.intent == Intent::Blanket;
-        facts.authorization || (blanket && facts.undeclared_cookies)
+        let is_personal = facts.authorization || (blanket && facts.undeclared_cookies);
+        (is_personal, self.selection())
     }
 
     /// Whether a page that was made for another request may be had by this one.

@@ -17,7 +17,7 @@ use http_body::Body;
 
 use super::body::CacheBody;
 use super::collapse::{Alone, Spot};
-use super::fill::{HIT_FOR_MISS, is_too_large};
+use super::fill::{HIT_FOR_MISS, content_length, is_too_large};
 use super::layer::Config;
 use super::lookup::Asked;
 use super::service::STATUS_NAME;
@@ -96,8 +96,7 @@ impl Forwarded {
         &self,
         response: Response<B>,
     ) -> Response<CacheBody<B>> {
-        let refused = at_one_moment(|| self.judge(response));
-        let (mut response, refusal) = refused;
+        let (mut response, refusal) = at_one_moment(|| self.judge(response));
         self.place.leave(&mut response);
         let status = CacheStatus::forward(STATUS_NAME, Forward::UriMiss);
         let why = refusal.map_or(HIT_FOR_MISS, Refusal::as_str);
@@ -121,17 +120,12 @@ impl Forwarded {
         config.name_tags(&mut parts);
         let now = config.cache.clock().now();
         let admitted = config.admit_page(&self.veto, *facts, &mut parts, now);
-        let refusal = match admitted {
-            Err(refusal) => Some(refusal),
-            Ok(_) if is_too_large(&parts.headers, &body, config.max_body_bytes) => {
-                Some(Refusal::BodyTooLarge)
-            }
-            Ok(_) => None,
-        };
-        match refusal {
-            None => mark(config, *spot, Alone::Mixed),
-            Some(refusal) => mark(config, *spot, Alone::of(refusal)),
-        }
+        let refusal = admitted.err().or_else(|| {
+            let announced = content_length(&parts.headers);
+            let is_too_large = is_too_large(announced, &body, config.max_body_bytes);
+            is_too_large.then_some(Refusal::BodyTooLarge)
+        });
+        mark(config, *spot, refusal.map_or(Alone::Mixed, Alone::of));
         (Response::from_parts(parts, CacheBody::live(body)), refusal)
     }
 }

@@ -7,6 +7,8 @@ use std::time::Duration;
 use http::StatusCode;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
+use super::kept::{Kept, kept_or_made};
+
 /// The field's name.
 pub const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 
@@ -32,13 +34,9 @@ pub enum Forward {
     Partial,
 }
 
-/// What is said of one request is said of many.
-const MEMBERS_KEPT: usize = 32;
-
 thread_local! {
     /// The last members that were formatted.
-    static MEMBERS: RefCell<[(Option<CacheStatus>, HeaderValue); MEMBERS_KEPT]> =
-        const { RefCell::new([const { (None, HeaderValue::from_static("")) }; MEMBERS_KEPT]) };
+    static MEMBERS: Kept<CacheStatus, 32> = const { RefCell::new([const { None }; 32]) };
 }
 
 /// One member of `Cache-Status`.
@@ -155,28 +153,18 @@ impl CacheStatus {
 
     /// Adds the member behind those of the caches nearer to the origin.
     pub fn append_to(self, headers: &mut HeaderMap) {
-        let kept = MEMBERS.try_with(|members| {
-            let mut members = members.borrow_mut();
-            let (of, member) = &mut members[self.place()];
-            if *of != Some(self) {
-                *member = self.member(None)?;
-                *of = Some(self);
-            }
-            Some(member.clone())
-        });
-        // The thread is about to end.
-        let member = kept.unwrap_or_else(|_| self.member(None));
+        let member = kept_or_made(&MEMBERS, self.place(), self, || self.member(None));
         if let Some(member) = member {
             headers.append(CACHE_STATUS, member);
         }
     }
 
-    /// Where the member is kept, if it is: most that differ have places of their own.
+    /// Where the member is kept: most that differ have places of their own.
     fn place(self) -> usize {
         let detail = self.detail.map_or(0, str::len);
         let flags = usize::from(self.stored) * 2 + usize::from(self.collapsed);
         let forward = self.forward.map_or(0, |forward| forward as usize * 4);
-        (detail + flags + forward) % MEMBERS_KEPT
+        detail + flags + forward
     }
 
     /// As [`append_to`](Self::append_to), with `key`: under which the response is stored. A key

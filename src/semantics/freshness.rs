@@ -7,6 +7,7 @@ use http::StatusCode;
 use http::header::{AGE, DATE, EXPIRES, HeaderMap, HeaderName, HeaderValue, LAST_MODIFIED};
 
 use super::cache_control::CacheControl;
+use super::kept::{Kept, kept_or_made};
 
 /// The `Age` a response arrived with, in seconds: the first member of the first line, if it is a
 /// number; too large a one counts as 2^31.
@@ -142,29 +143,16 @@ pub fn format_date(instant: SystemTime) -> Option<HeaderValue> {
         return None;
     }
     let second = since_epoch.as_secs();
-    let format = || HeaderValue::try_from(httpdate::fmt_http_date(instant)).ok();
-    let kept = DATES.try_with(|dates| {
-        let mut dates = dates.borrow_mut();
-        // Spread: a date and another one an hour later are not to be in each other's place.
-        let spread = second.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()[0];
-        let (of, date) = &mut dates[usize::from(spread) % DATES_KEPT];
-        if *of != second {
-            *date = format()?;
-            *of = second;
-        }
-        Some(date.clone())
-    });
-    // The thread is about to end.
-    kept.unwrap_or_else(|_| format())
+    // Spread: a date and another one an hour later are not to be in each other's place.
+    let place = second.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_be_bytes()[0];
+    kept_or_made(&DATES, usize::from(place), second, || {
+        HeaderValue::try_from(httpdate::fmt_http_date(instant)).ok()
+    })
 }
 
-/// Each page that is stored has a date or two, and many have the same.
-const DATES_KEPT: usize = 16;
-
 thread_local! {
-    /// The last dates that were formatted, by second.
-    static DATES: RefCell<[(u64, HeaderValue); DATES_KEPT]> =
-        const { RefCell::new([const { (u64::MAX, HeaderValue::from_static("")) }; DATES_KEPT]) };
+    /// The last dates that were formatted, by second: each page that is stored has one or two.
+    static DATES: Kept<u64, 16> = const { RefCell::new([const { None }; 16]) };
 }
 
 /// Adds a `Date` of `now` to a response that has none: what is stored keeps the date of its making

@@ -23,6 +23,7 @@ pub mod conditional;
 pub mod fields;
 pub mod freshness;
 pub mod invalidation;
+mod kept;
 pub mod outer;
 pub mod range;
 pub mod request;
