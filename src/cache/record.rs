@@ -163,11 +163,11 @@ impl Cache {
     async fn open_record(&self, key: &Key, entry: &Entry) -> Result<Arc<Record>, Undecodable> {
         let opened = self.sealer().open::<()>(Kind::Value, key, entry.bytes())?;
         let marks = self.marks(&opened.stamp.tags);
-        Ok(entry.decoded_as(Record {
+        Ok(entry.decoded_as(Arc::new(Record {
             marks: marks.map_err(|_| Undecodable::Meta)?,
             stamp: opened.stamp,
             value: Entry::new(opened.body.unpacked().await?),
-        }))
+        })))
     }
 
     fn open_foreign(&self, key: &Key, entry: &Entry) -> Opened {

@@ -70,7 +70,9 @@ impl Cache {
     {
         let decode = |entry: &Entry| match entry.decoded() {
             Some(value) => Ok(value),
-            None => self.decode(entry).map(|value| entry.decoded_as(value)),
+            None => self
+                .decode(entry)
+                .map(|value| entry.decoded_as(Arc::new(value))),
         };
         self.get_as(key, decode).await
     }

@@ -11,7 +11,7 @@ mod zstd;
 pub(crate) use self::body::Body;
 #[cfg(feature = "zstd")]
 pub use self::compression::Compression;
-pub(crate) use self::envelope::{Kind, Undecodable, is_lease, is_sealed, lease};
+pub(crate) use self::envelope::{Kind, Opened, Undecodable, is_lease, is_sealed, lease};
 pub(crate) use self::sealer::Sealer;
 pub(crate) use self::stamp::{Stamp, Worth};
 
@@ -95,8 +95,7 @@ impl Entry {
     }
 
     /// Leaves its decoded form for others.
-    pub(crate) fn decoded_as<T: Send + Sync + 'static>(&self, decoded: T) -> Arc<T> {
-        let decoded = Arc::new(decoded);
+    pub(crate) fn decoded_as<T: Send + Sync + 'static>(&self, decoded: Arc<T>) -> Arc<T> {
         // When another type or another reader came first, its form stays; ours serves this call.
         let _ = self.inner.decoded.set(Arc::clone(&decoded) as _);
         decoded
@@ -148,7 +147,7 @@ mod tests {
     fn the_decoded_form_is_made_once_and_shared() {
         let entry = Entry::from("1");
         assert_eq!(entry.decoded::<u32>(), None);
-        let first = entry.decoded_as(1_u32);
+        let first = entry.decoded_as(Arc::new(1_u32));
         let second = entry.clone().decoded::<u32>().unwrap();
         assert!(Arc::ptr_eq(&first, &second));
     }
@@ -156,9 +155,9 @@ mod tests {
     #[test]
     fn another_type_is_decoded_anew_and_never_transmuted() {
         let entry = Entry::from("1");
-        entry.decoded_as(1_u32);
+        entry.decoded_as(Arc::new(1_u32));
         assert_eq!(entry.decoded::<String>(), None);
-        assert_eq!(*entry.decoded_as("one".to_owned()), "one");
+        assert_eq!(*entry.decoded_as(Arc::new("one".to_owned())), "one");
         assert_eq!(entry.decoded::<u32>().as_deref(), Some(&1));
     }
 }

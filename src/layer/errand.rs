@@ -19,7 +19,7 @@ use super::future::Leads;
 use super::http::{HttpRules, remove_conditions};
 use super::lease::{Ground, Opened};
 use super::lookup::{Flight, Found, Miss, Pick};
-use super::serve::{empty, instead, serve};
+use super::serve::{Served, empty, instead, serve};
 use super::service::{Question, STATUS_NAME};
 use super::stale::caught;
 use super::tagged::Before;
@@ -90,9 +90,9 @@ where
         let way = choose(&self.question, &leading).await;
         let forwarding = match way {
             Way::Forward(forwarding) => forwarding,
-            Way::Answered(pick, status) => return Ok(self.serve(&pick, status)),
+            Way::Answered(pick, status) => return Ok(self.serve(pick, status)),
             Way::Refresh(pick, forwarding) => {
-                let response = self.serve(&pick, stale());
+                let response = self.serve(pick, stale());
                 let cache = self.question.config.cache.clone();
                 let Some(room) = cache.room() else {
                     observe::outcome(cache.name(), "refresh", Outcome::Bypass, "overloaded");
@@ -117,15 +117,10 @@ where
         observe::in_current_span(self.forward(leading, forwarding, room)).await
     }
 
-    fn serve(&self, pick: &Pick, status: CacheStatus) -> Response<CacheBody<ResponseBody>> {
+    fn serve(&self, pick: Pick, status: CacheStatus) -> Response<CacheBody<ResponseBody>> {
         let asked = self.question.asked();
-        serve(
-            pick.stored(),
-            pick.expired,
-            &asked,
-            self.question.head,
-            status,
-        )
+        let (stored, expired) = (Served::Last(pick.page), pick.expired);
+        serve(stored, expired, &asked, self.question.head, status)
     }
 
     /// The inner service has as much to do as it may: what is stale has to do, or the client comes back later.
@@ -137,7 +132,7 @@ where
             && let Some(stale) = &miss.stale
         {
             let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-if-error");
-            return self.serve(stale, status);
+            return self.serve(stale.clone(), status);
         }
         let status = CacheStatus::unanswered(STATUS_NAME, "overloaded");
         let mut response = empty(StatusCode::SERVICE_UNAVAILABLE, status);

@@ -16,7 +16,7 @@ use super::layer::{Config, ETags};
 use super::lease::Ground;
 use super::lookup::{Asked, Miss, Pick};
 use super::relay::{Copied, relay};
-use super::serve::{answer, empty, instead, serve};
+use super::serve::{Served, answer, empty, instead, serve};
 use super::service::{Question, STATUS_NAME};
 use super::stored::StoredResponse;
 use super::tagged::Before;
@@ -160,7 +160,13 @@ impl Filler {
             None => status.with_stored(),
             Some(refusal) => status.with_detail(refusal.as_str()),
         };
-        let mut response = serve(&current, false, &asked, question.head, status);
+        let mut response = serve(
+            Served::Shared(&current),
+            false,
+            &asked,
+            question.head,
+            status,
+        );
         response.extensions_mut().extend(extensions);
         response
     }
@@ -282,7 +288,7 @@ impl Filler {
         observe::outcome(name, "page", Outcome::Hit, "stale-if-error");
         let said = instead(self.miss.forward, status);
         Some(serve(
-            stale.stored(),
+            Served::Shared(stale.stored()),
             stale.expired,
             &asked,
             question.head,

@@ -1,5 +1,7 @@
 //! From a stored response, or one that has just been made, to what one client gets of it.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -13,7 +15,7 @@ use super::body::CacheBody;
 use super::lookup::Asked;
 use super::ready;
 use super::service::STATUS_NAME;
-use super::stored::StoredResponse;
+use super::stored::{StoredPage, StoredResponse};
 use crate::control::{CacheControl, patch_cache_control};
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Forward};
 use crate::semantics::conditional::{
@@ -22,20 +24,54 @@ use crate::semantics::conditional::{
 use crate::semantics::freshness::format_date;
 use crate::semantics::range::{Selection, select};
 
+/// A stored response that is served.
+pub(super) enum Served<'a> {
+    Shared(&'a StoredResponse),
+    /// Of a page that is not needed any more.
+    Last(Arc<StoredPage>),
+}
+
+impl Deref for Served<'_> {
+    type Target = StoredResponse;
+
+    fn deref(&self) -> &StoredResponse {
+        match self {
+            Self::Shared(stored) => stored,
+            Self::Last(page) => page.stored(),
+        }
+    }
+}
+
+impl Served<'_> {
+    /// Its fields, which it has no more after that if nobody else has the page.
+    fn take_headers(&mut self) -> HeaderMap {
+        if let Self::Last(page) = self
+            && let Some(page) = Arc::get_mut(page)
+            && let Some(response) = &mut page.response
+        {
+            return std::mem::take(&mut response.headers);
+        }
+        self.headers.clone()
+    }
+}
+
 /// The response to a request that may have this stored one. `expired`: it is stale since now, though
 /// it may say otherwise.
 pub(super) fn serve<B: Body<Data = Bytes>>(
-    stored: &StoredResponse,
+    mut stored: Served<'_>,
     expired: bool,
     asked: &Asked<'_>,
     head: bool,
     status: CacheStatus,
 ) -> Response<CacheBody<B>> {
     let judgement = judge(stored.status, &stored.headers, asked);
-    let (mut headers, body) = match judgement {
-        Some(_) => (not_modified_fields(&stored.headers), Bytes::new()),
-        None if head => (stored.headers.clone(), Bytes::new()),
-        None => (stored.headers.clone(), stored.body.clone()),
+    let mut headers = match judgement {
+        Some(_) => not_modified_fields(&stored.headers),
+        None => stored.take_headers(),
+    };
+    let body = match judgement {
+        None if !head => stored.body.clone(),
+        _ => Bytes::new(),
     };
     if head && judgement.is_none() && stored.status != StatusCode::NO_CONTENT {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(stored.body.len()));

@@ -15,7 +15,7 @@ use super::future::{Leads, ResponseFuture};
 use super::given::Given;
 use super::layer::Config;
 use super::lookup::{Asked, Miss, Now};
-use super::serve::serve;
+use super::serve::{Served, serve};
 use super::target::{RequestTarget, original_uri};
 use super::unshared::Unshared;
 use super::veto::{CacheVeto, Place};
@@ -107,7 +107,8 @@ where
         match now {
             Now::Hit(pick) => {
                 let status = CacheStatus::hit(STATUS_NAME);
-                let response = serve(pick.stored(), pick.expired, &asked, head, status);
+                let stored = Served::Shared(pick.stored());
+                let response = serve(stored, pick.expired, &asked, head, status);
                 return ResponseFuture::hit(response);
             }
             Now::Nothing if !head => {

@@ -7,7 +7,7 @@
 //! one takes its place.
 
 use std::fmt;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -17,9 +17,9 @@ use serde::{Deserialize, Serialize};
 
 use super::stale::Windows;
 use super::tagged::PageTags;
-use super::wire::{PageMeta, PageToWrite, ResponseToWrite, names};
+use super::wire::{PageMeta, PageToWrite, ResponseToWrite};
 use crate::cache::Cache;
-use crate::entry::{Body, Entry, Kind, Stamp, Undecodable};
+use crate::entry::{Body, Entry, Kind, Opened, Stamp, Undecodable};
 use crate::error::Result;
 use crate::key::Key;
 use crate::semantics::cache_status::CACHE_STATUS;
@@ -251,9 +251,10 @@ impl StoredPage {
         cache: &Cache,
         key: &Key,
         bytes: &Bytes,
-    ) -> Result<Self, Undecodable> {
-        let (page, body) = Self::open(cache, key, bytes)?;
-        Ok(page.with_body(body.unpacked().await?))
+    ) -> Result<Arc<Self>, Undecodable> {
+        let Opened { stamp, meta, body } = Self::unseal(cache, key, bytes)?;
+        let body = body.unpacked().await?;
+        Self::read(cache, bytes, stamp, meta, body).map(Arc::new)
     }
 
     /// The same; `None` if that would hold others up.
@@ -261,13 +262,14 @@ impl StoredPage {
         cache: &Cache,
         key: &Key,
         bytes: &Bytes,
-    ) -> Option<Result<Self, Undecodable>> {
-        let (page, body) = match Self::open(cache, key, bytes) {
+    ) -> Option<Result<Arc<Self>, Undecodable>> {
+        let Opened { stamp, meta, body } = match Self::unseal(cache, key, bytes) {
             Ok(opened) => opened,
             Err(undecodable) => return Some(Err(undecodable)),
         };
         let body = body.unpacked_now()?;
-        Some(body.map(|body| page.with_body(body)))
+        let read = body.and_then(|body| Self::read(cache, bytes, stamp, meta, body));
+        Some(read.map(Arc::new))
     }
 
     /// The same, without its response.
@@ -281,43 +283,44 @@ impl StoredPage {
         Ok(page)
     }
 
-    fn with_body(mut self, body: Bytes) -> Self {
-        if let Some(response) = &mut self.response {
-            response.body = body;
-        }
-        self
-    }
-
     /// The page, its body left out, and that.
     pub(super) fn open(
         cache: &Cache,
         key: &Key,
         bytes: &Bytes,
     ) -> Result<(Self, Body), Undecodable> {
-        let page = cache
-            .sealer()
-            .open::<PageMeta<'_>>(Kind::Page, key, bytes)?;
-        let body = page.body;
-        let (stored_at, kept_until) = (page.stamp.stored_at, page.stamp.fresh_until);
-        let windows = Windows {
-            while_revalidate: page.stamp.stale_while_revalidate,
-            if_error: page.stamp.stale_if_error,
-        };
-        let tags = PageTags::new(cache, page.stamp.tags).map_err(|_| Undecodable::Meta)?;
-        let response = page
-            .meta
-            .response
-            .map(|response| response.into_stored(bytes, stored_at, windows, tags))
-            .transpose()?;
-        let page = Self {
-            generation: page.meta.generation,
-            vary: names(page.meta.vary)?,
-            variants: page.meta.variants,
-            kept_until,
-            own_key: page.meta.own_key.and_then(|key| cache.stored_key(key)),
-            response,
-        };
+        let Opened { stamp, meta, body } = Self::unseal(cache, key, bytes)?;
+        let page = Self::read(cache, bytes, stamp, meta, Bytes::new())?;
         Ok((page, body))
+    }
+
+    fn unseal<'b>(
+        cache: &Cache,
+        key: &Key,
+        bytes: &'b Bytes,
+    ) -> Result<Opened<PageMeta<'b>>, Undecodable> {
+        cache.sealer().open(Kind::Page, key, bytes)
+    }
+
+    /// The page that an entry of these bytes says it is.
+    fn read(
+        cache: &Cache,
+        bytes: &Bytes,
+        stamp: Stamp,
+        mut meta: PageMeta<'_>,
+        body: Bytes,
+    ) -> Result<Self, Undecodable> {
+        let kept_until = stamp.fresh_until;
+        let response = meta.response.take();
+        let response = response.map(|response| response.into_stored(cache, bytes, body, stamp));
+        Ok(Self {
+            generation: meta.generation,
+            vary: meta.take_vary(),
+            variants: meta.variants,
+            kept_until,
+            own_key: meta.own_key.and_then(|key| cache.stored_key(key)),
+            response: response.transpose()?,
+        })
     }
 
     /// The body to store, packed where that makes it smaller.

@@ -1,33 +1,27 @@
 //! How a stored page is written into its entry, and read from it.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use serde::de::Error as _;
 use serde::ser::SerializeSeq as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::stale::Windows;
 use super::stored::{Fingerprint, OF_EACH_HIT, StoredResponse, VariantMark, Varied};
 use super::tagged::PageTags;
-use crate::entry::Undecodable;
+use crate::cache::Cache;
+use crate::entry::{Stamp, Undecodable};
 use crate::semantics::reuse::Terms;
 use crate::semantics::storable::Sharing;
-
-pub(super) fn names(names: Vec<&str>) -> Result<Vec<HeaderName>, Undecodable> {
-    let names = names.into_iter().map(HeaderName::try_from);
-    names
-        .collect::<Result<_, _>>()
-        .map_err(|_| Undecodable::Meta)
-}
 
 /// What is read of a page, in the order of [`PageToWrite`].
 #[derive(Deserialize)]
 #[cfg_attr(test, derive(Serialize))]
 pub(super) struct PageMeta<'a> {
     pub(super) generation: u64,
-    #[serde(borrow)]
-    pub(super) vary: Vec<&'a str>,
+    pub(super) vary: Vec<Name>,
     pub(super) variants: Vec<VariantMark>,
     #[serde(borrow)]
     pub(super) own_key: Option<&'a str>,
@@ -40,15 +34,14 @@ pub(super) struct PageMeta<'a> {
 pub(super) struct ResponseMeta<'a> {
     status: u16,
     #[serde(borrow)]
-    headers: Vec<(&'a str, Line<'a>)>,
+    headers: Vec<(Name, Line<'a>)>,
     /// From its making, in milliseconds.
     lifetime_ms: Option<u64>,
     initial_age: u64,
     terms: Terms,
     sharing: Sharing,
-    selection: Fingerprint,
-    #[serde(borrow)]
-    varied: Vec<(&'a str, Fingerprint)>,
+    selection: Print,
+    varied: Vec<(Name, Print)>,
 }
 
 /// What is written of a page: of what it holds already, nothing is gathered for it.
@@ -72,7 +65,7 @@ pub(super) struct ResponseToWrite<'a> {
     initial_age: u64,
     terms: Terms,
     sharing: Sharing,
-    selection: Fingerprint,
+    selection: Print,
     #[serde(serialize_with = "write_varied")]
     varied: &'a [Varied],
 }
@@ -94,7 +87,45 @@ fn write_fields<S: Serializer>(headers: &HeaderMap, serializer: S) -> Result<S::
 
 fn write_varied<S: Serializer>(varied: &[Varied], serializer: S) -> Result<S::Ok, S::Error> {
     let varied = varied.iter();
-    serializer.collect_seq(varied.map(|field| (field.name.as_str(), field.fingerprint)))
+    serializer.collect_seq(varied.map(|field| (field.name.as_str(), Print(field.fingerprint))))
+}
+
+/// The name of a field.
+pub(super) struct Name(HeaderName);
+
+#[cfg(test)]
+impl Serialize for Name {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.0.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // Not as text, which would be looked through twice.
+        let Line(name) = Deserialize::deserialize(deserializer)?;
+        HeaderName::from_bytes(name)
+            .map(Self)
+            .map_err(D::Error::custom)
+    }
+}
+
+/// A fingerprint, which is a run of bytes rather than 32 numbers.
+struct Print(Fingerprint);
+
+impl Serialize for Print {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let bytes = self.0.as_ref();
+        bytes.map(|bytes| Line(bytes)).serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Print {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let bytes = Option::<Line<'de>>::deserialize(deserializer)?;
+        let print = bytes.map(|Line(bytes)| bytes.try_into()).transpose();
+        print.map(Self).map_err(D::Error::custom)
+    }
 }
 
 /// The value of a field, which is a slice of the entry.
@@ -112,6 +143,14 @@ impl<'de: 'a, 'a> Deserialize<'de> for Line<'a> {
     }
 }
 
+impl PageMeta<'_> {
+    /// The fields that responses vary on.
+    pub(super) fn take_vary(&mut self) -> Vec<HeaderName> {
+        let names = std::mem::take(&mut self.vary).into_iter();
+        names.map(|Name(name)| name).collect()
+    }
+}
+
 impl<'a> ResponseToWrite<'a> {
     pub(super) fn of(response: &'a StoredResponse) -> Self {
         let lifetime = response.lifetime.map(|lifetime| {
@@ -124,26 +163,25 @@ impl<'a> ResponseToWrite<'a> {
             initial_age: response.initial_age,
             terms: response.terms,
             sharing: response.sharing,
-            selection: response.selection,
+            selection: Print(response.selection),
             varied: &response.varied,
         }
     }
 }
 
 impl ResponseMeta<'_> {
-    /// The response in an entry of these bytes.
+    /// The response in an entry of these bytes, with this body.
     pub(super) fn into_stored(
         self,
+        cache: &Cache,
         bytes: &Bytes,
-        stored_at: SystemTime,
-        windows: Windows,
-        tags: PageTags,
+        body: Bytes,
+        stamp: Stamp,
     ) -> Result<StoredResponse, Undecodable> {
         // There may be fewer names than lines, and too many of them for a map.
         let room = self.headers.len() + OF_EACH_HIT.len();
         let mut headers = HeaderMap::try_with_capacity(room).unwrap_or_default();
-        for (name, Line(value)) in self.headers {
-            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| Undecodable::Meta)?;
+        for (Name(name), Line(value)) in self.headers {
             let value = HeaderValue::from_maybe_shared(bytes.slice_ref(value))
                 .map_err(|_| Undecodable::Meta)?;
             headers
@@ -156,24 +194,25 @@ impl ResponseMeta<'_> {
                 .try_insert(name, value)
                 .map_err(|_| Undecodable::Meta)?;
         }
-        let (varied, values): (Vec<_>, Vec<_>) = self.varied.into_iter().unzip();
+        let varied = self.varied.into_iter();
         Ok(StoredResponse {
             status: StatusCode::from_u16(self.status).map_err(|_| Undecodable::Meta)?,
             headers,
-            body: Bytes::new(),
-            stored_at,
+            body,
+            stored_at: stamp.stored_at,
             lifetime: self.lifetime_ms.map(Duration::from_millis),
             initial_age: self.initial_age,
             terms: self.terms,
-            windows,
+            windows: Windows {
+                while_revalidate: stamp.stale_while_revalidate,
+                if_error: stamp.stale_if_error,
+            },
             sharing: self.sharing,
-            selection: self.selection,
-            varied: names(varied)?
-                .into_iter()
-                .zip(values)
-                .map(|(name, value)| Varied::new(name, value))
+            selection: self.selection.0,
+            varied: varied
+                .map(|(Name(name), Print(print))| Varied::new(name, print))
                 .collect(),
-            tags,
+            tags: PageTags::new(cache, stamp.tags).map_err(|_| Undecodable::Meta)?,
         })
     }
 }
@@ -182,15 +221,20 @@ impl ResponseMeta<'_> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
     use super::super::stored::StoredPage;
     use super::*;
     use crate::backend::Dummy;
-    use crate::cache::Cache;
-    use crate::entry::{Body, Kind, Stamp};
+    use crate::entry::{Body, Kind};
     use crate::key::KeySpace;
 
     fn page(names: &[String]) -> PageMeta<'_> {
-        let headers = names.iter().map(|name| (name.as_str(), Line(b"v")));
+        let headers = names.iter().map(|name| {
+            let name = HeaderName::try_from(name).unwrap();
+            (Name(name), Line(b"v"))
+        });
         PageMeta {
             generation: 1,
             vary: Vec::new(),
@@ -207,13 +251,13 @@ mod tests {
                     authorized: false,
                     varies_on_cookie: false,
                 },
-                selection: None,
+                selection: Print(None),
                 varied: Vec::new(),
             }),
         }
     }
 
-    fn decode(meta: PageMeta<'_>) -> Result<StoredPage, Undecodable> {
+    fn decode(meta: PageMeta<'_>) -> Result<Arc<StoredPage>, Undecodable> {
         let key = KeySpace::default().key(1, "page").unwrap();
         let at = SystemTime::UNIX_EPOCH;
         let cache = Cache::new(Dummy);
@@ -231,8 +275,9 @@ mod tests {
     fn as_many_lines_as_any_response_has_are_decoded_and_too_many_names_are_not() {
         const MANY: usize = 1 << 15;
         let many_links = vec!["link".to_owned(); MANY];
-        let lines = decode(page(&many_links)).unwrap().response.unwrap();
-        assert_eq!(lines.headers.get_all("link").iter().count(), MANY);
+        let lines = decode(page(&many_links)).unwrap();
+        let lines = lines.stored().headers.get_all("link");
+        assert_eq!(lines.iter().count(), MANY);
         let names: Vec<_> = (0..MANY).map(|number| format!("x{number}")).collect();
         assert_eq!(decode(page(&names)).unwrap_err(), Undecodable::Meta);
     }

@@ -245,7 +245,10 @@ async fn the_decoded_form_is_shared() {
     let far = Far::default();
     let tiered = Tiered::new(Memory::new(), far.clone());
     far.memory.set(&key("k"), "1".into(), LONG).await.unwrap();
-    let first = get(&tiered, &key("k")).await.unwrap().decoded_as(1_u32);
+    let first = get(&tiered, &key("k"))
+        .await
+        .unwrap()
+        .decoded_as(Arc::new(1_u32));
     let second = near(&tiered, &key("k")).unwrap().decoded::<u32>().unwrap();
     assert!(Arc::ptr_eq(&first, &second));
 }

@@ -89,6 +89,11 @@ const OWN: &[Named] = &[
         make: ours::page,
     },
     Named {
+        name: "axum-cache, store elsewhere",
+        role: Role::Ours,
+        make: ours::elsewhere,
+    },
+    Named {
         name: "by hand, outside",
         role: Role::Ideal,
         make: ideal::outside,
