@@ -6,22 +6,40 @@
 //! - A [`Fill`] is begun before the computation and asked to land after it. Once
 //!   [`Fences::invalidate`] has returned, no fill begun before it will write any more, and none
 //!   is still writing. That holds for each of several invalidations at a time.
+//! - A fill that is begun [`since`](Fences::begin_since) a look-up is as good as one that was begun before it:
+//!   what was invalidated in between bars it. A look-up itself writes nothing that others read.
 //! - The table holds only keys with a fill in progress.
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::hash::BuildHasher as _;
 use std::sync::{Arc, PoisonError};
 
 use foldhash::quality::RandomState;
 use tokio::sync::{RwLock, RwLockReadGuard};
 
-use crate::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
+/// How many counts of invalidations there are. Keys that share one bar each other's fills, if the one is
+/// invalidated while the other is looked up.
+const COUNTS: usize = if cfg!(shuttle) { 1 } else { 256 };
+
 /// The fills in progress on one store, by key.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Fences {
     running: Mutex<HashMap<Arc<str>, Gates, RandomState>>,
+    /// How often a key was invalidated, by its hash.
+    counts: Box<[AtomicU64]>,
+    hashes: RandomState,
+}
+
+/// When a look-up began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Since {
+    /// Which of the counts, and what it was.
+    row: usize,
+    count: u64,
 }
 
 /// The gates of one key that fills in progress have before them: at most the last one is open. The
@@ -47,7 +65,43 @@ pub(crate) struct Fill {
     gate: Arc<Gate>,
 }
 
+impl Default for Fences {
+    fn default() -> Self {
+        Self {
+            running: Mutex::default(),
+            counts: (0..COUNTS).map(|_| AtomicU64::new(0)).collect(),
+            hashes: RandomState::default(),
+        }
+    }
+}
+
 impl Fences {
+    /// Call it before anything is read that a value will depend on, if it may turn out that none is made.
+    pub(crate) fn now(&self, key: &str) -> Since {
+        let row = self.row(key);
+        let count = self.counts[row].load(Ordering::Acquire);
+        Since { row, count }
+    }
+
+    /// Begins the fill of a key that has been looked up `since`.
+    pub(crate) fn begin_since(self: &Arc<Self>, key: impl Into<Arc<str>>, since: Since) -> Fill {
+        let fill = self.begin(key);
+        // Who has counted before the fill was in the table may not have seen it there.
+        if self.counts[since.row].load(Ordering::Acquire) == since.count {
+            return fill;
+        }
+        Fill {
+            gate: Arc::new(Gate::barred()),
+            key: Arc::clone(&fill.key),
+            fences: Arc::clone(self),
+        }
+    }
+
+    fn row(&self, key: &str) -> usize {
+        let row = self.hashes.hash_one(key) % COUNTS as u64;
+        usize::try_from(row).unwrap_or_default()
+    }
+
     /// Begins a fill. Call it before anything is read that the value will depend on.
     pub(crate) fn begin(self: &Arc<Self>, key: impl Into<Arc<str>>) -> Fill {
         let key = key.into();
@@ -74,6 +128,7 @@ impl Fences {
 
     /// Bars the fills of `key` that have begun, and waits for those that are writing.
     pub(crate) async fn invalidate(&self, key: &str) {
+        self.counts[self.row(key)].fetch_add(1, Ordering::Release);
         let barred = match self.running().get(key) {
             None => return,
             Some(gates) => gates.iter().map(Gate::bar).collect(),
@@ -83,6 +138,9 @@ impl Fences {
 
     /// As [`invalidate`](Self::invalidate), of all keys that begin with `prefix`.
     pub(crate) async fn invalidate_prefix(&self, prefix: &str) {
+        for count in &self.counts {
+            count.fetch_add(1, Ordering::Release);
+        }
         let barred = {
             let running = self.running();
             let gates = running.iter().filter(|(key, _)| key.starts_with(prefix));
@@ -102,6 +160,15 @@ impl Fences {
 }
 
 impl Gate {
+    /// That of a fill which is in no table.
+    fn barred() -> Self {
+        Self {
+            invalidated: AtomicBool::new(true),
+            landing: RwLock::new(()),
+            fills: AtomicUsize::new(1),
+        }
+    }
+
     fn bar(self: &Arc<Self>) -> Arc<Self> {
         self.invalidated.store(true, Ordering::Release);
         Arc::clone(self)
@@ -177,6 +244,29 @@ mod tests {
         assert_eq!(other.land(ready(())).await, Some(()));
         fences.invalidate_prefix("").await;
         assert_eq!(after.land(ready(())).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_fill_since_a_look_up_is_barred_by_what_was_invalidated_since_that() {
+        let fences = Arc::new(Fences::default());
+        let since = fences.now("k");
+        let fill = fences.begin_since("k", since);
+        assert_eq!(fill.land(ready(())).await, Some(()));
+        // Whether there is a fill in progress or not, and by the key or a prefix.
+        for begun in [Some(fill), None] {
+            let since = fences.now("k");
+            fences.invalidate("k").await;
+            let late = fences.begin_since("k", since);
+            assert!(late.is_barred());
+            assert_eq!(late.land(ready(())).await, None);
+            let since = fences.now("k");
+            fences.invalidate_prefix("").await;
+            assert!(fences.begin_since("k", since).is_barred());
+            let since = fences.now("k");
+            assert!(!fences.begin_since("k", since).is_barred());
+            drop(begun);
+        }
+        assert!(fences.running().is_empty());
     }
 
     #[tokio::test]

@@ -128,6 +128,36 @@ fn no_read_sees_what_was_invalidated_before_it_began() {
 }
 
 #[test]
+fn what_was_read_before_a_fill_began_lands_only_if_nothing_was_invalidated_since() {
+    check(|| {
+        block_on(async {
+            let played = Arc::new(Played::default());
+            let readers = [(); 2].map(|()| {
+                let played = Arc::clone(&played);
+                spawn(async move {
+                    let since = played.fences.now("k");
+                    let value = played.data.load(Ordering::SeqCst);
+                    shuttle::future::yield_now().await;
+                    let fill = played.fences.begin_since("k", since);
+                    let write = async { *played.stored.lock().unwrap() = Some(value) };
+                    fill.land(write).await;
+                })
+            });
+            let changes = [(); 2].map(|()| {
+                let played = Arc::clone(&played);
+                spawn(async move { played.change().await })
+            });
+            for task in readers.into_iter().chain(changes) {
+                task.await.unwrap();
+            }
+            let settled = played.settled.load(Ordering::SeqCst);
+            assert!(played.look().is_none_or(|stored| stored >= settled));
+            assert!(played.fences.is_empty());
+        });
+    });
+}
+
+#[test]
 fn a_crowd_computes_once() {
     check(|| {
         block_on(async {

@@ -56,7 +56,7 @@ use crate::clock::Clock;
 use crate::codec::AnyCodec;
 use crate::entry::{Body, Entry, Sealer};
 use crate::error::Result;
-use crate::fence::{Fences, Fill};
+use crate::fence::{Fences, Fill, Since};
 use crate::flight::Flights;
 use crate::key::{Key, KeySpace};
 use crate::tag::{TagStamp, Tags};
@@ -449,6 +449,17 @@ impl Cache {
     /// be joined after.
     pub(crate) fn turns(&self) -> u64 {
         self.shared.turns.load(Ordering::SeqCst)
+    }
+
+    /// Call it before a look-up that a fill may begin [`since`](Self::begin_fill_since).
+    pub(crate) fn since(&self, key: &Key) -> Since {
+        self.shared.fences.now(key.as_str())
+    }
+
+    /// Begins a fill; see [`Fences::begin_since`].
+    pub(crate) fn begin_fill_since(&self, key: &Key, since: Since) -> Fill {
+        let fences = &self.shared.fences;
+        fences.begin_since(Arc::clone(key.text()), since)
     }
 
     /// Begins a fill; see [`Fences::begin`].

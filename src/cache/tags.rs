@@ -427,9 +427,15 @@ impl Cache {
             Peek::Miss => return Ok((None, TagsRead::new())),
             Peek::Declined => {}
         }
-        let Some(tags) = self.shared.tags_seen.of(key) else {
-            return Ok((self.backend().get(key).await?, TagsRead::new()));
-        };
+        match self.shared.tags_seen.of(key) {
+            None => Ok((self.backend().get(key).await?, TagsRead::new())),
+            // In a box, as below, so that it takes no room in the futures of those that have none.
+            Some(tags) => Box::pin(self.fetch_with(key, tags)).await,
+        }
+    }
+
+    /// The entry under `key`, and what has become of these tags.
+    async fn fetch_with(&self, key: &Key, tags: Arc<[Key]>) -> Result<(Option<Entry>, TagsRead)> {
         let keys: Vec<Key> = [key].into_iter().chain(tags.iter()).cloned().collect();
         let mut entries = self.backend().get_many(&keys).await?;
         let read = self.presents(entries.get(1..).unwrap_or_default()).await;
@@ -452,7 +458,7 @@ impl Cache {
         }
         let keys = marks.iter().map(|(key, _)| key.clone());
         self.shared.tags_seen.remember(key, keys);
-        self.present_state(marks).await
+        Box::pin(self.present_state(marks)).await
     }
 
     /// The entries under `keys`, with the generations of `tags` and of those that the entries had the

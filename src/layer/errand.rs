@@ -1,5 +1,7 @@
 //! A request that has to wait: for the store, for another request's answer, or for the inner
 //! service.
+//!
+//! Most wait for the store alone, so that the look-up is a future of its own, and the rest another one.
 
 use std::panic::resume_unwind;
 use std::pin::pin;
@@ -15,7 +17,7 @@ use tower_service::Service;
 use super::body::CacheBody;
 use super::collapse::{Alone, Collapse, Duty, Held, Landed, Spot, is_worth_it};
 use super::fill::Filler;
-use super::future::Leads;
+use super::future::{Answer, Leads, LookUp};
 use super::http::{HttpRules, remove_conditions};
 use super::lease::{Ground, Opened};
 use super::lookup::{Flight, Found, Miss, Pick};
@@ -26,7 +28,7 @@ use super::tagged::Before;
 use super::veto::{CacheVeto, Place};
 use crate::cache::Room;
 use crate::clock::at_one_moment;
-use crate::fence::Fill;
+use crate::fence::{Fill, Since};
 use crate::flight::Role;
 use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::CacheStatus;
@@ -39,11 +41,23 @@ const ROUNDS: usize = 3;
 /// A request that could not be answered at once.
 pub(super) struct Errand<S, RequestBody> {
     pub(super) inner: S,
+    /// Its fields are in the question until it is forwarded.
     pub(super) request: Request<RequestBody>,
-    pub(super) question: Box<Question>,
-    pub(super) place: Place,
-    /// Set once others wait for the answer.
-    pub(super) leads: Leads,
+    pub(super) question: Question,
+}
+
+/// What the look-up of a request came to.
+pub(super) enum Step<B: Body, E> {
+    Answered(Response<CacheBody<B>>),
+    /// There is more to wait for, and others may wait for that, too.
+    Rest(Answer<B, E>, Leads),
+}
+
+/// A look-up, and what was known before it.
+struct Looked {
+    found: Found,
+    since: Since,
+    landings: u64,
 }
 
 /// How a request goes on.
@@ -84,37 +98,57 @@ where
     ResponseBody: Body<Data = Bytes> + Send + 'static,
     ResponseBody::Error: Send,
 {
-    pub(super) async fn run(self) -> Result<Response<CacheBody<ResponseBody>>, S::Error> {
-        let leading = self.request.extensions().get::<Leading>();
-        let leading = leading.cloned().unwrap_or_default();
-        let way = choose(&self.question, &leading).await;
-        let forwarding = match way {
-            Way::Forward(forwarding) => forwarding,
-            Way::Answered(pick, status) => return Ok(self.serve(pick, status)),
-            Way::Refresh(pick, forwarding) => {
-                let response = self.serve(pick, stale());
-                let cache = self.question.config.cache.clone();
-                let Some(room) = cache.room() else {
-                    observe::outcome(cache.name(), "refresh", Outcome::Bypass, "overloaded");
+    pub(super) fn look_up(self) -> LookUp<ResponseBody, S::Error> {
+        // A block has what it takes once, where an `async fn` has it twice.
+        Box::pin(async move {
+            let looked = Looked::up(&self.question).await;
+            if let Found::Hit(pick) = looked.found {
+                let status = CacheStatus::hit(STATUS_NAME);
+                return Step::Answered(self.serve(pick, status));
+            }
+            let leads = Leads::default();
+            let rest = self.go_on(looked, Leads::clone(&leads));
+            Step::Rest(rest, leads)
+        })
+    }
+
+    fn go_on(mut self, looked: Looked, leads: Leads) -> Answer<ResponseBody, S::Error> {
+        Box::pin(async move {
+            let leading = self.request.extensions().get::<Leading>();
+            let leading = leading.cloned().unwrap_or_default();
+            let way = choose(&self.question, looked, &leading).await;
+            let headers = self.request.headers_mut();
+            headers.clone_from(&self.question.headers);
+            let forwarding = match way {
+                Way::Forward(forwarding) => forwarding,
+                Way::Answered(pick, status) => return Ok(self.serve(pick, status)),
+                Way::Refresh(pick, forwarding) => {
+                    let response = self.serve(pick, stale());
+                    let cache = self.question.config.cache.clone();
+                    let Some(room) = cache.room() else {
+                        observe::outcome(cache.name(), "refresh", Outcome::Bypass, "overloaded");
+                        return Ok(response);
+                    };
+                    let place = Place::nowhere(self.request.extensions_mut());
+                    let refresh = self.for_the_whole();
+                    let refresh = refresh.forward(place, leading, forwarding, room);
+                    let refresh = observe::in_current_span(refresh);
+                    cache.spawn(async move { drop(refresh.await) });
                     return Ok(response);
-                };
-                let refresh = self.in_background().forward(leading, forwarding, room);
-                let refresh = observe::in_current_span(refresh);
-                cache.spawn(async move { drop(refresh.await) });
-                return Ok(response);
-            }
-            Way::Timeout => {
-                // Only the cache was to answer.
-                let status = CacheStatus::unanswered(STATUS_NAME, "only-if-cached");
-                return Ok(empty(StatusCode::GATEWAY_TIMEOUT, status));
-            }
-        };
-        let Some(room) = self.question.config.cache.room() else {
-            return Ok(self.overloaded(&forwarding));
-        };
-        self.leads
-            .store(forwarding.duty.is_one(), Ordering::Relaxed);
-        observe::in_current_span(self.forward(leading, forwarding, room)).await
+                }
+                Way::Timeout => {
+                    // Only the cache was to answer.
+                    let status = CacheStatus::unanswered(STATUS_NAME, "only-if-cached");
+                    return Ok(empty(StatusCode::GATEWAY_TIMEOUT, status));
+                }
+            };
+            let Some(room) = self.question.config.cache.room() else {
+                return Ok(self.overloaded(&forwarding));
+            };
+            leads.store(forwarding.duty.is_one(), Ordering::Relaxed);
+            let place = Place::of(self.request.extensions_mut());
+            observe::in_current_span(self.forward(place, leading, forwarding, room)).await
+        })
     }
 
     fn serve(&self, pick: Pick, status: CacheStatus) -> Response<CacheBody<ResponseBody>> {
@@ -143,7 +177,7 @@ where
 
     /// The same request, for the whole of a response that no client waits for. All else stays, as
     /// its answer is stored for those who ask the same.
-    fn in_background(mut self) -> Self {
+    fn for_the_whole(mut self) -> Self {
         *self.request.method_mut() = Method::GET;
         let headers = self.request.headers_mut();
         remove_conditions(headers);
@@ -151,100 +185,127 @@ where
             headers.remove(name);
         }
         self.question.for_the_whole(self.request.headers());
-        self.place = Place::nowhere(self.request.extensions_mut());
         self
     }
 
-    async fn forward(
+    fn forward(
         mut self,
+        place: Place,
         mut leading: Leading,
         forwarding: Forwarding,
         room: Room,
-    ) -> Result<Response<CacheBody<ResponseBody>>, S::Error> {
-        let Forwarding {
-            mut miss,
-            fill,
-            duty,
-            flight,
-            marked,
-            opened,
-        } = forwarding;
-        let config = Arc::clone(&self.question.config);
-        if let Some(flight) = &flight {
-            leading.0.push((Arc::clone(&config.collapse), flight.spot));
-            self.request.extensions_mut().insert(leading);
+    ) -> impl Future<Output = Result<Response<CacheBody<ResponseBody>>, S::Error>> + Send {
+        async move {
+            let Forwarding {
+                mut miss,
+                fill,
+                duty,
+                flight,
+                marked,
+                opened,
+            } = forwarding;
+            let config = Arc::clone(&self.question.config);
+            if let Some(flight) = &flight {
+                leading.0.push((Arc::clone(&config.collapse), flight.spot));
+                self.request.extensions_mut().insert(leading);
+            }
+            if fill.is_barred() {
+                // What was found has been purged since.
+                (miss.known, miss.stale) = (None, None);
+            }
+            let mut request = config.inputs.show(&self.question.target, self.request);
+            let headers = request.headers_mut();
+            let validates = config.http.is_some() && !self.question.head;
+            if let Some(stale) = miss.stale.as_ref().filter(|_| validates) {
+                make_conditional(headers, &stale.stored().headers);
+            } else if self.question.given.conditions
+                && config.http.is_none()
+                && flight.is_some()
+                && is_worth_it(marked)
+            {
+                // The whole response is wanted; the conditions are for the layer to judge then.
+                remove_conditions(headers);
+            }
+            let opened = match opened {
+                Some(opened) => opened,
+                None => place_of(&self.question, &miss, marked).await,
+            };
+            let before = match opened.before {
+                Some(before) => Arc::unwrap_or_clone(before),
+                None if opened.ground.is_lost() || miss.is_unavailable() => Before::nothing(),
+                // An answer to HEAD is never stored, but may say of the stored one that it still holds.
+                None if self.question.head && config.http.is_none() => Before::nothing(),
+                None => Before::read(&config, miss.replaced()).await,
+            };
+            let ground = opened.ground.clone();
+            let filler = Filler {
+                ground: opened.ground,
+                before,
+                asked_at: config.cache.clock().now(),
+                fill,
+                key: self.question.key.clone(),
+                veto: CacheVeto::of(request.extensions_mut()),
+                is_inside: place == Place::Inside,
+                config,
+                miss,
+                duty,
+                spot: flight.map(|flight| flight.spot),
+                marked,
+            };
+            let mut inner = self.inner;
+            let call = async move { inner.call(request).await };
+            let cache = &self.question.config.cache;
+            let call = pin!(cache.making(&self.question.key, &room, call));
+            let mut response = match ground.hold(caught(call)).await {
+                Ok(Ok(response)) => at_one_moment(|| filler.respond(&self.question, response)),
+                Ok(Err(error)) => filler.unreachable(&self.question).ok_or(error)?,
+                Err(panic) => match filler.unreachable(&self.question) {
+                    Some(response) => response,
+                    None => resume_unwind(panic),
+                },
+            };
+            place.leave(&mut response);
+            Ok(response)
         }
-        if fill.is_barred() {
-            // What was found has been purged since.
-            (miss.known, miss.stale) = (None, None);
-        }
-        let mut request = config.inputs.show(&self.question.target, self.request);
-        let headers = request.headers_mut();
-        let validates = config.http.is_some() && !self.question.head;
-        if let Some(stale) = miss.stale.as_ref().filter(|_| validates) {
-            make_conditional(headers, &stale.stored().headers);
-        } else if self.question.given.conditions
-            && config.http.is_none()
-            && flight.is_some()
-            && is_worth_it(marked)
-        {
-            // The whole response is wanted; the conditions are for the layer to judge then.
-            remove_conditions(headers);
-        }
-        let opened = match opened {
-            Some(opened) => opened,
-            None => place(&self.question, &miss, marked).await,
-        };
-        let before = match opened.before {
-            Some(before) => Arc::unwrap_or_clone(before),
-            None if opened.ground.is_lost() || miss.is_unavailable() => Before::nothing(),
-            // An answer to HEAD is never stored, but may say of the stored one that it still holds.
-            None if self.question.head && config.http.is_none() => Before::nothing(),
-            None => Before::read(&config, miss.replaced()).await,
-        };
-        let ground = opened.ground.clone();
-        let filler = Filler {
-            ground: opened.ground,
-            before,
-            asked_at: config.cache.clock().now(),
-            fill,
-            key: self.question.key.clone(),
-            veto: CacheVeto::of(request.extensions_mut()),
-            is_inside: self.place == Place::Inside,
-            config,
-            miss,
-            duty,
-            spot: flight.map(|flight| flight.spot),
-            marked,
-        };
-        let mut inner = self.inner;
-        let call = async move { inner.call(request).await };
-        let cache = &self.question.config.cache;
-        let call = pin!(cache.making(&self.question.key, &room, call));
-        let mut response = match ground.hold(caught(call)).await {
-            Ok(Ok(response)) => at_one_moment(|| filler.respond(&self.question, response)),
-            Ok(Err(error)) => filler.unreachable(&self.question).ok_or(error)?,
-            Err(panic) => match filler.unreachable(&self.question) {
-                Some(response) => response,
-                None => resume_unwind(panic),
-            },
-        };
-        self.place.leave(&mut response);
-        Ok(response)
     }
 }
 
-/// Looks the request up, and waits for another one's answer where there is one to wait for.
-async fn choose(question: &Question, leading: &Leading) -> Way {
+impl Looked {
+    /// Looks a request up.
+    async fn up(question: &Question) -> Self {
+        let config = &question.config;
+        Self {
+            // Before the look-up: a purge that comes after this bars what is made of it.
+            since: config.cache.since(&question.key),
+            landings: config.collapse.landings(),
+            found: question.asked().look_up(&question.key).await,
+        }
+    }
+}
+
+/// How a request goes on that was looked up: it waits for another one's answer where there is one to wait for.
+async fn choose(question: &Question, looked: Looked, leading: &Leading) -> Way {
     let config = &question.config;
     let collapse = &config.collapse;
+    let mut looked = Some(looked);
     let (mut round, mut late) = (0, false);
     loop {
-        // Before the look-up: a purge that comes after this bars what is made of it.
-        let fill = config.cache.begin_fill(&question.key);
-        let landings = collapse.landings();
+        let Looked {
+            found,
+            since,
+            landings,
+        } = match looked.take() {
+            Some(looked) => looked,
+            None => Looked::up(question).await,
+        };
+        let fill = config.cache.begin_fill_since(&question.key, since);
+        if fill.is_barred() && round < ROUNDS {
+            // What was found may have been purged since.
+            round += 1;
+            continue;
+        }
         let asked = question.asked();
-        let miss = match asked.look_up(&question.key).await {
+        let miss = match found {
             Found::Hit(pick) => return Way::hit(pick),
             Found::Refresh(pick, miss) => {
                 let refresh = refresh(question, leading, pick, miss, fill, landings);
@@ -382,7 +443,7 @@ async fn refresh(
 }
 
 /// The place of an answer that nobody waits for.
-async fn place(question: &Question, miss: &Miss, marked: Option<Alone>) -> Opened {
+async fn place_of(question: &Question, miss: &Miss, marked: Option<Alone>) -> Opened {
     let (config, now) = (&question.config, question.asked().now);
     // Of what is not likely to be stored, no place is taken that has to be given back.
     if question.head || !is_worth_it(marked) {

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 use super::body::CacheBody;
+use super::errand::Step;
 use super::layer::Config;
 use super::unshared::Forwarded;
 use super::veto::Place;
@@ -24,7 +25,10 @@ use crate::semantics::cache_status::CacheStatus;
 /// Whether others wait for an answer: then it is made, whatever becomes of the client that leads them.
 pub(super) type Leads = Arc<AtomicBool>;
 
-type Answer<B, E> = Pin<Box<dyn Future<Output = Result<Response<CacheBody<B>>, E>> + Send>>;
+pub(super) type Answer<B, E> =
+    Pin<Box<dyn Future<Output = Result<Response<CacheBody<B>>, E>> + Send>>;
+
+pub(super) type LookUp<B, E> = Pin<Box<dyn Future<Output = Step<B, E>> + Send>>;
 
 pin_project! {
     /// The future of a [`CacheService`](super::CacheService).
@@ -40,6 +44,7 @@ pin_project! {
         Hit { response: Option<Response<CacheBody<B>>> },
         Pass { #[pin] future: F, status: Option<CacheStatus>, place: Place, config: Option<Arc<Config>> },
         Unshared { #[pin] future: F, page: Forwarded },
+        LookUp { future: LookUp<B, E> },
         Answer { future: Answer<B, E>, leads: Leads },
     }
 }
@@ -78,13 +83,16 @@ impl<F, B: Body, E> ResponseFuture<F, B, E> {
     }
 
     pub(super) fn answer(future: Answer<B, E>) -> Self {
-        Self::awaited(future, Leads::default())
-    }
-
-    /// The same, on which others may wait.
-    pub(super) fn awaited(future: Answer<B, E>, leads: Leads) -> Self {
+        let leads = Leads::default();
         Self {
             inner: Inner::Answer { future, leads },
+        }
+    }
+
+    /// One that has to be looked up elsewhere.
+    pub(super) fn look_up(future: LookUp<B, E>) -> Self {
+        Self {
+            inner: Inner::LookUp { future },
         }
     }
 }
@@ -98,8 +106,8 @@ where
 {
     type Output = Result<Response<CacheBody<B>>, E>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project().inner.project() {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.as_mut().project().inner.project() {
             InnerProject::Hit { response } => {
                 let response = response.take();
                 Poll::Ready(Ok(
@@ -125,6 +133,14 @@ where
             InnerProject::Unshared { future, page } => {
                 Poll::Ready(Ok(page.respond(ready!(future.poll(cx))?)))
             }
+            InnerProject::LookUp { future } => match ready!(future.as_mut().poll(cx)) {
+                Step::Answered(response) => Poll::Ready(Ok(response)),
+                Step::Rest(future, leads) => {
+                    let rest = Inner::Answer { future, leads };
+                    self.as_mut().project().inner.set(rest);
+                    self.poll(cx)
+                }
+            },
             InnerProject::Answer { future, leads } => {
                 let polled = future.as_mut().poll(cx);
                 if polled.is_ready() || !leads.swap(false, Ordering::Relaxed) {

@@ -321,24 +321,27 @@ impl Asked<'_> {
                 let tags = cache.tag_state(key, marks, &read).await?;
                 self.found(Arc::clone(&page), page, tags, Forward::UriMiss)
             }
-            Primary::Elsewhere(key, known) => {
-                let (entry, read) = cache.fetch_tagged(&key).await?;
-                let page = match &entry {
-                    Some(entry) => self.decode(&key, entry).await,
-                    None => None,
-                };
-                let variant = page.and_then(|page| self.variant(page, &known));
-                if let Some(page) = variant {
-                    let marks = &page.stored().tags.marks;
-                    let tags = cache.tag_state(&key, marks, &read).await?;
-                    self.found(page, known, tags, Forward::VaryMiss)
-                } else {
-                    Verdict::Miss(Forward::VaryMiss, None).into_found(None, known)
-                }
-            }
+            Primary::Elsewhere(key, known) => Box::pin(self.fetch_variant(key, known)).await?,
             Primary::Nothing => Found::Miss(miss),
         };
         Ok(found.over(entry))
+    }
+
+    /// The variant under `key` of a page of which this is `known`.
+    async fn fetch_variant(&self, key: Key, known: Arc<StoredPage>) -> Result<Found> {
+        let cache = &self.config.cache;
+        let (entry, read) = cache.fetch_tagged(&key).await?;
+        let page = match &entry {
+            Some(entry) => self.decode(&key, entry).await,
+            None => None,
+        };
+        let Some(page) = page.and_then(|page| self.variant(page, &known)) else {
+            let verdict = Verdict::Miss(Forward::VaryMiss, None);
+            return Ok(verdict.into_found(None, known));
+        };
+        let marks = &page.stored().tags.marks;
+        let tags = cache.tag_state(&key, marks, &read).await?;
+        Ok(self.found(page, known, tags, Forward::VaryMiss))
     }
 
     fn primary(&self, page: Arc<StoredPage>) -> Primary {

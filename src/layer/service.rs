@@ -11,7 +11,7 @@ use tower_service::Service;
 use super::body::CacheBody;
 use super::change::Change;
 use super::errand::Errand;
-use super::future::{Leads, ResponseFuture};
+use super::future::ResponseFuture;
 use super::given::Given;
 use super::layer::Config;
 use super::lookup::{Asked, Miss, Now};
@@ -120,16 +120,21 @@ where
             Now::Nothing | Now::Unknown => {}
         }
         let target = target.into_owned();
-        let question = Question::new(&self.config, &request, target, key, is_inside);
-        let leads = Leads::default();
         let errand = Errand {
-            leads: Leads::clone(&leads),
+            question: Question {
+                config: Arc::clone(&self.config),
+                key,
+                target,
+                uri: uri.clone(),
+                headers: std::mem::take(request.headers_mut()),
+                given,
+                head,
+                is_inside,
+            },
             inner: self.take_inner(),
-            place: Place::of(request.extensions_mut()),
-            question: Box::new(question),
             request,
         };
-        ResponseFuture::awaited(Box::pin(errand.run()), leads)
+        ResponseFuture::look_up(errand.look_up())
     }
 }
 
@@ -203,32 +208,13 @@ pub(super) struct Question {
     pub(super) key: Key,
     pub(super) target: RequestTarget<'static>,
     uri: Uri,
-    headers: HeaderMap,
+    pub(super) headers: HeaderMap,
     pub(super) given: Given,
     pub(super) head: bool,
     is_inside: bool,
 }
 
 impl Question {
-    fn new<B>(
-        config: &Arc<Config>,
-        request: &Request<B>,
-        target: RequestTarget<'static>,
-        key: Key,
-        is_inside: bool,
-    ) -> Self {
-        Self {
-            is_inside,
-            config: Arc::clone(config),
-            key,
-            target,
-            uri: original_uri(request.uri(), request.extensions()).clone(),
-            headers: request.headers().clone(),
-            given: Given::of(request.headers()),
-            head: request.method() == Method::HEAD,
-        }
-    }
-
     /// The request at this moment.
     pub(super) fn asked(&self) -> Asked<'_> {
         Asked {
