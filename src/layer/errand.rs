@@ -15,28 +15,22 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::CacheBody;
-use super::collapse::{Alone, Collapse, Duty, Held, Landed, Spot, is_worth_it};
+use super::choose::{Forwarding, Leading, Looked, Way, choose, place_of, stale};
+use super::collapse::is_worth_it;
 use super::fill::Filler;
 use super::future::{Answer, Leads, LookUp};
-use super::http::{HttpRules, remove_conditions};
-use super::lease::{Ground, Opened};
-use super::lookup::{Flight, Found, Miss, Pick};
-use super::serve::{Served, empty, instead, serve};
+use super::http::remove_conditions;
+use super::lookup::{Found, Pick};
+use super::serve::{Served, empty, serve};
 use super::service::{Question, STATUS_NAME};
 use super::stale::caught;
 use super::tagged::Before;
 use super::veto::{CacheVeto, Place};
 use crate::cache::Room;
 use crate::clock::at_one_moment;
-use crate::fence::{Fill, Since};
-use crate::flight::Role;
 use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::CacheStatus;
-use crate::semantics::storable::Refusal;
 use crate::semantics::validation::make_conditional;
-
-/// How often a request waits for another one's answer before it asks for itself.
-const ROUNDS: usize = 3;
 
 /// A request that could not be answered at once.
 pub(super) struct Errand<S, RequestBody> {
@@ -52,42 +46,6 @@ pub(super) enum Step<B: Body, E> {
     /// There is more to wait for, and others may wait for that, too.
     Rest(Answer<B, E>, Leads),
 }
-
-/// A look-up, and what was known before it.
-struct Looked {
-    found: Found,
-    since: Since,
-    landings: u64,
-}
-
-/// How a request goes on.
-enum Way {
-    /// The cache has the answer.
-    Answered(Pick, CacheStatus),
-    /// The cache has an answer, and the inner service is asked for a better one meanwhile.
-    Refresh(Pick, Forwarding),
-    /// The inner service is asked.
-    Forward(Forwarding),
-    /// The cache has no answer, and the inner service is not to be asked.
-    Timeout,
-}
-
-/// A request on its way to the inner service.
-struct Forwarding {
-    miss: Miss,
-    /// Begun before anything was read that the answer may be stored with.
-    fill: Fill,
-    duty: Duty,
-    flight: Option<Flight>,
-    marked: Option<Alone>,
-    /// The place that was taken, if one was.
-    opened: Option<Opened>,
-}
-
-/// The pages that a request is being made for, in its extensions: should it come through the same
-/// layer once more, it must not wait for itself.
-#[derive(Clone, Default)]
-struct Leading(Vec<(Arc<Collapse>, Spot)>);
 
 impl<S, RequestBody, ResponseBody> Errand<S, RequestBody>
 where
@@ -188,6 +146,10 @@ where
         self
     }
 
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "a block has what it takes once, an `async fn` twice"
+    )]
     fn forward(
         mut self,
         place: Place,
@@ -206,7 +168,7 @@ where
             } = forwarding;
             let config = Arc::clone(&self.question.config);
             if let Some(flight) = &flight {
-                leading.0.push((Arc::clone(&config.collapse), flight.spot));
+                leading.push(&config.collapse, flight);
                 self.request.extensions_mut().insert(leading);
             }
             if fill.is_barred() {
@@ -267,244 +229,5 @@ where
             place.leave(&mut response);
             Ok(response)
         }
-    }
-}
-
-impl Looked {
-    /// Looks a request up.
-    async fn up(question: &Question) -> Self {
-        let config = &question.config;
-        Self {
-            // Before the look-up: a purge that comes after this bars what is made of it.
-            since: config.cache.since(&question.key),
-            landings: config.collapse.landings(),
-            found: question.asked().look_up(&question.key).await,
-        }
-    }
-}
-
-/// How a request goes on that was looked up: it waits for another one's answer where there is one to wait for.
-async fn choose(question: &Question, looked: Looked, leading: &Leading) -> Way {
-    let config = &question.config;
-    let collapse = &config.collapse;
-    let mut looked = Some(looked);
-    let (mut round, mut late) = (0, false);
-    loop {
-        let Looked {
-            found,
-            since,
-            landings,
-        } = match looked.take() {
-            Some(looked) => looked,
-            None => Looked::up(question).await,
-        };
-        let fill = config.cache.begin_fill_since(&question.key, since);
-        if fill.is_barred() && round < ROUNDS {
-            // What was found may have been purged since.
-            round += 1;
-            continue;
-        }
-        let asked = question.asked();
-        let miss = match found {
-            Found::Hit(pick) => return Way::hit(pick),
-            Found::Refresh(pick, miss) => {
-                let refresh = refresh(question, leading, pick, miss, fill, landings);
-                return Box::pin(refresh).await;
-            }
-            Found::Miss(miss) => miss,
-        };
-        if config.http.is_some() && HttpRules::only_if_cached(asked.headers) {
-            return Way::Timeout;
-        }
-        let flight = asked.flight(&question.key, miss.known.as_deref());
-        if asked.is_throttled(&flight)
-            && miss.may_do_instead(&asked, None)
-            && let Some(stale) = miss.stale
-        {
-            observe::outcome(config.cache.name(), "page", Outcome::Hit, "stale-if-error");
-            let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-if-error");
-            return Way::Answered(stale, status);
-        }
-        if !question.is_everybodys(&miss) {
-            return Way::Forward(Forwarding::of(miss, fill));
-        }
-        let marked = collapse.marked(flight.spot, asked.now, config.hit_for_miss);
-        if marked.is_some() || round == ROUNDS || leading.contains(collapse, &flight) {
-            return Way::Forward(Forwarding::alone(miss, fill, flight, marked));
-        }
-        let opened = config.take(&question.key, &miss, asked.now).await;
-        if matches!(opened.ground, Ground::Lost) && !miss.is_unavailable() {
-            // Who waits for whom is by places, and others were quicker to take this one.
-            round += 1;
-            continue;
-        }
-        if miss.known.is_none() && matches!(opened.ground, Ground::Page(..)) {
-            // It was stored meanwhile.
-            round += 1;
-            continue;
-        }
-        let ticket = config.ticket(&flight, &opened.ground);
-        let follower = match collapse.enter(&ticket) {
-            Role::Follower(follower) => follower,
-            Role::Leader(landing) => {
-                let held = Held::new(Duty::new(landing));
-                let lead = |miss, fill, held: Held| {
-                    let forwarding = Forwarding::leading(miss, fill, flight, held.release());
-                    Way::Forward(forwarding.on(opened))
-                };
-                if collapse.landings() == landings {
-                    return lead(miss, fill, held);
-                }
-                // An answer has landed since this request looked.
-                return match question.asked().look_up(&question.key).await {
-                    Found::Hit(pick) => Way::hit(pick),
-                    Found::Refresh(pick, _) => Way::Answered(pick, stale()),
-                    Found::Miss(miss) => lead(miss, fill, held),
-                };
-            }
-        };
-        let landed = collapse
-            .follow(&ticket, follower, config.lock_timeout)
-            .await;
-        let asked = question.asked();
-        match landed {
-            Landed::Page(page) if asked.may_have(&page) => {
-                observe::outcome(config.cache.name(), "page", Outcome::Hit, "collapsed");
-                let status = CacheStatus::forward(STATUS_NAME, miss.forward);
-                return Way::Answered(Pick::fresh(page), status.with_collapsed());
-            }
-            Landed::Instead(status) if miss.may_do_instead(&asked, status) => {
-                let status = instead(miss.forward, status).with_collapsed();
-                return match miss.stale {
-                    Some(stale) => Way::Answered(stale, status),
-                    None => Way::Forward(Forwarding::alone(miss, fill, flight, None)),
-                };
-            }
-            // It is this one, and is not to be had without asking.
-            Landed::Page(page) if asked.selects(&page) => {
-                return Way::Forward(Forwarding::alone(miss, fill, flight, None));
-            }
-            Landed::Instead(_) if miss.stale.is_some() => {
-                return Way::Forward(Forwarding::alone(miss, fill, flight, None));
-            }
-            Landed::Alone(alone) => {
-                return Way::Forward(Forwarding::alone(miss, fill, flight, Some(alone)));
-            }
-            // Worth another look, unless the store is down: another variant, or purged meanwhile.
-            Landed::Page(_) | Landed::Instead(_) | Landed::Again
-                if miss.reason != Some(Refusal::Unavailable) => {}
-            // Once, as another request may do better.
-            Landed::Late if !std::mem::replace(&mut late, true) => {}
-            _ => return Way::Forward(Forwarding::alone(miss, fill, flight, None)),
-        }
-        round += 1;
-    }
-}
-
-/// Serves what is stale, and leads the requests for a new one unless another request does, or that
-/// has just failed, or there is too much to do already.
-async fn refresh(
-    question: &Question,
-    leading: &Leading,
-    pick: Pick,
-    miss: Miss,
-    fill: Fill,
-    landings: u64,
-) -> Way {
-    let (config, asked) = (&question.config, question.asked());
-    let collapse = &config.collapse;
-    let flight = asked.flight(&question.key, miss.known.as_deref());
-    if asked.is_throttled(&flight) || leading.contains(collapse, &flight) {
-        return Way::Answered(pick, stale());
-    }
-    let Some(permit) = config.cache.refresh_permit() else {
-        observe::outcome(config.cache.name(), "refresh", Outcome::Bypass, "busy");
-        return Way::Answered(pick, stale());
-    };
-    let ground = config.ground(&question.key, &miss, asked.now);
-    let ground = ground.unwrap_or(Ground::Lost);
-    let Role::Leader(landing) = collapse.enter(&config.ticket(&flight, &ground)) else {
-        return Way::Answered(pick, stale());
-    };
-    let held = Held::new(Duty::new(landing).with_permit(permit));
-    if collapse.landings() == landings {
-        let forwarding = Forwarding::leading(miss, fill, flight, held.release());
-        return Way::Refresh(pick, forwarding);
-    }
-    // An answer has landed since this request looked.
-    match asked.look_up(&question.key).await {
-        Found::Refresh(pick, miss) => {
-            let forwarding = Forwarding::leading(miss, fill, flight, held.release());
-            Way::Refresh(pick, forwarding)
-        }
-        Found::Hit(pick) => Way::hit(pick),
-        Found::Miss(_) => Way::Answered(pick, stale()),
-    }
-}
-
-/// The place of an answer that nobody waits for.
-async fn place_of(question: &Question, miss: &Miss, marked: Option<Alone>) -> Opened {
-    let (config, now) = (&question.config, question.asked().now);
-    // Of what is not likely to be stored, no place is taken that has to be given back.
-    if question.head || !is_worth_it(marked) {
-        let ground = config.ground(&question.key, miss, now);
-        return Opened::of(ground.unwrap_or(Ground::Lost));
-    }
-    config.take(&question.key, miss, now).await
-}
-
-/// What is said of what is served while another one is made.
-fn stale() -> CacheStatus {
-    CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate")
-}
-
-impl Way {
-    fn hit(pick: Pick) -> Self {
-        Self::Answered(pick, CacheStatus::hit(STATUS_NAME))
-    }
-}
-
-impl Forwarding {
-    /// One that nobody waits for.
-    fn of(miss: Miss, fill: Fill) -> Self {
-        Self {
-            miss,
-            fill,
-            duty: Duty::default(),
-            flight: None,
-            marked: None,
-            opened: None,
-        }
-    }
-
-    /// In a place that was taken.
-    fn on(self, opened: Opened) -> Self {
-        Self {
-            opened: Some(opened),
-            ..self
-        }
-    }
-
-    fn leading(miss: Miss, fill: Fill, flight: Flight, duty: Duty) -> Self {
-        Self {
-            duty,
-            flight: Some(flight),
-            ..Self::of(miss, fill)
-        }
-    }
-
-    fn alone(miss: Miss, fill: Fill, flight: Flight, marked: Option<Alone>) -> Self {
-        Self {
-            flight: Some(flight),
-            marked,
-            ..Self::of(miss, fill)
-        }
-    }
-}
-
-impl Leading {
-    fn contains(&self, collapse: &Arc<Collapse>, flight: &Flight) -> bool {
-        let mut pages = self.0.iter();
-        pages.any(|(other, page)| Arc::ptr_eq(other, collapse) && *page == flight.spot)
     }
 }

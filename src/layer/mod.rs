@@ -18,6 +18,7 @@
 mod body;
 mod both;
 mod change;
+mod choose;
 mod collapse;
 mod errand;
 mod fill;
