@@ -6,8 +6,8 @@
 //! - A [`Fill`] is begun before the computation and asked to land after it. Once
 //!   [`Fences::invalidate`] has returned, no fill begun before it will write any more, and none
 //!   is still writing. That holds for each of several invalidations at a time.
-//! - A fill that is begun [`since`](Fences::begin_since) a look-up is as good as one that was begun before it:
-//!   what was invalidated in between bars it. A look-up itself writes nothing that others read.
+//! - A fill that is begun [`since`](Fences::begin_since) a look-up is as good as one that was begun before it, as
+//!   nothing was invalidated in between. A look-up itself writes nothing that others read.
 //! - The table holds only keys with a fill in progress.
 
 use std::collections::HashMap;
@@ -21,15 +21,14 @@ use tokio::sync::{RwLock, RwLockReadGuard};
 use crate::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
-/// How many counts of invalidations there are. Keys that share one bar each other's fills, if the one is
-/// invalidated while the other is looked up.
+/// How many counts of invalidations there are. Of keys that share one, the one may seem invalidated when the other is.
 const COUNTS: usize = if cfg!(shuttle) { 1 } else { 256 };
 
 /// The fills in progress on one store, by key.
 #[derive(Debug)]
 pub(crate) struct Fences {
     running: Mutex<HashMap<Arc<str>, Gates, RandomState>>,
-    /// How often a key was invalidated, by its hash.
+    /// How often a key was invalidated, by its hash; a prefix counts for all of them.
     counts: Box<[AtomicU64]>,
     hashes: RandomState,
 }
@@ -83,18 +82,17 @@ impl Fences {
         Since { row, count }
     }
 
-    /// Begins the fill of a key that has been looked up `since`.
-    pub(crate) fn begin_since(self: &Arc<Self>, key: impl Into<Arc<str>>, since: Since) -> Fill {
+    /// Begins the fill of a key that has been looked up `since`; `None` if what was found may have been
+    /// invalidated by now.
+    pub(crate) fn begin_since(
+        self: &Arc<Self>,
+        key: impl Into<Arc<str>>,
+        since: Since,
+    ) -> Option<Fill> {
         let fill = self.begin(key);
         // Who has counted before the fill was in the table may not have seen it there.
-        if self.counts[since.row].load(Ordering::Acquire) == since.count {
-            return fill;
-        }
-        Fill {
-            gate: Arc::new(Gate::barred()),
-            key: Arc::clone(&fill.key),
-            fences: Arc::clone(self),
-        }
+        let is_settled = self.counts[since.row].load(Ordering::Acquire) == since.count;
+        is_settled.then_some(fill)
     }
 
     fn row(&self, key: &str) -> usize {
@@ -160,15 +158,6 @@ impl Fences {
 }
 
 impl Gate {
-    /// That of a fill which is in no table.
-    fn barred() -> Self {
-        Self {
-            invalidated: AtomicBool::new(true),
-            landing: RwLock::new(()),
-            fills: AtomicUsize::new(1),
-        }
-    }
-
     fn bar(self: &Arc<Self>) -> Arc<Self> {
         self.invalidated.store(true, Ordering::Release);
         Arc::clone(self)
@@ -247,23 +236,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_fill_since_a_look_up_is_barred_by_what_was_invalidated_since_that() {
+    async fn no_fill_begins_since_a_look_up_if_the_key_was_invalidated_meanwhile() {
         let fences = Arc::new(Fences::default());
         let since = fences.now("k");
-        let fill = fences.begin_since("k", since);
+        let fill = fences
+            .begin_since("k", since)
+            .expect("nothing was invalidated");
         assert_eq!(fill.land(ready(())).await, Some(()));
         // Whether there is a fill in progress or not, and by the key or a prefix.
         for begun in [Some(fill), None] {
             let since = fences.now("k");
             fences.invalidate("k").await;
-            let late = fences.begin_since("k", since);
-            assert!(late.is_barred());
-            assert_eq!(late.land(ready(())).await, None);
+            assert!(fences.begin_since("k", since).is_none());
             let since = fences.now("k");
             fences.invalidate_prefix("").await;
-            assert!(fences.begin_since("k", since).is_barred());
+            assert!(fences.begin_since("k", since).is_none());
             let since = fences.now("k");
-            assert!(!fences.begin_since("k", since).is_barred());
+            assert!(fences.begin_since("k", since).is_some());
             drop(begun);
         }
         assert!(fences.running().is_empty());

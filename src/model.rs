@@ -84,17 +84,22 @@ impl Played {
         }
     }
 
-    async fn bar(&self) {
+    /// By the key, or by a prefix of it.
+    async fn bar(&self, is_wide: bool) {
         self.flights.forget("k");
-        self.fences.invalidate("k").await;
+        if is_wide {
+            self.fences.invalidate_prefix("").await;
+        } else {
+            self.fences.invalidate("k").await;
+        }
     }
 
     /// Changes the data and says so, as `Cache::removing` does.
-    async fn change(&self) {
+    async fn change(&self, is_wide: bool) {
         let version = self.data.fetch_add(1, Ordering::SeqCst) + 1;
-        self.bar().await;
+        self.bar(is_wide).await;
         *self.stored.lock().unwrap() = None;
-        self.bar().await;
+        self.bar(is_wide).await;
         self.settled.fetch_max(version, Ordering::SeqCst);
     }
 }
@@ -115,7 +120,7 @@ fn no_read_sees_what_was_invalidated_before_it_began() {
             }
             for _ in 0..2 {
                 let played = Arc::clone(&played);
-                tasks.push(spawn(async move { played.change().await }));
+                tasks.push(spawn(async move { played.change(false).await }));
             }
             for task in tasks {
                 task.await.unwrap();
@@ -138,14 +143,16 @@ fn what_was_read_before_a_fill_began_lands_only_if_nothing_was_invalidated_since
                     let since = played.fences.now("k");
                     let value = played.data.load(Ordering::SeqCst);
                     shuttle::future::yield_now().await;
-                    let fill = played.fences.begin_since("k", since);
+                    let Some(fill) = played.fences.begin_since("k", since) else {
+                        return;
+                    };
                     let write = async { *played.stored.lock().unwrap() = Some(value) };
                     fill.land(write).await;
                 })
             });
-            let changes = [(); 2].map(|()| {
+            let changes = [false, true].map(|is_wide| {
                 let played = Arc::clone(&played);
-                spawn(async move { played.change().await })
+                spawn(async move { played.change(is_wide).await })
             });
             for task in readers.into_iter().chain(changes) {
                 task.await.unwrap();

@@ -247,6 +247,7 @@ impl CacheBuilder {
         }
         let keys = KeySpace::new(
             self.key_prefix.clone(),
+            self.version,
             Arc::clone(&self.key_function),
             self.key_policy,
         )?;

@@ -457,7 +457,7 @@ impl Cache {
     }
 
     /// Begins a fill; see [`Fences::begin_since`].
-    pub(crate) fn begin_fill_since(&self, key: &Key, since: Since) -> Fill {
+    pub(crate) fn begin_fill_since(&self, key: &Key, since: Since) -> Option<Fill> {
         let fences = &self.shared.fences;
         fences.begin_since(Arc::clone(key.text()), since)
     }

@@ -102,10 +102,10 @@ async fn read(cache: &Cache, fragments: &[Fragment], templates: u64) -> Result<V
         keys.push(cache.final_key(&fragment.key)?);
     }
     // Before anything is read, so that what is invalidated from now on is not stored.
-    let since: Vec<_> = keys.iter().map(|key| cache.since(key)).collect();
+    let fills: Vec<_> = keys.iter().map(|key| cache.begin_fill(key)).collect();
     let (entries, read) = cache.fetch_with_tags(&keys, tags.iter().flatten()).await?;
     let mut known = Vec::with_capacity(fragments.len());
-    for (((key, since), entry), tags) in keys.into_iter().zip(since).zip(entries).zip(tags) {
+    for (((key, fill), entry), tags) in keys.into_iter().zip(fills).zip(entries).zip(tags) {
         let Some(tags) = tags else {
             known.push(Known::Missing(None));
             continue;
@@ -123,7 +123,6 @@ async fn read(cache: &Cache, fragments: &[Fragment], templates: u64) -> Result<V
             }
         }
         observe::outcome(cache.name(), "fragment", Outcome::Miss, "");
-        let fill = cache.begin_fill_since(&key, since);
         let tags = cache.stamps_from(&tags, &read).await?;
         known.push(Known::Missing(Some(Missing { key, fill, tags })));
     }

@@ -26,7 +26,6 @@ pub use self::part::{KeyPart, KeyWriter};
 pub(crate) use self::space::KeySpace;
 
 use std::fmt;
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
@@ -121,12 +120,11 @@ pub trait KeyFunction: fmt::Debug + Send + Sync + 'static {
     /// The final key.
     fn key(&self, key: &str, prefix: &str, version: u64) -> String;
 
-    /// Appends what every final key begins with that is made so, if that and the caller's key are all
-    /// that it is; whether it is. By default it is not, and nothing is appended. Spares a copy of the
-    /// key.
-    fn head(&self, prefix: &str, version: u64, key: &mut String) -> bool {
-        let _ = (prefix, version, key);
-        false
+    /// What every final key of this prefix and version begins with, if that and the caller's key are all that it
+    /// is; `None`, the default, otherwise. Such keys are put together without a call of [`key`](Self::key).
+    fn head(&self, prefix: &str, version: u64) -> Option<String> {
+        let _ = (prefix, version);
+        None
     }
 
     /// What every key of this prefix begins with and no key of another does; `None`, the
@@ -154,20 +152,11 @@ pub struct PrefixedKeys;
 
 impl KeyFunction for PrefixedKeys {
     fn key(&self, key: &str, prefix: &str, version: u64) -> String {
-        let mut text = String::with_capacity(prefix.len() + key.len() + 4);
-        self.head(prefix, version, &mut text);
-        text + key
+        head(prefix, version) + key
     }
 
-    fn head(&self, prefix: &str, version: u64, key: &mut String) -> bool {
-        key.extend(part::escape(prefix));
-        match u8::try_from(version) {
-            // Nearly all are, and formatting takes longer than the rest of a key.
-            Ok(digit @ 0..10) => key.extend([':', char::from(b'0' + digit), ':']),
-            // Writing to a String cannot fail.
-            _ => drop(write!(key, ":{version}:")),
-        }
-        true
+    fn head(&self, prefix: &str, version: u64) -> Option<String> {
+        Some(head(prefix, version))
     }
 
     fn namespace(&self, prefix: &str) -> Option<String> {
@@ -177,6 +166,10 @@ impl KeyFunction for PrefixedKeys {
     fn beginning(&self, beginning: &str, prefix: &str, version: u64) -> Option<String> {
         Some(self.key(beginning, prefix, version))
     }
+}
+
+fn head(prefix: &str, version: u64) -> String {
+    format!("{}:{version}:", part::escape(prefix))
 }
 
 /// Joins parts into one key, injectively: different parts never make the same key.

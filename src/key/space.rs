@@ -1,5 +1,6 @@
 //! The key space of one cache: its prefix, key function and policy, checked once.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -34,11 +35,16 @@ pub(crate) struct KeySpace {
     namespace: Option<String>,
     function: Arc<dyn KeyFunction>,
     policy: KeyPolicy,
+    /// What the keys of the version begin with that most keys are of; see [`KeyFunction::head`].
+    head: Option<String>,
+    version: u64,
 }
 
 impl KeySpace {
+    /// Most of its keys will be of this `version`.
     pub(crate) fn new(
         prefix: String,
+        version: u64,
         function: Arc<dyn KeyFunction>,
         policy: KeyPolicy,
     ) -> Result<Self> {
@@ -52,6 +58,8 @@ impl KeySpace {
             )));
         }
         Ok(Self {
+            head: function.head(&prefix, version),
+            version,
             prefix,
             namespace,
             function,
@@ -73,9 +81,14 @@ impl KeySpace {
         let namespace = self.namespace.as_deref().unwrap_or_default();
         let mut text = SCRATCH.try_with(Cell::take).unwrap_or_default();
         text.clear();
-        let is_headed = self.function.head(&self.prefix, version, &mut text);
+        let beginning = if version == self.version {
+            self.head.as_deref().map(Cow::Borrowed)
+        } else {
+            self.function.head(&self.prefix, version).map(Cow::Owned)
+        };
+        text.push_str(beginning.as_deref().unwrap_or_default());
         append(&mut text);
-        if !is_headed {
+        if beginning.is_none() {
             text = self.function.key(&text, &self.prefix, version);
         }
         let namespace = if text.starts_with(namespace) {
@@ -135,6 +148,8 @@ impl Default for KeySpace {
         Self {
             prefix: String::new(),
             namespace: PrefixedKeys.namespace(""),
+            head: PrefixedKeys.head("", 1),
+            version: 1,
             function: Arc::new(PrefixedKeys),
             policy: KeyPolicy::Hash,
         }
@@ -168,7 +183,7 @@ mod tests {
     use super::*;
 
     fn space(prefix: &str) -> KeySpace {
-        KeySpace::new(prefix.into(), Arc::new(PrefixedKeys), KeyPolicy::Hash).unwrap()
+        KeySpace::new(prefix.into(), 1, Arc::new(PrefixedKeys), KeyPolicy::Hash).unwrap()
     }
 
     #[test]
@@ -200,7 +215,7 @@ mod tests {
         let long = space("p").key(1, &"x".repeat(300)).unwrap();
         assert!(long.as_str().len() <= MAX_KEY_BYTES);
         let forged = long.as_str();
-        let raw = KeySpace::new(String::new(), Arc::new(Raw), KeyPolicy::Hash).unwrap();
+        let raw = KeySpace::new(String::new(), 1, Arc::new(Raw), KeyPolicy::Hash).unwrap();
         assert_ne!(raw.key(1, forged).unwrap().as_str(), forged);
         let forged = forged.strip_prefix("p:1:").unwrap();
         assert_ne!(space("p").key(1, forged).unwrap(), long);
@@ -246,7 +261,7 @@ mod tests {
         let wide = "漢".repeat(100);
         assert!(looks_hashed(space("").key(1, &wide).unwrap().as_str()));
         let strict =
-            KeySpace::new(String::new(), Arc::new(PrefixedKeys), KeyPolicy::Error).unwrap();
+            KeySpace::new(String::new(), 1, Arc::new(PrefixedKeys), KeyPolicy::Error).unwrap();
         let refused = strict.key(1, &wide).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::InvalidKey);
         assert!(strict.key(1, "fits").is_ok());
@@ -258,7 +273,7 @@ mod tests {
     #[test]
     fn an_overlong_prefix_is_refused_at_start() {
         let long = "p".repeat(200);
-        let refused = KeySpace::new(long, Arc::new(PrefixedKeys), KeyPolicy::Hash).unwrap_err();
+        let refused = KeySpace::new(long, 1, Arc::new(PrefixedKeys), KeyPolicy::Hash).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Config);
     }
 }

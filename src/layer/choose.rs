@@ -54,6 +54,11 @@ pub(super) struct Looked {
 }
 
 impl Looked {
+    /// Whether there was nothing at all.
+    fn is_nothing(&self) -> bool {
+        matches!(&self.found, Found::Miss(miss) if miss.raw.is_none())
+    }
+
     /// Looks a request up.
     pub(super) async fn up(question: &Question) -> Self {
         let config = &question.config;
@@ -66,24 +71,21 @@ impl Looked {
     }
 }
 
-/// A look-up and a fill since, where nothing was purged in between; the request is looked up anew until then.
-async fn settled(
-    question: &Question,
-    mut looked: Option<Looked>,
-    round: &mut usize,
-) -> (Looked, Fill) {
-    let cache = &question.config.cache;
-    loop {
-        let found = match looked.take() {
-            Some(looked) => looked,
-            None => Looked::up(question).await,
-        };
-        let fill = cache.begin_fill_since(&question.key, found.since);
-        if !fill.is_barred() || *round == ROUNDS {
-            return (found, fill);
+/// A look-up, and a fill as if begun before it.
+async fn settled(question: &Question, looked: Option<Looked>) -> (Looked, Fill) {
+    let (cache, key) = (&question.config.cache, &question.key);
+    if let Some(looked) = looked {
+        if looked.is_nothing() {
+            // Nothing will depend on it.
+            return (looked, cache.begin_fill(key));
         }
-        *round += 1;
+        if let Some(fill) = cache.begin_fill_since(key, looked.since) {
+            return (looked, fill);
+        }
     }
+    // Barred only by what is purged of this page.
+    let fill = cache.begin_fill(key);
+    (Looked::up(question).await, fill)
 }
 
 /// How a request goes on that was looked up: it waits for another one's answer where there is one to wait for.
@@ -92,7 +94,7 @@ pub(super) async fn choose(question: &Question, looked: Looked, leading: &Leadin
     let collapse = &config.collapse;
     let (mut first, mut round, mut late) = (Some(looked), 0, false);
     loop {
-        let (looked, fill) = settled(question, first.take(), &mut round).await;
+        let (looked, fill) = settled(question, first.take()).await;
         let (asked, landings) = (question.asked(), looked.landings);
         let miss = match looked.found {
             Found::Hit(pick) => return Way::hit(pick),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use http::header::{HeaderValue, IF_RANGE, RANGE, RETRY_AFTER};
+use http::header::{HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
 use tower_service::Service;
@@ -75,8 +75,6 @@ where
             let leading = self.request.extensions().get::<Leading>();
             let leading = leading.cloned().unwrap_or_default();
             let way = choose(&self.question, looked, &leading).await;
-            let headers = self.request.headers_mut();
-            headers.clone_from(&self.question.headers);
             let forwarding = match way {
                 Way::Forward(forwarding) => forwarding,
                 Way::Answered(pick, status) => return Ok(self.serve(pick, status)),
@@ -137,12 +135,7 @@ where
     /// its answer is stored for those who ask the same.
     fn for_the_whole(mut self) -> Self {
         *self.request.method_mut() = Method::GET;
-        let headers = self.request.headers_mut();
-        remove_conditions(headers);
-        for name in [RANGE, IF_RANGE] {
-            headers.remove(name);
-        }
-        self.question.for_the_whole(self.request.headers());
+        self.question.for_the_whole();
         self
     }
 
@@ -167,6 +160,7 @@ where
                 opened,
             } = forwarding;
             let config = Arc::clone(&self.question.config);
+            *self.request.headers_mut() = self.question.headers.clone();
             if let Some(flight) = &flight {
                 leading.push(&config.collapse, flight);
                 self.request.extensions_mut().insert(leading);

@@ -402,14 +402,14 @@ impl Asked<'_> {
     }
 
     async fn decode(&self, key: &Key, entry: &Entry) -> Option<Arc<StoredPage>> {
-        let (cache, bytes) = (&self.config.cache, entry.bytes());
         if let Some(page) = entry.decoded() {
             return Some(page);
         }
-        if let Some(page) = StoredPage::decode_now(cache, key, bytes) {
-            return self.usable(page).map(|page| entry.decoded_as(page));
-        }
-        let page = Box::pin(StoredPage::decode(cache, key, bytes)).await;
+        let (cache, bytes) = (&self.config.cache, entry.bytes());
+        let page = match StoredPage::decode_now(cache, key, bytes) {
+            Some(page) => page,
+            None => Box::pin(StoredPage::decode(cache, key, bytes)).await,
+        };
         self.usable(page).map(|page| entry.decoded_as(page))
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::header::{IF_RANGE, RANGE};
 use http::{HeaderMap, Method, Request, Response, Uri, Version};
 use http_body::Body;
 use tower_service::Service;
@@ -13,6 +14,7 @@ use super::change::Change;
 use super::errand::Errand;
 use super::future::ResponseFuture;
 use super::given::Given;
+use super::http::remove_conditions;
 use super::layer::Config;
 use super::lookup::{Asked, Miss, Now};
 use super::serve::{Served, serve};
@@ -236,10 +238,13 @@ impl Question {
         !self.head && !given.range && (judged_here || !given.conditions)
     }
 
-    /// The same question with these fields, for the whole of the answer.
-    pub(super) fn for_the_whole(&mut self, headers: &HeaderMap) {
-        self.headers.clone_from(headers);
-        self.given = Given::of(headers);
+    /// The same question, for the whole of the answer.
+    pub(super) fn for_the_whole(&mut self) {
+        remove_conditions(&mut self.headers);
+        for name in [RANGE, IF_RANGE] {
+            self.headers.remove(name);
+        }
+        self.given = Given::of(&self.headers);
         self.head = false;
     }
 }

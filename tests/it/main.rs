@@ -32,6 +32,8 @@ mod history;
 mod inputs;
 mod keys;
 #[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
+mod look_up;
+#[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod origin;
 #[cfg(all(feature = "memory", feature = "testing"))]
 mod outage;

@@ -101,7 +101,7 @@ proptest! {
     /// Keys are fit for the wire, and stay apart.
     #[test]
     fn keys_are_fit_for_the_wire(one in ".{0,300}", other in ".{0,300}", generation: u64) {
-        let off = KeySpace::new(String::new(), std::sync::Arc::new(PrefixedKeys), KeyPolicy::Off);
+        let off = KeySpace::new(String::new(), 1, std::sync::Arc::new(PrefixedKeys), KeyPolicy::Off);
         let off = off.unwrap();
         let wire = |key: &str| wire_key(&off.key(1, key).unwrap(), generation);
         for key in [wire(&one), generation_key(&one)] {
