@@ -73,6 +73,7 @@ struct Meta {
     generation: u64,
     vary: Vec<String>,
     variants: Vec<(u64, u64)>,
+    own_key: Option<String>,
     response: Option<ResponseMeta>,
 }
 
@@ -84,8 +85,21 @@ struct ResponseMeta {
     initial_age: u64,
     terms: (bool, bool, Option<u64>, Option<u64>),
     sharing: (bool, bool, bool),
-    selection: Option<[u8; 32]>,
-    varied: Vec<(String, Option<[u8; 32]>)>,
+    selection: Print,
+    varied: Vec<(String, Print)>,
+}
+
+/// A fingerprint.
+#[derive(Arbitrary, Debug)]
+struct Print(Option<[u8; 32]>);
+
+impl Serialize for Print {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0
+            .as_ref()
+            .map(|print| &print[..])
+            .serialize(serializer)
+    }
 }
 
 #[derive(Arbitrary, Debug)]
@@ -238,7 +252,7 @@ fn pages_of(mut page: Page) {
     }
     if let Some(response) = &mut page.meta.response {
         if page.plain {
-            response.selection = None;
+            response.selection = Print(None);
             response.varied.clear();
             response.status = 100 + response.status % 900;
             response.headers.retain(|(name, value)| {
