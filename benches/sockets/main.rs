@@ -7,27 +7,27 @@
 //! `ratio` is the median against the first of the rounds side by side; `us cpu` is what a request cost all
 //! servers, `us load` what it cost those who asked. Two cores, with others at work on them: from run to run the
 //! ratios over sockets moved by up to a fifth, those in process by as much, and Memcached's between 0.3 and 0.8.
-//! In another run, the layer over memory had 1.13 and 0.95. nginx 1.22.1, Varnish 7.1.1, Redis 7.0.15, Memcached 1.6.18, November 2026:
+//! In other runs, the layer over memory had 1.13 and 0.95, and 1.06 and 1.11. nginx 1.22.1, Varnish 7.1.1, Redis 7.0.15, Memcached 1.6.18, November 2026:
 //!
 //! ```text
 //! requests, 32 connections:                   1/s  ratio  us cpu us load   the same with 256
-//! axum, static handler                      71358   1.00    13.9     8.4      70661   1.00    14.9    11.4
-//! layer, Memory                             72322   1.06    12.9     8.5      75360   1.11    14.0    11.1
-//! layer, Memory, fallback of a Router       65140   0.98    15.1     8.7      59726   0.87    17.0    12.2
-//! nginx proxy_cache                         63642   0.96    16.5     9.3      62196   0.88    18.9    11.6
-//! Varnish                                   49172   0.71    27.7    10.6      34542   0.53    39.1    17.1
-//! layer, Redis                              34317   0.52    41.7    10.9      31853   0.46    50.7    15.1
-//! layer, Memcached                          33963   0.48    45.2    10.6      31065   0.42    53.1    14.9
-//! layer, SQLite                             28414   0.44    56.0    12.2      25022   0.35    69.7    18.3
+//! axum, static handler                      54540   1.00    16.6    10.5      57734   1.00    17.6    13.4
+//! layer, Memory                             56479   0.96    17.4    10.7      56702   1.05    18.3    13.5
+//! layer, Memory, fallback of a Router       58385   1.01    16.9    10.2      55914   0.97    18.5    13.6
+//! nginx proxy_cache                         53146   1.02    20.2    10.5      53105   0.82    19.5    12.8
+//! Varnish                                   40381   0.68    32.6    11.8      33056   0.57    41.1    16.1
+//! layer, Redis                              29669   0.49    48.3    12.5      29456   0.54    45.9    15.1
+//! layer, Memcached                          28176   0.46    49.6    12.2      32891   0.51    51.2    15.5
+//! layer, SQLite                             22852   0.42    69.6    15.3      24359   0.43    69.4    18.4
 //!
 //! hits in process, tasks:                      32      256     ratios    us cpu, 256
-//! bare MultiplexedConnection               126629   129547     1.00  1.00           10.7
-//! Redis, Backend::get                      108779   124224     0.95  0.96           11.8
-//! layer, Redis                              84894    86739     0.72  0.71           19.7
-//! Memcached, Backend::get                   91136    82508     1.00  1.00           19.1
-//! layer, Memcached                          72364    56704     0.73  0.73           31.5
-//! SQLite, Backend::get                      96983    93102     1.00  1.00           20.3
-//! layer, SQLite                             63121    62828     0.66  0.65           30.8
+//! bare MultiplexedConnection               100472    85553     1.00  1.00           16.1
+//! Redis, Backend::get                       95086    84087     0.95  0.92           17.1
+//! layer, Redis                              70865    62831     0.78  0.72           24.8
+//! Memcached, Backend::get                   75668   100827     1.00  1.00           17.0
+//! layer, Memcached                          58512    70599     0.78  0.60           25.9
+//! SQLite, Backend::get                      84524    74621     1.00  1.00           25.9
+//! layer, SQLite                             62193    50295     0.75  0.69           39.1
 //! Redis commands a hit: 1.000 [("get", 20000)]
 //! ```
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
