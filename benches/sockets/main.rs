@@ -7,6 +7,8 @@
 //! `ratio` is the median against the first of the rounds side by side; `us cpu` is what a request cost all
 //! servers, `us load` what it cost those who asked. Two cores, with others at work on them: from run to run the
 //! ratios over sockets moved by up to a fifth, those in process by as much, and Memcached's between 0.3 and 0.8.
+//! Between bursts, glibc's allocator gives memory back to the system, and faults it in again: hits over servers take
+//! less with `MALLOC_TRIM_THRESHOLD_=67108864` before the command, or another allocator.
 //! In other runs, the layer over memory had 1.13 and 0.95, and 1.06 and 1.11. nginx 1.22.1, Varnish 7.1.1, Redis 7.0.15, Memcached 1.6.18, November 2026:
 //!
 //! ```text
