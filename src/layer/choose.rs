@@ -12,7 +12,6 @@ use crate::fence::{Fill, Since};
 use crate::flight::Role;
 use crate::observe::{self, Outcome};
 use crate::semantics::cache_status::CacheStatus;
-use crate::semantics::storable::Refusal;
 
 /// How often a request waits for another one's answer before it asks for itself.
 const ROUNDS: usize = 3;
@@ -182,8 +181,7 @@ pub(super) async fn choose(question: &Question, looked: Looked, leading: &Leadin
                 return Way::Forward(Forwarding::alone(miss, fill, flight, Some(alone)));
             }
             // Worth another look, unless the store is down: another variant, or purged meanwhile.
-            Landed::Page(_) | Landed::Instead(_) | Landed::Again
-                if miss.reason != Some(Refusal::Unavailable) => {}
+            Landed::Page(_) | Landed::Instead(_) | Landed::Again if !miss.is_unavailable() => {}
             // Once, as another request may do better.
             Landed::Late if !std::mem::replace(&mut late, true) => {}
             _ => return Way::Forward(Forwarding::alone(miss, fill, flight, None)),

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::stale::Windows;
 use super::tagged::PageTags;
-use super::wire::{PageMeta, PageToWrite, ResponseToWrite};
+use super::wire::{Name, PageMeta, PageToWrite, ResponseMeta, ResponseToWrite};
 use crate::cache::Cache;
 use crate::entry::{Body, Entry, Kind, Opened, Stamp, Undecodable};
 use crate::error::Result;
@@ -307,19 +307,19 @@ impl StoredPage {
         cache: &Cache,
         bytes: &Bytes,
         stamp: Stamp,
-        mut meta: PageMeta<'_>,
+        meta: PageMeta<'_>,
         body: Bytes,
     ) -> Result<Self, Undecodable> {
         let kept_until = stamp.fresh_until;
-        let response = meta.response.take();
-        let response = response.map(|response| response.into_stored(cache, bytes, body, stamp));
+        let read = |response: ResponseMeta<'_>| response.into_stored(cache, bytes, body, stamp);
+        let names = meta.vary.into_iter();
         Ok(Self {
             generation: meta.generation,
-            vary: meta.take_vary(),
+            vary: names.map(|Name(name)| name).collect(),
             variants: meta.variants,
             kept_until,
             own_key: meta.own_key.and_then(|key| cache.stored_key(key)),
-            response: response.transpose()?,
+            response: meta.response.map(read).transpose()?,
         })
     }
 

@@ -91,7 +91,7 @@ fn write_varied<S: Serializer>(varied: &[Varied], serializer: S) -> Result<S::Ok
 }
 
 /// The name of a field.
-pub(super) struct Name(HeaderName);
+pub(super) struct Name(pub(super) HeaderName);
 
 #[cfg(test)]
 impl Serialize for Name {
@@ -140,14 +140,6 @@ impl Serialize for Line<'_> {
 impl<'de: 'a, 'a> Deserialize<'de> for Line<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Deserialize::deserialize(deserializer).map(Self)
-    }
-}
-
-impl PageMeta<'_> {
-    /// The fields that responses vary on.
-    pub(super) fn take_vary(&mut self) -> Vec<HeaderName> {
-        let names = std::mem::take(&mut self.vary).into_iter();
-        names.map(|Name(name)| name).collect()
     }
 }
 
