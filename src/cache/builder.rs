@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::background::Background;
 use super::failures::Failures;
 use super::on_error::OnError;
+use super::recent::Recent;
 use super::tags::TagsSeen;
 use super::{Cache, Shared};
 use crate::backend::AnyBackend;
@@ -290,6 +291,7 @@ impl CacheBuilder {
                 packs: self.packs.filter(|_| is_elsewhere),
                 sealer: self.sealer.unwrap_or_default(),
                 tags_seen: TagsSeen::default(),
+                recent: is_elsewhere.then(Recent::default),
                 turns: AtomicU64::new(0),
                 turn_key: OnceLock::new(),
             }),

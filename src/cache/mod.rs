@@ -23,6 +23,7 @@ mod making;
 mod many;
 mod nested;
 mod on_error;
+mod recent;
 mod record;
 mod tags;
 mod together;
@@ -49,6 +50,7 @@ pub(crate) use self::background::Room;
 use self::compute::Outcomes;
 use self::failures::Failures;
 use self::nested::Nested;
+use self::recent::Recent;
 use self::tags::TagsSeen;
 use crate::backend::{AnyBackend, Budgeted, Capabilities, DynBackend, Peek, Waited};
 use crate::caches::Caches;
@@ -144,6 +146,8 @@ struct Shared {
     packs: Option<usize>,
     sealer: Sealer,
     tags_seen: TagsSeen,
+    /// Of a store elsewhere; one in this process keeps what was decoded itself.
+    recent: Option<Recent>,
     turns: AtomicU64,
     /// Of the entry that is another one once a tag was invalidated.
     turn_key: OnceLock<Key>,

@@ -427,11 +427,17 @@ impl Cache {
             Peek::Miss => return Ok((None, TagsRead::new())),
             Peek::Declined => {}
         }
-        match self.shared.tags_seen.of(key) {
-            None => Ok((self.backend().get(key).await?, TagsRead::new())),
+        let (entry, read) = match self.shared.tags_seen.of(key) {
+            None => (self.backend().get(key).await?, TagsRead::new()),
             // In a box, as below, so that it takes no room in the futures of those that have none.
-            Some(tags) => Box::pin(self.fetch_with(key, tags)).await,
-        }
+            Some(tags) => Box::pin(self.fetch_with(key, tags)).await?,
+        };
+        let recent = self.shared.recent.as_ref();
+        let entry = match (entry, recent) {
+            (Some(entry), Some(recent)) => Some(recent.recognised(key, entry)),
+            (entry, _) => entry,
+        };
+        Ok((entry, read))
     }
 
     /// The entry under `key`, and what has become of these tags.

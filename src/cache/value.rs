@@ -34,11 +34,14 @@ impl Cache {
     }
 
     /// As [`get`](Self::get), without a copy: a store in this process keeps the decoded value beside its
-    /// bytes, and all who ask for it as that type share it. Who asks for it as another type decodes it, and
-    /// so does everybody with other stores.
+    /// bytes, and all who ask for it as that type share it. Who asks for it as another type decodes it.
     ///
-    /// The decoded value does not count towards the [limit](crate::backend::MemoryBuilder::max_bytes) of
-    /// the store. What changes inside of it, such as a `Mutex`, changes for all.
+    /// Any other store is asked for the bytes each time. Of what is read again and again, this cache keeps the
+    /// decoded value, and shares that as long as the bytes are the same: 256 entries at most, of up to 16 MiB in all.
+    ///
+    /// The decoded value does not count towards these limits, nor to the
+    /// [one of the store](crate::backend::MemoryBuilder::max_bytes). What changes inside of it, such as a `Mutex`,
+    /// changes for all who share it.
     ///
     /// # Errors
     ///

@@ -57,7 +57,6 @@ impl Entry {
     pub(crate) const ALLOCATED: usize = 2 * size_of::<usize>() + size_of::<Inner>();
 
     /// Whether they are clones of one.
-    #[cfg(feature = "memory")]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.inner, &other.inner)
     }
@@ -86,6 +85,11 @@ impl Entry {
     /// The bytes to store.
     pub fn bytes(&self) -> &Bytes {
         &self.inner.bytes
+    }
+
+    /// Whether an earlier call left a decoded form.
+    pub(crate) fn is_decoded(&self) -> bool {
+        self.inner.decoded.get().is_some()
     }
 
     /// The decoded form that an earlier call left, if it is a `T`.

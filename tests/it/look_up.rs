@@ -6,11 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::http::{StatusCode, Uri};
-use axum_cache::backend::Memory;
+use axum_cache::backend::{Backend, Memory};
 use axum_cache::clock::ManualClock;
 use axum_cache::layer::CacheService;
 use axum_cache::testing::{Computations, Fault, Operation, TestBackend};
-use axum_cache::{Cache, CacheLayer, ErrorKind};
+use axum_cache::ttl::Lifetime;
+use axum_cache::{Cache, CacheLayer, ErrorKind, Ttl};
 use tower::Layer;
 
 use crate::support::site::{Seen, ask};
@@ -173,4 +174,66 @@ async fn a_store_that_is_down_is_asked_once_whatever_is_purged() {
     }
     assert_eq!(asked.await.unwrap().code, 200);
     assert_eq!(bench.store.count(Operation::Get), 1);
+}
+
+/// Reads a page, and what its store was asked for meanwhile.
+async fn read(bench: &Bench) -> (Seen, usize) {
+    bench.store.take_calls();
+    let seen = ask(&bench.site, PAGE, &[]).await;
+    (seen, bench.store.count(Operation::Get))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_that_is_known_is_still_what_the_store_says() {
+    let bench = Bench::new();
+    let key = bench.layer.page_key(&uri(PAGE)).unwrap();
+    let key = bench.cache.final_key(&key).unwrap();
+    let store = &bench.store;
+    let known = async || {
+        for age in 0..4 {
+            let (seen, reads) = read(&bench).await;
+            assert!(seen.is_hit() && reads == 1, "{seen:?}");
+            assert_eq!(seen.headers["age"], age.to_string().as_str());
+            bench.clock.advance(SECOND);
+        }
+    };
+    assert!(!ask(&bench.site, PAGE, &[]).await.is_hit());
+    known().await;
+    // Damaged, in what a reader might pass over.
+    let entry = Backend::get(store, &key).await.unwrap().unwrap();
+    let mut damaged = entry.bytes().to_vec();
+    *damaged.last_mut().unwrap() ^= 1;
+    let lasts = Lifetime::For(100 * SECOND);
+    store.set(&key, damaged.into(), lasts).await.unwrap();
+    assert!(!read(&bench).await.0.is_hit());
+    known().await;
+    // Gone.
+    store.delete(&key).await.unwrap();
+    assert!(!read(&bench).await.0.is_hit());
+    known().await;
+    purge(&bench.layer, &uri(PAGE)).await;
+    assert!(!read(&bench).await.0.is_hit());
+    known().await;
+    // Stale, and not to be served so.
+    bench.clock.advance(10 * SECOND);
+    assert!(!read(&bench).await.0.is_hit());
+    assert_eq!(bench.runs.count(), 5);
+}
+
+#[tokio::test]
+async fn a_value_that_is_read_again_and_again_is_decoded_once() {
+    let store = TestBackend::new(Memory::new());
+    let cache = Cache::new(store.clone());
+    let names = async || cache.get_shared::<Vec<String>>("names").await.unwrap();
+    for stored in [["Ada", "Grace"], ["Ada", "Edsger"]] {
+        cache.set("names", &stored, Ttl::Default).await.unwrap();
+        store.take_calls();
+        let read = [names().await, names().await, names().await, names().await];
+        assert_eq!(store.count(Operation::Get), read.len());
+        let [.., third, last] = read.map(Option::unwrap);
+        assert_eq!(*third, stored);
+        assert!(Arc::ptr_eq(&third, &last));
+    }
+    cache.delete("names").await.unwrap();
+    assert_eq!(names().await, None);
 }

@@ -1,0 +1,251 @@
+//! What was decoded of entries that a store elsewhere is asked for again and again.
+//!
+//! # Invariants
+//!
+//! - The store is asked each time, and has the last word: what was decoded before serves only where it answers
+//!   with the same bytes under the same key, all of them compared.
+//! - What is remembered is bounded, in number and in bytes, and in memory of its own. Of what was read once,
+//!   nothing is: a flood of that puts nothing out that is in use.
+//! - Nobody waits: who finds others at it decodes.
+
+use std::fmt;
+use std::hash::BuildHasher;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use foldhash::quality::RandomState;
+
+use crate::entry::Entry;
+use crate::key::Key;
+
+/// What is remembered is divided by the hash of its key.
+const BUCKETS: usize = 64;
+
+/// How many entries a bucket has at most.
+const ENTRIES: usize = 4;
+
+/// How many bytes these take at most, beside what a caller's own type takes.
+const BUCKET_BYTES: usize = 256 << 10;
+
+/// How many reads of others an entry outlasts.
+const MAX_CREDIT: u8 = 3;
+
+/// How many reads of others a bucket knows of.
+const SIGHTS: usize = 8;
+
+/// How many bytes tell one content from another, mostly. The proof of what is sealed is among them.
+const SIGHT_BYTES: usize = 24;
+
+/// The entries of one cache.
+pub(super) struct Recent {
+    hasher: RandomState,
+    buckets: Box<[Mutex<Bucket>]>,
+}
+
+#[derive(Default)]
+struct Bucket {
+    held: Vec<Held>,
+    /// What was read and is not held, the latest of it.
+    sights: [u64; SIGHTS],
+    next: usize,
+}
+
+struct Held {
+    key: Key,
+    entry: Entry,
+    /// How often it was read lately.
+    credit: u8,
+}
+
+impl Recent {
+    /// What a store has under `key`; as it was decoded before, if it was.
+    pub(super) fn recognised(&self, key: &Key, entry: Entry) -> Entry {
+        if entry.is_decoded() || entry.weight() > BUCKET_BYTES {
+            return entry;
+        }
+        let hash = self.hasher.hash_one(key.as_str());
+        let index = usize::try_from(hash % self.buckets.len() as u64).unwrap_or(0);
+        let Ok(mut bucket) = self.buckets[index].try_lock() else {
+            return entry;
+        };
+        let Some(held) = bucket.find(key) else {
+            let start = &entry.bytes()[..entry.bytes().len().min(SIGHT_BYTES)];
+            let sight = self.hasher.hash_one((hash, start));
+            return bucket.sighted(key, entry, sight);
+        };
+        held.credit = MAX_CREDIT.min(held.credit + 1);
+        let held = held.entry.clone();
+        // Others need not wait for the comparison.
+        drop(bucket);
+        if held.bytes() == entry.bytes() {
+            return held;
+        }
+        if let Ok(mut bucket) = self.buckets[index].try_lock() {
+            bucket.held.retain(|other| !other.entry.is_same(&held));
+        }
+        entry
+    }
+}
+
+impl Bucket {
+    fn find(&mut self, key: &Key) -> Option<&mut Held> {
+        self.held.iter_mut().find(|held| held.key == *key)
+    }
+
+    /// An entry that is not held, from now on if it was seen lately and there is room for it.
+    fn sighted(&mut self, key: &Key, entry: Entry, sight: u64) -> Entry {
+        if !self.sights.contains(&sight) {
+            self.sights[self.next % SIGHTS] = sight;
+            self.next = self.next.wrapping_add(1);
+            return entry;
+        }
+        if !self.makes_room(entry.weight()) {
+            return entry;
+        }
+        // It may be a slice of all that was read.
+        let own = Entry::new(Bytes::copy_from_slice(entry.bytes()));
+        self.held.push(Held {
+            key: key.clone(),
+            entry: own.clone(),
+            credit: 0,
+        });
+        own
+    }
+
+    /// Makes room for so many bytes, where what is held has not been read lately. Whether there is.
+    fn makes_room(&mut self, bytes: usize) -> bool {
+        loop {
+            let held = self.held.iter().map(|held| held.entry.weight());
+            if self.held.len() < ENTRIES && held.sum::<usize>() + bytes <= BUCKET_BYTES {
+                return true;
+            }
+            let Some(idle) = self.held.iter().position(|held| held.credit == 0) else {
+                self.held.iter_mut().for_each(|held| held.credit -= 1);
+                return false;
+            };
+            self.held.swap_remove(idle);
+        }
+    }
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self {
+            hasher: RandomState::default(),
+            buckets: (0..BUCKETS).map(|_| Mutex::default()).collect(),
+        }
+    }
+}
+
+/// Says nothing of what is in it.
+impl fmt::Debug for Recent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Recent").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
+
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+    use xxhash_rust::xxh3::xxh3_64;
+
+    use super::*;
+    use crate::key::KeySpace;
+
+    fn key(name: &str) -> Key {
+        KeySpace::default().key(1, name).unwrap()
+    }
+
+    /// Reads an entry as a store gives it, and leaves a decoded form in it; the one that was there before, if one was.
+    fn read(recent: &Recent, name: &str, bytes: &[u8]) -> Option<String> {
+        let entry = Entry::new(bytes.to_vec());
+        let known = recent.recognised(&key(name), entry);
+        assert_eq!(known.bytes(), bytes);
+        let before = known.decoded::<String>();
+        let form = format!("{name}={:x}", xxh3_64(bytes));
+        known.decoded_as(Arc::new(form.clone()));
+        before.map(|before| {
+            assert_eq!(*before, form);
+            form
+        })
+    }
+
+    #[test]
+    fn what_is_read_again_is_decoded_once_more_and_then_known() {
+        let recent = Recent::default();
+        let known = [(); 4].map(|()| read(&recent, "page", b"of this form").is_some());
+        assert_eq!(known, [false, false, true, true]);
+    }
+
+    #[test]
+    fn what_has_changed_is_another_one_until_it_is_read_again() {
+        let recent = Recent::default();
+        for _ in 0..3 {
+            read(&recent, "page", b"of this form");
+        }
+        for bytes in ["of that form", "of this form and more", "of this", ""] {
+            assert_eq!(read(&recent, "page", bytes.as_bytes()), None, "{bytes}");
+        }
+        let known = [(); 3].map(|()| read(&recent, "page", b"of that form").is_some());
+        assert_eq!(known, [false, false, true]);
+    }
+
+    #[test]
+    fn what_is_in_use_outlasts_a_flood_and_the_flood_leaves_nothing() {
+        let recent = Recent::default();
+        let mut misses = 0;
+        for number in 0..20_000_u32 {
+            let once = number.to_be_bytes();
+            assert_eq!(read(&recent, &format!("once:{number}"), &once), None);
+            if number % 10 == 0 {
+                let in_use = read(&recent, &format!("hot:{}", number / 10 % 20), b"hot");
+                misses += usize::from(in_use.is_none());
+            }
+        }
+        // Of 2,000 reads; two of each before it is known, and some where what is between is more than is seen.
+        assert!(misses < 200, "{misses}");
+        let held = recent.buckets.iter().flat_map(|bucket| {
+            let bucket = bucket.lock().unwrap();
+            let keys = bucket.held.iter().map(|held| held.key.as_str().to_owned());
+            keys.collect::<Vec<_>>()
+        });
+        assert_eq!(held.filter(|key| key.contains("once")).count(), 0);
+    }
+
+    #[test]
+    fn what_another_one_holds_up_is_decoded() {
+        let recent = Recent::default();
+        for _ in 0..3 {
+            read(&recent, "page", b"of this form");
+        }
+        let all: Vec<_> = recent.buckets.iter().map(Mutex::lock).collect();
+        assert_eq!(read(&recent, "page", b"of this form"), None);
+        drop(all);
+        assert!(read(&recent, "page", b"of this form").is_some());
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// [`read`] checks that nothing is ever taken for anything else.
+        #[test]
+        fn it_is_bounded_and_never_wrong(
+            reads in prop::collection::vec((0_u8..20, 0_u8..3, 0_usize..6), 1..100),
+        ) {
+            let recent = Recent::default();
+            // All in one bucket.
+            let recent = Recent { buckets: recent.buckets.into_iter().take(1).collect(), ..recent };
+            for (name, content, size) in reads {
+                let bytes = vec![content; [0, 1, 30, 1000, 100 << 10, 300 << 10][size]];
+                read(&recent, &format!("{name}"), &bytes);
+                let bucket = recent.buckets[0].lock().unwrap();
+                let held: usize = bucket.held.iter().map(|held| held.entry.weight()).sum();
+                prop_assert!(bucket.held.len() <= ENTRIES && held <= BUCKET_BYTES);
+            }
+        }
+    }
+}
