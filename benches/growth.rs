@@ -218,6 +218,13 @@ impl Row {
         let mut random = Random::new();
         for _ in 0..ROUNDS {
             for (costs, among) in costs.iter_mut().zip([self.size, HOT]) {
+                if among == HOT {
+                    // What was read before has put them out of the processor's caches.
+                    let all: Vec<_> = (0..HOT).map(|it| it * (self.size / HOT)).collect();
+                    for ready in ready(&all) {
+                        read(ready).await;
+                    }
+                }
                 let numbers = (0..BATCH).map(|_| random.below(among) * (self.size / among));
                 let numbers: Vec<_> = numbers.collect();
                 let ready = ready(&numbers);
