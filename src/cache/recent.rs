@@ -33,7 +33,8 @@ const MAX_CREDIT: u8 = 3;
 /// How many reads of others a bucket knows of.
 const SIGHTS: usize = 8;
 
-/// How many bytes tell one content from another, mostly. The proof of what is sealed is among them.
+/// How many bytes at its start, and at its end, tell one content from another, mostly. The proof of what is sealed is
+/// among them.
 const SIGHT_BYTES: usize = 24;
 
 /// The entries of one cache.
@@ -59,73 +60,92 @@ struct Held {
 
 impl Recent {
     /// What a store has under `key`; as it was decoded before, if it was.
-    pub(super) fn recognised(&self, key: &Key, entry: Entry) -> Entry {
-        if entry.is_decoded() || entry.weight() > BUCKET_BYTES {
-            return entry;
-        }
+    pub(super) fn recognised(&self, key: &Key, entry: Option<Entry>) -> Option<Entry> {
         let hash = self.hasher.hash_one(key.as_str());
         let index = usize::try_from(hash % self.buckets.len() as u64).unwrap_or(0);
-        let Ok(mut bucket) = self.buckets[index].try_lock() else {
-            return entry;
+        let bucket = &self.buckets[index];
+        let Some(entry) = entry else {
+            let _gone = bucket.try_lock().ok()?.take(|held| held.key == *key);
+            return None;
         };
-        let Some(held) = bucket.find(key) else {
-            let start = &entry.bytes()[..entry.bytes().len().min(SIGHT_BYTES)];
-            let sight = self.hasher.hash_one((hash, start));
-            return bucket.sighted(key, entry, sight);
+        if entry.is_decoded() || entry.weight() > BUCKET_BYTES {
+            return Some(entry);
+        }
+        let Ok(mut locked) = bucket.try_lock() else {
+            return Some(entry);
+        };
+        let Some(held) = locked.held.iter_mut().find(|held| held.key == *key) else {
+            let sight = self.hasher.hash_one((hash, sight_of(entry.bytes())));
+            let (entry, _gone) = locked.sighted(key, entry, sight);
+            // Before what is gone is freed, which may be large.
+            drop(locked);
+            return Some(entry);
         };
         held.credit = MAX_CREDIT.min(held.credit + 1);
         let held = held.entry.clone();
         // Others need not wait for the comparison.
-        drop(bucket);
+        drop(locked);
         if held.bytes() == entry.bytes() {
-            return held;
+            return Some(held);
         }
-        if let Ok(mut bucket) = self.buckets[index].try_lock() {
-            bucket.held.retain(|other| !other.entry.is_same(&held));
-        }
-        entry
+        let is_it = |other: &Held| other.entry.is_same(&held);
+        let _gone = bucket.try_lock().map(|mut bucket| bucket.take(is_it));
+        Some(entry)
     }
 }
 
+/// What tells one content from another, mostly.
+fn sight_of(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let length = bytes.len().min(SIGHT_BYTES);
+    (&bytes[..length], &bytes[bytes.len() - length..])
+}
+
 impl Bucket {
-    fn find(&mut self, key: &Key) -> Option<&mut Held> {
-        self.held.iter_mut().find(|held| held.key == *key)
+    fn take(&mut self, is_it: impl Fn(&Held) -> bool) -> Option<Held> {
+        let position = self.held.iter().position(is_it)?;
+        Some(self.held.swap_remove(position))
     }
 
-    /// An entry that is not held, from now on if it was seen lately and there is room for it.
-    fn sighted(&mut self, key: &Key, entry: Entry, sight: u64) -> Entry {
+    /// An entry that is not held; it is from now on, if it was seen lately and there is room for it. And what is
+    /// held no more.
+    fn sighted(&mut self, key: &Key, entry: Entry, sight: u64) -> (Entry, Vec<Held>) {
         if !self.sights.contains(&sight) {
             self.sights[self.next % SIGHTS] = sight;
             self.next = self.next.wrapping_add(1);
-            return entry;
+            return (entry, Vec::new());
         }
-        if !self.makes_room(entry.weight()) {
-            return entry;
-        }
+        let Some(gone) = self.room(entry.weight()) else {
+            return (entry, Vec::new());
+        };
         // It may be a slice of all that was read.
         let own = Entry::new(Bytes::copy_from_slice(entry.bytes()));
         self.held.push(Held {
             key: key.clone(),
             entry: own.clone(),
-            credit: 0,
+            credit: 1,
         });
-        own
+        (own, gone)
     }
 
-    /// Makes room for so many bytes, where what is held has not been read lately. Whether there is.
-    fn makes_room(&mut self, bytes: usize) -> bool {
-        loop {
-            let held = self.held.iter().map(|held| held.entry.weight());
-            if self.held.len() < ENTRIES && held.sum::<usize>() + bytes <= BUCKET_BYTES {
-                return true;
+    /// Makes room for so many bytes, if that is there beside what has been read lately. What it is in the place of.
+    fn room(&mut self, bytes: usize) -> Option<Vec<Held>> {
+        let in_use = self.held.iter().filter(|held| held.credit > 0);
+        if in_use.clone().count() == ENTRIES || weight_of(in_use) + bytes > BUCKET_BYTES {
+            for held in &mut self.held {
+                held.credit = held.credit.saturating_sub(1);
             }
-            let Some(idle) = self.held.iter().position(|held| held.credit == 0) else {
-                self.held.iter_mut().for_each(|held| held.credit -= 1);
-                return false;
-            };
-            self.held.swap_remove(idle);
+            return None;
         }
+        let mut gone = Vec::new();
+        while self.held.len() == ENTRIES || weight_of(&self.held) + bytes > BUCKET_BYTES {
+            gone.push(self.take(|held| held.credit == 0)?);
+        }
+        Some(gone)
     }
+}
+
+fn weight_of<'a>(held: impl IntoIterator<Item = &'a Held>) -> usize {
+    held.into_iter().map(|held| held.entry.weight()).sum()
 }
 
 impl Default for Recent {
@@ -148,7 +168,7 @@ impl fmt::Debug for Recent {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
-    use std::sync::Arc;
+    use std::sync::{Arc, Weak};
 
     use proptest::prelude::*;
     use xxhash_rust::xxh3::xxh3_64;
@@ -160,10 +180,17 @@ mod tests {
         KeySpace::default().key(1, name).unwrap()
     }
 
+    fn one_bucket() -> Recent {
+        Recent {
+            buckets: [Mutex::default()].into(),
+            ..Recent::default()
+        }
+    }
+
     /// Reads an entry as a store gives it, and leaves a decoded form in it; the one that was there before, if one was.
     fn read(recent: &Recent, name: &str, bytes: &[u8]) -> Option<String> {
         let entry = Entry::new(bytes.to_vec());
-        let known = recent.recognised(&key(name), entry);
+        let known = recent.recognised(&key(name), Some(entry)).unwrap();
         assert_eq!(known.bytes(), bytes);
         let before = known.decoded::<String>();
         let form = format!("{name}={:x}", xxh3_64(bytes));
@@ -217,6 +244,68 @@ mod tests {
     }
 
     #[test]
+    fn of_two_for_which_there_is_no_room_one_is_known() {
+        let recent = one_bucket();
+        let large = [vec![1; 200 << 10], vec![2; 200 << 10]];
+        let mut known = [0, 0];
+        for _ in 0..20 {
+            for (known, bytes) in known.iter_mut().zip(&large) {
+                let name = format!("large:{}", bytes[0]);
+                *known += usize::from(read(&recent, &name, bytes).is_some());
+            }
+        }
+        assert_eq!(known, [18, 0]);
+        // Until it is not read any more.
+        let known = [(); 6].map(|()| read(&recent, "large:2", &large[1]).is_some());
+        assert_eq!(known, [false, true, true, true, true, true]);
+    }
+
+    #[test]
+    fn nothing_goes_for_what_there_is_no_room_for() {
+        let recent = one_bucket();
+        for _ in 0..5 {
+            read(&recent, "in use", &[1; 200 << 10]);
+        }
+        for name in ["small", "too large", "too large", "small", "small"] {
+            let bytes = vec![2; if name == "small" { 10 } else { 100 << 10 }];
+            read(&recent, name, &bytes);
+        }
+        for (name, bytes) in [("in use", vec![1; 200 << 10]), ("small", vec![2; 10])] {
+            assert!(read(&recent, name, &bytes).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_changes_at_its_end_is_not_kept_each_time() {
+        let recent = Recent::default();
+        for visits in 0..100 {
+            let value = format!("a text that is the same for a while, and then is not: {visits}");
+            read(&recent, "changing", value.as_bytes());
+        }
+        let held = recent
+            .buckets
+            .iter()
+            .map(|it| it.lock().unwrap().held.len());
+        assert_eq!(held.sum::<usize>(), 0);
+    }
+
+    #[test]
+    fn what_is_gone_is_kept_no_longer() {
+        let recent = Recent::default();
+        let mut known = Weak::new();
+        for _ in 0..3 {
+            let entry = recent.recognised(&key("page"), Some(Entry::new("of this form")));
+            let entry = entry.unwrap();
+            let form = entry.decoded::<i32>();
+            let form = form.unwrap_or_else(|| entry.decoded_as(Arc::new(7)));
+            known = Arc::downgrade(&form);
+        }
+        assert!(known.upgrade().is_some());
+        assert_eq!(recent.recognised(&key("page"), None), None);
+        assert!(known.upgrade().is_none());
+    }
+
+    #[test]
     fn what_another_one_holds_up_is_decoded() {
         let recent = Recent::default();
         for _ in 0..3 {
@@ -236,15 +325,12 @@ mod tests {
         fn it_is_bounded_and_never_wrong(
             reads in prop::collection::vec((0_u8..20, 0_u8..3, 0_usize..6), 1..100),
         ) {
-            let recent = Recent::default();
-            // All in one bucket.
-            let recent = Recent { buckets: recent.buckets.into_iter().take(1).collect(), ..recent };
+            let recent = one_bucket();
             for (name, content, size) in reads {
                 let bytes = vec![content; [0, 1, 30, 1000, 100 << 10, 300 << 10][size]];
                 read(&recent, &format!("{name}"), &bytes);
                 let bucket = recent.buckets[0].lock().unwrap();
-                let held: usize = bucket.held.iter().map(|held| held.entry.weight()).sum();
-                prop_assert!(bucket.held.len() <= ENTRIES && held <= BUCKET_BYTES);
+                prop_assert!(bucket.held.len() <= ENTRIES && weight_of(&bucket.held) <= BUCKET_BYTES);
             }
         }
     }

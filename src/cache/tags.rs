@@ -432,10 +432,9 @@ impl Cache {
             // In a box, as below, so that it takes no room in the futures of those that have none.
             Some(tags) => Box::pin(self.fetch_with(key, tags)).await?,
         };
-        let recent = self.shared.recent.as_ref();
-        let entry = match (entry, recent) {
-            (Some(entry), Some(recent)) => Some(recent.recognised(key, entry)),
-            (entry, _) => entry,
+        let entry = match &self.shared.recent {
+            Some(recent) => recent.recognised(key, entry),
+            None => entry,
         };
         Ok((entry, read))
     }
