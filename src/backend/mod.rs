@@ -251,6 +251,16 @@ pub enum Peek {
     Hit(Entry),
 }
 
+impl Peek {
+    /// The entry, if there is one that is known of.
+    pub(crate) fn entry(self) -> Option<Entry> {
+        match self {
+            Self::Hit(entry) => Some(entry),
+            Self::Miss | Self::Declined => None,
+        }
+    }
+}
+
 /// What a store can do and how precisely.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]

@@ -443,9 +443,8 @@ impl Cache {
     /// The entry, from the lane that does not wait where there is one.
     pub(crate) async fn fetch(&self, key: &Key) -> Result<Option<Entry>> {
         match self.peek(key) {
-            Peek::Hit(entry) => Ok(Some(entry)),
-            Peek::Miss => Ok(None),
             Peek::Declined => self.backend().get(key).await,
+            now => Ok(now.entry()),
         }
     }
 
@@ -489,6 +488,9 @@ impl Cache {
 
     async fn bar(&self, reach: Reach<'_>) {
         let (flights, fences) = (&self.shared.flights, &self.shared.fences);
+        if let Some(recent) = &self.shared.recent {
+            recent.forget(reach);
+        }
         match reach {
             Reach::Keys(keys) => {
                 for key in keys {

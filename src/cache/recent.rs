@@ -10,12 +10,14 @@
 
 use std::fmt;
 use std::hash::BuildHasher;
-use std::sync::Mutex;
+use std::slice;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use foldhash::quality::RandomState;
 
-use crate::entry::Entry;
+use super::{Cache, Reach};
+use crate::entry::{Entry, is_lease};
 use crate::key::Key;
 
 /// What is remembered is divided by the hash of its key.
@@ -24,7 +26,7 @@ const BUCKETS: usize = 64;
 /// How many entries a bucket has at most.
 const ENTRIES: usize = 4;
 
-/// How many bytes these take at most, beside what a caller's own type takes.
+/// How many bytes these take at most, as they are stored, and unpacked: what was made of them comes on top.
 const BUCKET_BYTES: usize = 256 << 10;
 
 /// How many reads of others an entry outlasts.
@@ -40,7 +42,7 @@ const SIGHT_BYTES: usize = 24;
 /// The entries of one cache.
 pub(super) struct Recent {
     hasher: RandomState,
-    buckets: Box<[Mutex<Bucket>]>,
+    buckets: Vec<Mutex<Bucket>>,
 }
 
 #[derive(Default)]
@@ -58,40 +60,79 @@ struct Held {
     credit: u8,
 }
 
-impl Recent {
-    /// What a store has under `key`; as it was decoded before, if it was.
+impl Cache {
+    /// What the store has under `key`; as it was decoded before, if it was.
     pub(super) fn recognised(&self, key: &Key, entry: Option<Entry>) -> Option<Entry> {
-        let hash = self.hasher.hash_one(key.as_str());
-        let index = usize::try_from(hash % self.buckets.len() as u64).unwrap_or(0);
-        let bucket = &self.buckets[index];
-        let Some(entry) = entry else {
-            let _gone = bucket.try_lock().ok()?.take(|held| held.key == *key);
-            return None;
+        let Some(recent) = &self.shared.recent else {
+            return entry;
         };
-        if entry.is_decoded() || entry.weight() > BUCKET_BYTES {
-            return Some(entry);
+        if entry.is_none() {
+            recent.forget(Reach::Keys(slice::from_ref(key)));
         }
+        Some(recent.recognised(key, entry?))
+    }
+}
+
+impl Recent {
+    fn recognised(&self, key: &Key, entry: Entry) -> Entry {
+        // What has another holder, such as a near tier, is decoded once there.
+        let is_ready = entry.is_decoded() || entry.is_shared();
+        if is_ready || entry.weight() > BUCKET_BYTES || is_lease(entry.bytes()) {
+            return entry;
+        }
+        let (hash, bucket) = self.bucket_of(key);
         let Ok(mut locked) = bucket.try_lock() else {
-            return Some(entry);
+            return entry;
         };
         let Some(held) = locked.held.iter_mut().find(|held| held.key == *key) else {
             let sight = self.hasher.hash_one((hash, sight_of(entry.bytes())));
             let (entry, _gone) = locked.sighted(key, entry, sight);
             // Before what is gone is freed, which may be large.
             drop(locked);
-            return Some(entry);
+            return entry;
         };
         held.credit = MAX_CREDIT.min(held.credit + 1);
         let held = held.entry.clone();
         // Others need not wait for the comparison.
         drop(locked);
         if held.bytes() == entry.bytes() {
-            return Some(held);
+            return held;
         }
         let is_it = |other: &Held| other.entry.is_same(&held);
-        let _gone = bucket.try_lock().map(|mut bucket| bucket.take(is_it));
-        Some(entry)
+        let _gone = lock(bucket).take(is_it);
+        entry
     }
+
+    /// Lets go what was removed.
+    pub(super) fn forget(&self, reach: Reach<'_>) {
+        match reach {
+            Reach::Keys(keys) => {
+                for key in keys {
+                    let (_, bucket) = self.bucket_of(key);
+                    let _gone = lock(bucket).take(|held| held.key == *key);
+                }
+            }
+            Reach::Prefix(prefix) => {
+                let is_below = |held: &Held| held.key.as_str().starts_with(prefix);
+                for bucket in &self.buckets {
+                    let gone = || lock(bucket).take(is_below);
+                    // Each is freed once the bucket is free.
+                    while gone().is_some() {}
+                }
+            }
+        }
+    }
+
+    fn bucket_of(&self, key: &Key) -> (u64, &Mutex<Bucket>) {
+        let hash = self.hasher.hash_one(key.as_str());
+        let index = usize::try_from(hash % self.buckets.len() as u64).unwrap_or(0);
+        (hash, &self.buckets[index])
+    }
+}
+
+/// Nothing of a caller's runs while it is locked, and nothing is half done.
+fn lock(bucket: &Mutex<Bucket>) -> MutexGuard<'_, Bucket> {
+    bucket.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What tells one content from another, mostly.
@@ -174,6 +215,7 @@ mod tests {
     use xxhash_rust::xxh3::xxh3_64;
 
     use super::*;
+    use crate::entry::lease;
     use crate::key::KeySpace;
 
     fn key(name: &str) -> Key {
@@ -187,10 +229,19 @@ mod tests {
         }
     }
 
+    fn held(recent: &Recent) -> Vec<String> {
+        let key_of = |held: &Held| held.key.as_str().to_owned();
+        let held = recent.buckets.iter().map(|bucket| {
+            let bucket = lock(bucket);
+            bucket.held.iter().map(key_of).collect::<Vec<_>>()
+        });
+        held.flatten().collect()
+    }
+
     /// Reads an entry as a store gives it, and leaves a decoded form in it; the one that was there before, if one was.
     fn read(recent: &Recent, name: &str, bytes: &[u8]) -> Option<String> {
         let entry = Entry::new(bytes.to_vec());
-        let known = recent.recognised(&key(name), Some(entry)).unwrap();
+        let known = recent.recognised(&key(name), entry);
         assert_eq!(known.bytes(), bytes);
         let before = known.decoded::<String>();
         let form = format!("{name}={:x}", xxh3_64(bytes));
@@ -235,18 +286,13 @@ mod tests {
         }
         // Of 2,000 reads; two of each before it is known, and some where what is between is more than is seen.
         assert!(misses < 200, "{misses}");
-        let held = recent.buckets.iter().flat_map(|bucket| {
-            let bucket = bucket.lock().unwrap();
-            let keys = bucket.held.iter().map(|held| held.key.as_str().to_owned());
-            keys.collect::<Vec<_>>()
-        });
-        assert_eq!(held.filter(|key| key.contains("once")).count(), 0);
+        assert!(held(&recent).iter().all(|key| key.contains("hot")));
     }
 
     #[test]
     fn of_two_for_which_there_is_no_room_one_is_known() {
         let recent = one_bucket();
-        let large = [vec![1; 200 << 10], vec![2; 200 << 10]];
+        let large = [1, 2].map(|content| vec![content; 200 << 10]);
         let mut known = [0, 0];
         for _ in 0..20 {
             for (known, bytes) in known.iter_mut().zip(&large) {
@@ -264,7 +310,7 @@ mod tests {
     fn nothing_goes_for_what_there_is_no_room_for() {
         let recent = one_bucket();
         for _ in 0..5 {
-            read(&recent, "in use", &[1; 200 << 10]);
+            read(&recent, "in use", &vec![1; 200 << 10]);
         }
         for name in ["small", "too large", "too large", "small", "small"] {
             let bytes = vec![2; if name == "small" { 10 } else { 100 << 10 }];
@@ -282,27 +328,39 @@ mod tests {
             let value = format!("a text that is the same for a while, and then is not: {visits}");
             read(&recent, "changing", value.as_bytes());
         }
-        let held = recent
-            .buckets
-            .iter()
-            .map(|it| it.lock().unwrap().held.len());
-        assert_eq!(held.sum::<usize>(), 0);
+        assert_eq!(held(&recent), [""; 0]);
     }
 
     #[test]
-    fn what_is_gone_is_kept_no_longer() {
+    fn leases_and_what_a_near_tier_has_take_no_place() {
         let recent = Recent::default();
-        let mut known = Weak::new();
-        for _ in 0..3 {
-            let entry = recent.recognised(&key("page"), Some(Entry::new("of this form")));
-            let entry = entry.unwrap();
-            let form = entry.decoded::<i32>();
-            let form = form.unwrap_or_else(|| entry.decoded_as(Arc::new(7)));
-            known = Arc::downgrade(&form);
+        for _ in 0..4 {
+            let near = Entry::new("of this form");
+            assert!(recent.recognised(&key("near"), near.clone()).is_same(&near));
+            recent.recognised(&key("lease"), Entry::new(lease(7)));
         }
-        assert!(known.upgrade().is_some());
-        assert_eq!(recent.recognised(&key("page"), None), None);
-        assert!(known.upgrade().is_none());
+        assert_eq!(held(&recent), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_removed_is_kept_no_longer() {
+        let page = [key("page")];
+        let namespace = page[0].namespace();
+        for removed in [Reach::Keys(&page), Reach::Prefix(namespace)] {
+            let recent = Recent::default();
+            let mut known = Weak::new();
+            for _ in 0..3 {
+                let entry = recent.recognised(&page[0], Entry::new("of this form"));
+                let form = entry.decoded::<i32>();
+                let form = form.unwrap_or_else(|| entry.decoded_as(Arc::new(7)));
+                known = Arc::downgrade(&form);
+            }
+            recent.forget(Reach::Keys(&[key("other")]));
+            recent.forget(Reach::Prefix("other"));
+            assert!(known.upgrade().is_some());
+            recent.forget(removed);
+            assert!(known.upgrade().is_none());
+        }
     }
 
     #[test]

@@ -423,20 +423,15 @@ impl Cache {
     /// The entry under `key`, together with the tags that it had the last time: one round trip.
     pub(crate) async fn fetch_tagged(&self, key: &Key) -> Result<(Option<Entry>, TagsRead)> {
         match self.peek(key) {
-            Peek::Hit(entry) => return Ok((Some(entry), TagsRead::new())),
-            Peek::Miss => return Ok((None, TagsRead::new())),
             Peek::Declined => {}
+            now => return Ok((now.entry(), TagsRead::new())),
         }
         let (entry, read) = match self.shared.tags_seen.of(key) {
             None => (self.backend().get(key).await?, TagsRead::new()),
             // In a box, as below, so that it takes no room in the futures of those that have none.
             Some(tags) => Box::pin(self.fetch_with(key, tags)).await?,
         };
-        let entry = match &self.shared.recent {
-            Some(recent) => recent.recognised(key, entry),
-            None => entry,
-        };
-        Ok((entry, read))
+        Ok((self.recognised(key, entry), read))
     }
 
     /// The entry under `key`, and what has become of these tags.
@@ -444,8 +439,8 @@ impl Cache {
         let keys: Vec<Key> = [key].into_iter().chain(tags.iter()).cloned().collect();
         let mut entries = self.backend().get_many(&keys).await?;
         let read = self.presents(entries.get(1..).unwrap_or_default()).await;
-        let entry = entries.first_mut().and_then(Option::take);
-        Ok((entry, tags.iter().cloned().zip(read).collect()))
+        let read = tags.iter().cloned().zip(read).collect();
+        Ok((entries.first_mut().and_then(Option::take), read))
     }
 
     /// What has become of the tags of an entry that was read under `key`, together with `read`.
@@ -540,9 +535,8 @@ impl Cache {
         let mut entries = Vec::with_capacity(keys.len());
         for key in keys {
             match self.peek(key) {
-                Peek::Hit(entry) => entries.push(Some(entry)),
-                Peek::Miss => entries.push(None),
                 Peek::Declined => return self.fetch_many(keys).await,
+                now => entries.push(now.entry()),
             }
         }
         Ok(entries)

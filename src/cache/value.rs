@@ -37,7 +37,8 @@ impl Cache {
     /// bytes, and all who ask for it as that type share it. Who asks for it as another type decodes it.
     ///
     /// Any other store is asked for the bytes each time. Of what is read again and again, this cache keeps the
-    /// decoded value, and shares that as long as the bytes are the same: 256 entries at most, of up to 16 MiB in all.
+    /// decoded value, and shares that as long as the bytes are the same: 256 entries at most, none of more than
+    /// 256 KiB, and 16 MiB of them in all, as the store has them.
     ///
     /// The decoded value does not count towards these limits, nor to the
     /// [one of the store](crate::backend::MemoryBuilder::max_bytes). What changes inside of it, such as a `Mutex`,

@@ -87,6 +87,11 @@ impl Entry {
         &self.inner.bytes
     }
 
+    /// Whether somebody else has it, too.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.inner) > 1
+    }
+
     /// Whether an earlier call left a decoded form.
     pub(crate) fn is_decoded(&self) -> bool {
         self.inner.decoded.get().is_some()
