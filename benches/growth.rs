@@ -4,22 +4,23 @@
 //! Run: `cargo bench --bench growth`. A minute, and 3 GB.
 //!
 //! `first` is the first read of each entry, which leaves a page decoded; then any entry at random, and the same
-//! 1,000 of them. `rss` is what the process took for an entry when it was written, and when it had been `read`.
+//! 1,000 of them again and again: what they take of any store is in the processor's caches, of which any of a
+//! million has none. `rss` is what the process took for an entry when it was written, and when it had been `read`.
 //! Two shared cores, November 2026:
 //!
 //! ```text
 //!               entries  ns: write  first    any    hot   bytes an entry stored weight    rss   read
-//! page             1000       7268   3703    916    910                     446   2467   1892   3908
-//! page            10000       7385   3367   1765   1296                     446   2468    987   2680
-//! page           100000       7552   3847   2522   1886                     446   2470    850   2549
-//! page          1000000       9117   7068   2867   2130                     446   2472    841   2540
-//! Cache::get       1000        852    434    180    180                     117    469      0      0
-//! Cache::get      10000       1570    290    323    210                     117    469    247    247
-//! Cache::get     100000       1970    282    580    255                     117    469    337    337
-//! Cache::get    1000000       2160    685   1172    603                     117    469    345    345
-//! flood of 2000000 URLs: 27169 entries at most, weight 64.00 of 64 MiB, rss 22.5 MiB; 9657 ns a URL
+//! page             1000       8316   3491    894    889                     447   2339   2126   4067
+//! page            10000       7644   3381   1747   1126                     447   2340   1048   2700
+//! page           100000       9618   3479   2370   1160                     447   2342    872   2551
+//! page          1000000      10500   5516   2799   1192                     447   2344    861   2540
+//! Cache::get       1000        645    218    172    172                     117    485      0      0
+//! Cache::get      10000       1485    235    283    184                     117    485    266    266
+//! Cache::get     100000       1752    270    724    202                     117    485    353    353
+//! Cache::get    1000000       1961    463   1182    240                     117    485    361    361
+//! flood of 2000000 URLs: 28649 entries at most, weight 63.99 of 64 MiB, rss 24.1 MiB; 8483 ns a URL
 //! pages in use, hits: 100.00 % of those read each 10,000 URLs, 100.00 % of those read each 100,000
-//! write of a page: 8646 ns, and 9090 where the store has another handle
+//! write of a page: 5889 ns, and 7431 where the store has another handle
 //! ```
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 #![allow(clippy::print_stdout, reason = "it prints tables")]

@@ -9,27 +9,28 @@
 //! ratios over sockets moved by up to a fifth, those in process by as much, and Memcached's between 0.3 and 0.8.
 //! Between bursts, glibc's allocator gives memory back to the system, and faults it in again: hits over servers take
 //! less with `MALLOC_TRIM_THRESHOLD_=67108864` before the command, or another allocator.
-//! In other runs, the layer over memory had 1.13 and 0.95, and 1.06 and 1.11. nginx 1.22.1, Varnish 7.1.1, Redis 7.0.15, Memcached 1.6.18, November 2026:
+//! In another run, the layer had over memory 0.91 and 0.97, Redis 0.78 and 0.79, Memcached 0.77 and 0.94, `SQLite`
+//! 0.78 and 0.74. nginx 1.22.1, Varnish 7.1.1, Redis 7.0.15, Memcached 1.6.18, November 2026:
 //!
 //! ```text
 //! requests, 32 connections:                   1/s  ratio  us cpu us load   the same with 256
-//! axum, static handler                      54540   1.00    16.6    10.5      57734   1.00    17.6    13.4
-//! layer, Memory                             56479   0.96    17.4    10.7      56702   1.05    18.3    13.5
-//! layer, Memory, fallback of a Router       58385   1.01    16.9    10.2      55914   0.97    18.5    13.6
-//! nginx proxy_cache                         53146   1.02    20.2    10.5      53105   0.82    19.5    12.8
-//! Varnish                                   40381   0.68    32.6    11.8      33056   0.57    41.1    16.1
-//! layer, Redis                              29669   0.49    48.3    12.5      29456   0.54    45.9    15.1
-//! layer, Memcached                          28176   0.46    49.6    12.2      32891   0.51    51.2    15.5
-//! layer, SQLite                             22852   0.42    69.6    15.3      24359   0.43    69.4    18.4
+//! axum, static handler                      69269   1.00    13.6     9.4      53410   1.00    17.4    13.1
+//! layer, Memory                             66810   0.96    14.7     9.0      54713   1.06    19.6    13.6
+//! layer, Memory, fallback of a Router       65520   0.96    14.5     9.2      49960   0.91    21.0    13.8
+//! nginx proxy_cache                         56530   0.95    17.3    10.1      61169   1.05    20.1    12.6
+//! Varnish                                   42297   0.61    30.9    11.3      30015   0.52    47.8    19.8
+//! layer, Redis                              37936   0.51    38.6    10.6      29731   0.54    49.9    16.0
+//! layer, Memcached                          36469   0.46    41.7    10.4      30820   0.59    46.9    15.1
+//! layer, SQLite                             31469   0.39    50.5    11.3      24757   0.47    63.7    16.8
 //!
 //! hits in process, tasks:                      32      256     ratios    us cpu, 256
-//! bare MultiplexedConnection               100472    85553     1.00  1.00           16.1
-//! Redis, Backend::get                       95086    84087     0.95  0.92           17.1
-//! layer, Redis                              70865    62831     0.78  0.72           24.8
-//! Memcached, Backend::get                   75668   100827     1.00  1.00           17.0
-//! layer, Memcached                          58512    70599     0.78  0.60           25.9
-//! SQLite, Backend::get                      84524    74621     1.00  1.00           25.9
-//! layer, SQLite                             62193    50295     0.75  0.69           39.1
+//! bare MultiplexedConnection                96093    85652     1.00  1.00           16.8
+//! Redis, Backend::get                       92439    82871     0.97  0.92           17.9
+//! layer, Redis                              63805    67068     0.73  0.77           24.4
+//! Memcached, Backend::get                   87385   113982     1.00  1.00           14.3
+//! layer, Memcached                          70995    76786     0.84  0.64           21.4
+//! SQLite, Backend::get                      80959    67740     1.00  1.00           28.5
+//! layer, SQLite                             65111    53472     0.83  0.80           37.1
 //! Redis commands a hit: 1.000 [("get", 20000)]
 //! ```
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]

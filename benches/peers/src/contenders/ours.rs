@@ -36,7 +36,8 @@ pub fn page(scene: Scene, body: usize) -> Option<Box<dyn Contender>> {
 pub fn elsewhere(scene: Scene, body: usize) -> Option<Box<dyn Contender>> {
     let site = router(Site::new(scene, body));
     let cache = Cache::new(Elsewhere(Memory::new()));
-    matches!(scene, Scene::Hit | Scene::Zipf).then(|| contender(CacheLayer::new(cache).layer(site)))?
+    matches!(scene, Scene::Hit | Scene::Zipf)
+        .then(|| contender(CacheLayer::new(cache).layer(site)))?
 }
 
 #[derive(Clone, Debug)]
