@@ -6,7 +6,7 @@
 //!   with the same bytes under the same key, all of them compared.
 //! - What is remembered is bounded, in number and in bytes, and in memory of its own. Of what was read once,
 //!   nothing is: a flood of that puts nothing out that is in use.
-//! - Nobody waits: who finds others at it decodes.
+//! - No reader waits for others: who finds them at it decodes.
 
 use std::fmt;
 use std::hash::BuildHasher;

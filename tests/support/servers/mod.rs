@@ -169,9 +169,12 @@ pub(crate) fn soon(mut ready: impl FnMut() -> bool) -> bool {
 
 /// A new folder, for the server to remove.
 pub(crate) fn folder(name: &str) -> PathBuf {
+    // Two threads may read the same instant.
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     let nanos = now.unwrap_or_default().as_nanos();
-    let unique = format!("axum-cache-{name}-{}-{nanos}", std::process::id());
+    let unique = format!("axum-cache-{name}-{}-{nanos}-{next}", std::process::id());
     let dir = std::env::temp_dir().join(unique);
     std::fs::create_dir(&dir).expect("the folder is new");
     dir
