@@ -439,8 +439,8 @@ impl Cache {
         let keys: Vec<Key> = [key].into_iter().chain(tags.iter()).cloned().collect();
         let mut entries = self.backend().get_many(&keys).await?;
         let read = self.presents(entries.get(1..).unwrap_or_default()).await;
-        let read = tags.iter().cloned().zip(read).collect();
-        Ok((entries.first_mut().and_then(Option::take), read))
+        let entry = entries.first_mut().and_then(Option::take);
+        Ok((entry, tags.iter().cloned().zip(read).collect()))
     }
 
     /// What has become of the tags of an entry that was read under `key`, together with `read`.
