@@ -102,7 +102,12 @@ impl Filler {
         }
         let known = announced.or(body.size_hint().exact());
         let was_too_large = self.marked == Some(Alone::TooLarge) && known.is_none();
-        if is_too_large(announced, &body, ceiling) || was_too_large {
+        let is_too_large = is_too_large(announced, &body, ceiling);
+        if is_too_large || was_too_large {
+            if !is_too_large {
+                // Nobody will know how large it is: the mark is not renewed.
+                self.spot = None;
+            }
             return self.refuse(question, Refusal::BodyTooLarge, parts, body);
         }
         let (status, config) = (self.status(), Arc::clone(&self.config));

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +10,7 @@ use std::task::{Context, Waker};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::Request;
 use axum::handler::Handler;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -20,9 +21,12 @@ use axum_cache::clock::ManualClock;
 use axum_cache::layer::CacheService;
 use axum_cache::testing::{Fault, Operation, TestBackend};
 use axum_cache::{Cache, CacheLayer, CacheVeto, ErrorKind, cache_page};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tower::{Layer, ServiceExt};
+
+use crate::support::http::Channel;
 
 /// More than are needed for an answer to be expected to be refused.
 const OFTEN: usize = 12;
@@ -131,6 +135,30 @@ async fn a_body_that_is_too_large_is_not_taken_for_one_that_may_be_stored() {
     for _ in 0..2 {
         assert!(status(&site).await.ends_with("detail=body-too-large"));
     }
+}
+
+/// That a body was too large says nothing of those that nobody has looked at since.
+#[tokio::test]
+async fn a_page_that_was_too_large_is_tried_again_however_often_it_is_asked_for() {
+    let clock = ManualClock::new();
+    let cache = Cache::builder(Memory::new()).clock(clock.clone());
+    let layer = CacheLayer::new(cache.build().unwrap())
+        .max_body_bytes(3)
+        .hit_for_miss(Duration::from_secs(9));
+    let site = numbered(&layer, |run| {
+        // Of no length that is known before its end.
+        let (sender, parts) = mpsc::channel(1);
+        let part = Bytes::from_static(if run == 0 { b"large" } else { b"a" });
+        sender.try_send(Ok::<_, Infallible>(part)).unwrap();
+        Body::new(Channel(parts)).into_response()
+    });
+    for second in 0..9 {
+        let said = status(&site).await;
+        assert!(said.ends_with("detail=body-too-large"), "{second}: {said}");
+        clock.advance(Duration::from_secs(1));
+    }
+    let said = status(&site).await;
+    assert!(said.contains("; stored"), "{said}");
 }
 
 /// Whatever the request and the answer are, a client gets the same after many refusals as after none.
