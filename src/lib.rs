@@ -51,6 +51,7 @@ mod model;
 mod observe;
 mod policy;
 pub mod semantics;
+mod side_by_side;
 mod sync;
 pub mod tag;
 pub mod ttl;

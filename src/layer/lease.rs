@@ -22,7 +22,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
-use super::both::both;
 use super::layer::Config;
 use super::lookup::Miss;
 use super::stored::StoredPage;
@@ -34,6 +33,7 @@ use crate::error::Result;
 use crate::flight::{Flights, Role};
 use crate::key::Key;
 use crate::observe;
+use crate::side_by_side::both;
 use crate::tag::draw;
 use crate::ttl::Lifetime;
 

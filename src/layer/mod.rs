@@ -16,7 +16,6 @@
 //! - A cache that fails changes nothing but the `Cache-Status`: the inner service answers.
 
 mod body;
-mod both;
 mod change;
 mod choose;
 mod collapse;

@@ -14,7 +14,6 @@ use http::Response;
 use http::header::{HeaderMap, HeaderName};
 use http::response::Parts;
 
-use super::both::both;
 use super::layer::{CacheLayer, Config};
 use super::lease::Ground;
 use super::lookup::Flight;
@@ -22,6 +21,7 @@ use super::stored::{StoredPage, StoredResponse};
 use crate::cache::{Cache, Marks, TagsRead, Turn};
 use crate::error::Result;
 use crate::key::Key;
+use crate::side_by_side::both;
 use crate::tag::{TagStamp, TagState, Tags};
 
 /// The field whose members are divided by spaces.

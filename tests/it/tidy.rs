@@ -17,6 +17,7 @@ const LEVELS: &[(&str, u8)] = &[
     ("observe", 1),
     ("policy", 1),
     ("semantics", 1),
+    ("side_by_side", 1),
     ("sync", 1),
     ("tag", 1),
     ("ttl", 1),

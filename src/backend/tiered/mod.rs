@@ -14,7 +14,6 @@ mod node;
 mod operations;
 mod outbox;
 mod peers;
-mod together;
 mod writing;
 
 #[cfg(fuzzing)]

@@ -7,13 +7,13 @@ use std::slice::from_ref;
 use tokio::time::Instant;
 
 use super::near::Kept;
-use super::together::{all, both};
 use super::writing::{Clearing, Writing, of};
 use super::{Inner, Tiered};
 use crate::backend::{Backend, Capabilities, DynBackend, Peek};
 use crate::entry::Entry;
 use crate::error::Result;
 use crate::key::Key;
+use crate::side_by_side::{all, both};
 use crate::ttl::Lifetime;
 
 /// Of a batch, no more are asked for their lifetime, and so kept near.

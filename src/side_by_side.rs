@@ -1,11 +1,13 @@
-//! Waiting for several answers at once.
+//! Waiting for several answers at once, so that they take one round trip.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+#[cfg(feature = "memory")]
+use std::pin::Pin;
+use std::pin::pin;
 use std::task::Poll;
 
-/// Both answers.
-pub(super) async fn both<A, B>(
+/// Both answers, and no wait longer than that for the slower one.
+pub(crate) async fn both<A, B>(
     first: impl Future<Output = A>,
     second: impl Future<Output = B>,
 ) -> (A, B) {
@@ -34,7 +36,8 @@ pub(super) async fn both<A, B>(
 }
 
 /// All answers, in their order.
-pub(super) async fn all<T>(futures: Vec<Pin<Box<dyn Future<Output = T> + Send + '_>>>) -> Vec<T> {
+#[cfg(feature = "memory")]
+pub(crate) async fn all<T>(futures: Vec<Pin<Box<dyn Future<Output = T> + Send + '_>>>) -> Vec<T> {
     let mut waiting: Vec<_> = futures.into_iter().map(Some).collect();
     let mut answers: Vec<Option<T>> = waiting.iter().map(|_| None).collect();
     poll_fn(|context| {
@@ -64,6 +67,8 @@ pub(super) async fn all<T>(futures: Vec<Pin<Box<dyn Future<Output = T> + Send + 
 mod tests {
     use std::time::Duration;
 
+    use tokio::time::Instant;
+
     use super::*;
 
     async fn after<T>(millis: u64, answer: T) -> T {
@@ -72,15 +77,23 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn answers_come_in_order_and_are_waited_for_together() {
-        let start = tokio::time::Instant::now();
+    async fn the_slower_one_is_waited_for_and_no_longer() {
+        let start = Instant::now();
         assert_eq!(both(after(20, 1), after(10, 2)).await, (1, 2));
         assert_eq!(both(after(10, 1), after(20, 2)).await, (1, 2));
+        assert_eq!(both(after(20, 1), async { 2 }).await, (1, 2));
+        assert_eq!(start.elapsed(), Duration::from_millis(60));
+    }
+
+    #[cfg(feature = "memory")]
+    #[tokio::test(start_paused = true)]
+    async fn answers_come_in_order_and_are_waited_for_together() {
+        let start = Instant::now();
         let futures = [30, 10, 20].map(|millis| Box::pin(after(millis, millis)) as Pin<Box<_>>);
         let futures: Vec<Pin<Box<dyn Future<Output = u64> + Send>>> =
             futures.into_iter().map(|future| future as _).collect();
         assert_eq!(all(futures).await, [30, 10, 20]);
         assert!(all::<u8>(Vec::new()).await.is_empty());
-        assert_eq!(start.elapsed(), Duration::from_millis(70));
+        assert_eq!(start.elapsed(), Duration::from_millis(30));
     }
 }
