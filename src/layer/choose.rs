@@ -191,7 +191,8 @@ pub(super) async fn choose(question: &Question, looked: Looked, leading: &Leadin
 }
 
 /// Serves what is stale, and leads the requests for a new one unless another request does, or that
-/// has just failed, or there is too much to do already.
+/// has just failed, or there is too much to do already. Inside of another layer the one that leads waits for the
+/// new one: whether that may be stored is said of a response that leaves all of them.
 async fn refresh(
     question: &Question,
     leading: &Leading,
@@ -206,26 +207,38 @@ async fn refresh(
     if asked.is_throttled(&flight) || leading.contains(collapse, &flight) {
         return Way::Answered(pick, stale());
     }
-    let Some(permit) = config.cache.refresh_permit() else {
+    let mut duty = Duty::default();
+    if question.is_inside {
+        let may_wait = config.http.is_none() || !HttpRules::only_if_cached(asked.headers);
+        if !may_wait || !question.is_everybodys(&miss) {
+            return Way::Answered(pick, stale());
+        }
+    } else if let Some(permit) = config.cache.refresh_permit() {
+        duty = duty.with_permit(permit);
+    } else {
         observe::outcome(config.cache.name(), "refresh", Outcome::Bypass, "busy");
         return Way::Answered(pick, stale());
-    };
+    }
     let ground = config.ground(&question.key, &miss, asked.now);
     let ground = ground.unwrap_or(Ground::Lost);
     let Role::Leader(landing) = collapse.enter(&config.ticket(&flight, &ground)) else {
         return Way::Answered(pick, stale());
     };
-    let held = Held::new(Duty::new(landing).with_permit(permit));
-    if collapse.landings() == landings {
+    let held = Held::new(duty.with_landing(landing));
+    let lead = |pick, miss, held: Held| {
         let forwarding = Forwarding::leading(miss, fill, flight, held.release());
-        return Way::Refresh(pick, forwarding);
+        if question.is_inside {
+            Way::Forward(forwarding)
+        } else {
+            Way::Refresh(pick, forwarding)
+        }
+    };
+    if collapse.landings() == landings {
+        return lead(pick, miss, held);
     }
     // An answer has landed since this request looked.
     match asked.look_up(&question.key).await {
-        Found::Refresh(pick, miss) => {
-            let forwarding = Forwarding::leading(miss, fill, flight, held.release());
-            Way::Refresh(pick, forwarding)
-        }
+        Found::Refresh(pick, miss) => lead(pick, miss, held),
         Found::Hit(pick) => Way::hit(pick),
         Found::Miss(_) => Way::Answered(pick, stale()),
     }

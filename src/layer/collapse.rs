@@ -240,11 +240,13 @@ pub(super) struct Duty {
 
 impl Duty {
     pub(super) fn new(landing: Landing<Landed>) -> Self {
-        Self {
-            landing: Some(landing),
-            late: None,
-            permit: None,
-        }
+        Self::default().with_landing(landing)
+    }
+
+    /// One to those who wait for this.
+    pub(super) fn with_landing(mut self, landing: Landing<Landed>) -> Self {
+        self.landing = Some(landing);
+        self
     }
 
     /// One that has to be done in the background.

@@ -155,10 +155,14 @@ impl Asked<'_> {
         };
         let facts = stale.stored().facts(self.now, stale.expired);
         let wishes = rules.wishes(self.headers);
-        match status {
-            Some(status) => is_error(status) && stale_if_error(&facts, wishes.as_ref()),
-            None => stale_if_unreachable(&facts, wishes.as_ref()),
-        }
+        let wishes = wishes.as_ref();
+        let may = match status {
+            Some(status) if !is_error(status) => return false,
+            Some(_) => stale_if_error(&facts, wishes),
+            None => stale_if_unreachable(&facts, wishes),
+        };
+        // Or it would be served as it is while another one is made.
+        may || reuse(&facts, wishes) == Reuse::StaleWhileRevalidate
     }
 }
 

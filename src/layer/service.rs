@@ -213,7 +213,8 @@ pub(super) struct Question {
     pub(super) headers: HeaderMap,
     pub(super) given: Given,
     pub(super) head: bool,
-    is_inside: bool,
+    /// Another layer is outside of this one.
+    pub(super) is_inside: bool,
 }
 
 impl Question {

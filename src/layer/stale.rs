@@ -37,6 +37,10 @@ impl CacheLayer {
     /// `must-revalidate`, `proxy-revalidate` and `no-cache` forbid it. A layer in
     /// [HTTP mode](Self::http) goes by what responses say, and by nothing else.
     ///
+    /// Inside of another layer, or of a [`CacheGuard`](crate::CacheGuard), nothing is made in the background:
+    /// what is stored there is known to be for all only from the response that leaves the outermost one. So of
+    /// those who ask for the page while it is stale, one waits for the new one.
+    ///
     /// Of all pages and values of a cache, only [so many](crate::CacheBuilder::max_refreshes) are made
     /// anew at a time; what is over that stays as it is until it is asked for again.
     /// [`Cache::close`](crate::Cache::close) waits for them.
@@ -154,7 +158,7 @@ impl Asked<'_> {
     /// never came. In a layer that does not go by HTTP.
     pub(super) fn may_have_page_instead(&self, stale: &Pick, status: Option<StatusCode>) -> bool {
         let stored = stale.stored();
-        status.is_none_or(is_error) && stored.staleness(self.now) < stored.windows.if_error
+        status.is_none_or(is_error) && stored.staleness(self.now) < stored.windows.longest()
     }
 
     /// Whether what was found is to be served without asking for another one, as that has just
