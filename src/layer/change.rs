@@ -95,7 +95,7 @@ impl Change {
             keys.extend(self.key.clone());
         }
         let others = uris.iter().skip(1).take(MOST_OTHERS);
-        keys.extend(others.filter_map(|uri| self.config.page_key(&without_default_port(uri)).ok()));
+        keys.extend(others.filter_map(|uri| self.config.page_key(uri).ok()));
         keys
     }
 }
@@ -109,20 +109,4 @@ impl Drop for Change {
             self.forget(key);
         }
     }
-}
-
-/// As keys have it: `http://a:80/` is `http://a/`.
-fn without_default_port(uri: &Uri) -> Uri {
-    let default = match uri.scheme_str() {
-        Some("http") => 80,
-        Some("https") => 443,
-        _ => return uri.clone(),
-    };
-    let mut parts = uri.clone().into_parts();
-    if uri.port_u16() == Some(default)
-        && let Some(host) = uri.host()
-    {
-        parts.authority = host.parse().ok();
-    }
-    Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
 }

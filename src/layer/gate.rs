@@ -77,14 +77,20 @@ impl Config {
         parts: &mut Parts,
         now: SystemTime,
     ) -> Result<Kept, Refusal> {
-        is_free(veto, parts)?;
         let facts = ResponseFacts::permitted(parts.status, &parts.headers, now);
         // After the facts: it is no word of the handler's.
         self.inputs.patch_vary(&mut parts.headers);
+        is_free(veto, parts)?;
         let facts = facts?;
         admit(self.intent, request, &facts)?;
         let initial_age = parse_age(&parts.headers).unwrap_or(0);
         let age = Duration::from_secs(initial_age);
+        if facts
+            .explicit_lifetime()
+            .is_some_and(|explicit| explicit <= age)
+        {
+            return Err(Refusal::Expired);
+        }
         let ttl = match self.ttl {
             TtlRule::Fixed(ttl) => ttl,
             TtlRule::Fallback(ttl) => facts
@@ -135,13 +141,14 @@ impl Filler {
         asked: &Asked<'_>,
         parts: &mut Parts,
     ) -> Result<Kept, Refusal> {
-        is_free(&self.veto, parts)?;
         let headers = &mut parts.headers;
         stamp_date(headers, asked.now);
         let heuristic = rules.heuristic_lifetime;
         let facts =
             ResponseFacts::for_http(parts.status, headers, &rules.targets, heuristic, asked.now);
         self.config.inputs.patch_vary(headers);
+        is_free(&self.veto, parts)?;
+        let headers = &parts.headers;
         let wishes = rules.wishes(asked.headers);
         admit_http(asked.facts(), wishes.as_ref(), &facts)?;
         let age = parse_age(headers);
@@ -217,7 +224,8 @@ impl Filler {
         let mut headers = storable_fields(&parts.headers);
         stamp_date(&mut headers, asked.now);
         let (etags, unstored) = (self.etags(), self.unstored());
-        let ask = || LastWord::ask(&mut parts.extensions, kept.facts.vary());
+        // With what the layer itself has added.
+        let ask = || LastWord::ask(&mut parts.extensions, Vary::parse(&parts.headers));
         let verdict = self.is_inside.then(ask);
         Box::new(Writer {
             response: StoredResponse {

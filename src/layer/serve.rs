@@ -2,11 +2,12 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, AGE, CONTENT_LENGTH, CONTENT_RANGE, ETAG, EXPIRES, HeaderMap, LAST_MODIFIED,
+    ACCEPT_RANGES, AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, ETAG, EXPIRES, HeaderMap,
+    LAST_MODIFIED,
 };
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::Body;
@@ -23,6 +24,11 @@ use crate::semantics::conditional::{
 };
 use crate::semantics::freshness::format_date;
 use crate::semantics::range::{Selection, select};
+use crate::semantics::targeted::CDN_CACHE_CONTROL;
+
+/// RFC 9530 section 2.
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("content-digest");
+const CONTENT_MD5: HeaderName = HeaderName::from_static("content-md5");
 
 /// A stored response that is served.
 pub(super) enum Served<'a> {
@@ -66,7 +72,7 @@ pub(super) fn serve<B: Body<Data = Bytes>>(
 ) -> Response<CacheBody<B>> {
     let judgement = judge(stored.status, &stored.headers, asked);
     let mut headers = match judgement {
-        Some(_) => not_modified_fields(&stored.headers),
+        Some(status) => without_body(&stored.headers, status, asked),
         None => stored.take_headers(),
     };
     let body = match judgement {
@@ -81,7 +87,7 @@ pub(super) fn serve<B: Body<Data = Bytes>>(
     let mut fresh_for = stored.fresh_at(age);
     if expired {
         fresh_for = Some(Duration::ZERO);
-        promise_nothing(&mut headers, asked.now);
+        promise_nothing(&mut headers, asked);
     }
     let mut response = Response::new(CacheBody::stored(body));
     *response.status_mut() = judgement.unwrap_or(stored.status);
@@ -113,19 +119,43 @@ fn put(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
     }
 }
 
-/// Takes back what a response says of its freshness.
-fn promise_nothing(headers: &mut HeaderMap, now: SystemTime) {
+/// Takes back what a response says of its freshness, to whichever cache.
+fn promise_nothing(headers: &mut HeaderMap, asked: &Asked<'_>) {
     let mut nothing = CacheControl::new().with_max_age(Duration::ZERO);
-    let said = CacheControl::parse(headers);
-    if said.is_ok_and(|said| said.s_maxage.is_some()) {
-        nothing.s_maxage = Some(0);
+    if let Ok(said) = CacheControl::parse(headers) {
+        let none = |said: Option<u64>| said.map(|_| 0);
+        nothing.s_maxage = none(said.s_maxage);
+        nothing.stale_while_revalidate = none(said.stale_while_revalidate);
+        nothing.stale_if_error = none(said.stale_if_error);
     }
     patch_cache_control(headers, &nothing);
     if headers.contains_key(EXPIRES)
-        && let Some(now) = format_date(now)
+        && let Some(now) = format_date(asked.now)
     {
         headers.insert(EXPIRES, now);
     }
+    remove_targeted(headers, asked);
+}
+
+/// Removes what is said to one kind of caches only.
+fn remove_targeted(headers: &mut HeaderMap, asked: &Asked<'_>) {
+    let rules = asked.config.http.as_ref();
+    let own = rules.map_or(&[][..], |rules| &rules.targets);
+    for name in own.iter().chain([&CDN_CACHE_CONTROL]) {
+        headers.remove(name);
+    }
+}
+
+/// The fields of a response that go out without its body and with this status. Of an error that one client brought
+/// about nothing is said that a cache on the way could keep it by: it would serve it to others.
+fn without_body(headers: &HeaderMap, status: StatusCode, asked: &Asked<'_>) -> HeaderMap {
+    let mut headers = not_modified_fields(headers);
+    if status != StatusCode::NOT_MODIFIED {
+        headers.remove(CACHE_CONTROL);
+        headers.remove(EXPIRES);
+        remove_targeted(&mut headers, asked);
+    }
+    headers
 }
 
 /// The response of the inner service, or what the preconditions of the request make of it.
@@ -173,7 +203,7 @@ fn judged<B: Body<Data = Bytes>>(
     asked: &Asked<'_>,
 ) -> Response<CacheBody<B>> {
     if let Some(status) = judge(response.status(), response.headers(), asked) {
-        *response.headers_mut() = not_modified_fields(response.headers());
+        *response.headers_mut() = without_body(response.headers(), status, asked);
         *response.status_mut() = status;
         *response.body_mut() = CacheBody::stored(Bytes::new());
     }
@@ -228,6 +258,12 @@ fn part<B: Body<Data = Bytes>>(
         _ => return response,
     };
     let headers = response.headers_mut();
+    if status == StatusCode::RANGE_NOT_SATISFIABLE {
+        *headers = without_body(headers, status, asked);
+    }
+    for of_the_whole in [CONTENT_DIGEST, CONTENT_MD5] {
+        headers.remove(of_the_whole);
+    }
     if let Some(range) = selection.content_range(length) {
         headers.insert(CONTENT_RANGE, range);
     }

@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{IF_RANGE, RANGE};
-use http::{HeaderMap, Method, Request, Response, Uri, Version};
+use http::{HeaderMap, Method, Request, Response, Uri};
 use http_body::Body;
 use tower_service::Service;
 
@@ -250,8 +250,9 @@ impl Question {
     }
 }
 
-/// Whether a request has a body, or may have: the key knows nothing of it, and a handler may. HTTP/1
-/// announces it; later versions need not.
+/// Whether a request has a body, or may have: the key knows nothing of it, and a handler may. Its fields need not
+/// announce it: HTTP/2 does not ask for that, and a layer outside may have unpacked it.
 fn has_body<B: Body>(request: &Request<B>, given: Given) -> bool {
-    given.body || (request.version() > Version::HTTP_11 && !request.body().is_end_stream())
+    let body = request.body();
+    given.body || !(body.is_end_stream() || body.size_hint().exact() == Some(0))
 }

@@ -164,19 +164,35 @@ pub(super) fn field<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow
 /// Bytes that stand for themselves are kept; the rest is escaped, so that no two names meet.
 const HOST_ESCAPES: &AsciiSet = &CONTROLS.add(b'%').add(b',');
 
-/// Who is asked, in lower case. Where the URI and `Host` disagree, or `Host` comes twice, all of
-/// them count: what a handler goes by is not known here.
-pub(super) fn authority<'r>(uri: &'r Uri, headers: &'r HeaderMap) -> Option<Cow<'r, str>> {
+/// Who is asked, in lower case, without the port that the scheme has by default. Where the URI and `Host`
+/// disagree, or `Host` comes twice, all of them count: what a handler goes by is not known here.
+pub(super) fn authority<'r>(
+    uri: &'r Uri,
+    headers: &'r HeaderMap,
+    scheme: &str,
+) -> Option<Cow<'r, str>> {
+    let host_name = |name| host_name(without_default_port(name, scheme));
     let mut hosts = headers.get_all(HOST).into_iter();
     match (uri.authority(), hosts.next(), hosts.next()) {
         (None, None, _) => None,
         (None, Some(host), None) => Some(host_name(host.as_bytes())),
         (Some(in_uri), None, _) => Some(host_name(in_uri.as_str().as_bytes())),
-        _ => Some(all_hosts(uri, headers).into()),
+        _ => Some(all_hosts(uri, headers, scheme).into()),
     }
 }
 
-fn all_hosts(uri: &Uri, headers: &HeaderMap) -> String {
+/// `a:80` is `a`, by `http`: RFC 9110 section 4.2.3.
+pub(super) fn without_default_port<'n>(name: &'n [u8], scheme: &str) -> &'n [u8] {
+    let port: &[u8] = match scheme {
+        "http" => b":80",
+        "https" => b":443",
+        _ => return name,
+    };
+    name.strip_suffix(port).unwrap_or(name)
+}
+
+fn all_hosts(uri: &Uri, headers: &HeaderMap, scheme: &str) -> String {
+    let host_name = |name| host_name(without_default_port(name, scheme));
     let hosts = headers.get_all(HOST).into_iter();
     let mut hosts: Vec<_> = hosts.map(|host| host_name(host.as_bytes())).collect();
     hosts.dedup();
@@ -212,7 +228,7 @@ mod tests {
 
     fn authority_of(uri: &str, lines: &[(&'static str, &[u8])]) -> Option<String> {
         let (uri, headers) = (uri.parse().unwrap(), fields(lines));
-        authority(&uri, &headers).map(Cow::into_owned)
+        authority(&uri, &headers, "http").map(Cow::into_owned)
     }
 
     #[test]
@@ -223,6 +239,9 @@ mod tests {
             authority_of("http://example.com/", &[("host", b"example.com")]),
             plain
         );
+        for same in ["example.com:80", "EXAMPLE.com:80"] {
+            assert_eq!(authority_of("/", &[("host", same.as_bytes())]), plain);
+        }
         assert_eq!(authority_of("/", &[]), None);
         let odd = [
             authority_of("http://example.com/", &[("host", b"evil.com")]),
@@ -231,6 +250,10 @@ mod tests {
             authority_of("/", &[("host", b"a\xff")]),
             authority_of("/", &[("host", b"a\xfe")]),
             authority_of("/", &[("host", b"a%ff")]),
+            authority_of("/", &[("host", b"example.com:443")]),
+            authority_of("/", &[("host", b"[::80]")]),
+            authority_of("/", &[("host", b"[::80]:8080")]),
+            plain,
         ];
         for (index, one) in odd.iter().enumerate() {
             assert!(odd.iter().skip(index + 1).all(|other| one != other));

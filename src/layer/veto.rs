@@ -115,7 +115,7 @@ impl Default for Said {
 
 #[derive(Debug)]
 struct Waiting {
-    /// What the inner layer knows its response to vary on.
+    /// What the response of the inner layer varies on as it leaves that.
     vary: Vary,
     verdict: oneshot::Sender<bool>,
 }
@@ -156,11 +156,10 @@ impl Place {
 
 impl LastWord {
     /// Leaves a note for the outermost layer in the extensions of a response.
-    pub(super) fn ask(extensions: &mut Extensions, vary: &Vary) -> Verdict {
+    pub(super) fn ask(extensions: &mut Extensions, vary: Vary) -> Verdict {
         let word = extensions.get_or_insert_default::<Self>();
         let (verdict, receiver) = oneshot::channel();
         if let Said::NotYet(waiting) = &mut *word.said() {
-            let vary = vary.clone();
             waiting.push(Waiting { vary, verdict });
         }
         Verdict(receiver)
@@ -185,8 +184,8 @@ impl LastWord {
 }
 
 impl Verdict {
-    /// Whether the response may be stored. Not if the outermost layer never saw it.
-    pub(super) async fn storable(self) -> bool {
-        self.0.await.unwrap_or(false)
+    /// Whether the response may be stored; `None` if the outermost layer never saw it.
+    pub(super) async fn storable(self) -> Option<bool> {
+        self.0.await.ok()
     }
 }

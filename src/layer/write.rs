@@ -108,12 +108,18 @@ impl Writer {
     }
 
     async fn store(mut self: Box<Self>) {
-        let storable = match self.verdict.take() {
-            Some(verdict) => verdict.storable().await,
-            None => true,
-        };
         let config = Arc::clone(&self.config);
         let name = config.cache.name();
+        let storable = match self.verdict.take() {
+            Some(verdict) => verdict.storable().await,
+            None => Some(true),
+        };
+        let Some(storable) = storable else {
+            // Its client has gone, which says nothing of the page.
+            self.duty.land(Landed::Again);
+            observe::outcome(name, "page", Outcome::Bypass, "gone");
+            return;
+        };
         if !storable || self.veto.is_forbidden() {
             self.alone(Alone::Refused);
             observe::outcome(name, "page", Outcome::Bypass, "veto");

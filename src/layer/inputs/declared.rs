@@ -14,7 +14,7 @@ use super::query::QueryRule;
 use super::variant::{Head, Variant};
 use crate::key::Facet;
 use crate::layer::given::Given;
-use crate::layer::target::{RequestTarget, authority, peer};
+use crate::layer::target::{RequestTarget, authority, peer, without_default_port};
 use crate::semantics::storable::{Refusal, RequestFacts};
 use crate::semantics::vary::patch_vary;
 
@@ -100,6 +100,13 @@ impl Inputs {
             (None, Some("http") | None) => "http".into(),
             (None, Some(scheme)) => scheme.to_owned().into(),
         };
+        let authority = match origin.authority {
+            Some(mut claimed) => {
+                claimed.truncate(without_default_port(claimed.as_bytes(), &scheme).len());
+                Some(claimed.into())
+            }
+            None => authority(uri, headers, &scheme),
+        };
         let declared = self.cookies.iter().flat_map(|names| names.iter());
         let cookies = declared.map(|name| (name.clone(), cookies::value(headers, name)));
         // The values of variants come first: `show` finds them there.
@@ -123,10 +130,7 @@ impl Inputs {
         let upgrades = self.narrow && headers.contains_key(UPGRADE);
         RequestTarget {
             scheme,
-            authority: match origin.authority {
-                Some(authority) => Some(authority.into()),
-                None => authority(uri, headers),
-            },
+            authority,
             query: self.query.apply(uri.query()),
             cookies: cookies.collect(),
             facets,
