@@ -42,7 +42,8 @@ impl Change {
     pub(super) fn new<B>(config: &Arc<Config>, request: &Request<B>, status: CacheStatus) -> Self {
         let uri = original_uri(request.uri(), request.extensions());
         let (inputs, given) = (&config.inputs, Given::of(request.headers()));
-        let target = inputs.target(uri, request.headers(), given, request.extensions());
+        let (headers, extensions) = (request.headers(), request.extensions());
+        let target = inputs.target(uri, request.uri(), headers, given, extensions);
         Self {
             config: Arc::clone(config),
             method: request.method().clone(),

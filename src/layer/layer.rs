@@ -139,7 +139,7 @@ impl Config {
     fn of_page<T>(&self, uri: &Uri, make: impl FnOnce(RequestTarget<'_>) -> T) -> T {
         let (headers, extensions) = (HeaderMap::new(), Extensions::new());
         let given = Given::of(&headers);
-        make(self.inputs.target(uri, &headers, given, &extensions))
+        make(self.inputs.target(uri, uri, &headers, given, &extensions))
     }
 }
 

@@ -83,7 +83,8 @@ where
         }
         let uri = original_uri(request.uri(), request.extensions());
         let inputs = &self.config.inputs;
-        let target = inputs.target(uri, request.headers(), given, request.extensions());
+        let (headers, extensions) = (request.headers(), request.extensions());
+        let target = inputs.target(uri, request.uri(), headers, given, extensions);
         if let Some(refusal) = target.bypass {
             let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
             return self.pass(request, status.with_detail(refusal.as_str()));
@@ -193,7 +194,8 @@ impl<S: Clone> CacheService<S> {
         if !inputs.is_nothing_declared() {
             let given = Given::of(request.headers());
             let uri = original_uri(request.uri(), request.extensions());
-            let target = inputs.target(uri, request.headers(), given, request.extensions());
+            let (headers, extensions) = (request.headers(), request.extensions());
+            let target = inputs.target(uri, request.uri(), headers, given, extensions);
             let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
             if is_read && !has_body(&request, given) && target.bypass.is_none() {
                 let target = target.into_owned();

@@ -123,6 +123,17 @@ pub(super) fn original_uri<'a>(uri: &'a Uri, extensions: &'a Extensions) -> &'a 
     uri
 }
 
+/// Whether a nested router makes this of the full URI, from which it strips a prefix. If not, somebody has rewritten
+/// the one or the other, and the full one does not say what is asked for.
+pub(super) fn is_nested(full: &Uri, nested: &Uri) -> bool {
+    let (path, rest) = (full.path(), nested.path());
+    std::ptr::eq(full, nested)
+        || (full.query() == nested.query()
+            && full.authority() == nested.authority()
+            // A prefix that is the whole of a path leaves this.
+            && (path.ends_with(rest) || rest == "/"))
+}
+
 /// Changes the URI that [`original_uri`] finds in the extensions.
 pub(super) fn rewrite_original_uri(extensions: &mut Extensions, change: impl Fn(&Uri) -> Uri) {
     #[cfg(feature = "axum")]

@@ -14,7 +14,7 @@ use super::query::QueryRule;
 use super::variant::{Head, Variant};
 use crate::key::Facet;
 use crate::layer::given::Given;
-use crate::layer::target::{RequestTarget, authority, peer, without_default_port};
+use crate::layer::target::{RequestTarget, authority, is_nested, peer, without_default_port};
 use crate::semantics::storable::{Refusal, RequestFacts};
 use crate::semantics::vary::patch_vary;
 
@@ -75,10 +75,11 @@ impl Inputs {
         self.narrow = true;
     }
 
-    /// What a request asks for. `uri` has to be the full one.
+    /// What a request asks for. `uri` has to be the full one, and `nested` that which the inner service gets.
     pub(in crate::layer) fn target<'r>(
         &self,
         uri: &'r Uri,
+        nested: &Uri,
         headers: &'r HeaderMap,
         given: Given,
         extensions: &Extensions,
@@ -123,6 +124,9 @@ impl Inputs {
         }
         if let Some(zone) = extensions.get::<TimeZone>() {
             facets.push(Facet::new("time-zone", Some(zone.as_str().to_owned())));
+        }
+        if !is_nested(uri, nested) {
+            facets.push(Facet::new("uri", Some(nested.to_string())));
         }
         if !self.narrow {
             facets.extend(claims.facets(headers, trusted.then_some(&*scheme)));
