@@ -196,6 +196,22 @@ impl<V: Clone + Send + Sync> Follower<V> {
     }
 }
 
+/// Knows whether anybody waits for a computation.
+#[derive(Debug)]
+pub(crate) struct Audience<V>(Waiting<V>);
+
+impl<V> Audience<V> {
+    /// Whether anybody does, beside those who may still come.
+    pub(crate) fn is_there(&self) -> bool {
+        self.size() > 0
+    }
+
+    fn size(&self) -> usize {
+        let waiting = self.0.get();
+        waiting.map_or(0, watch::Sender::receiver_count)
+    }
+}
+
 /// Has to be landed by who runs the computation; frees the key when it is dropped, however the
 /// computation ended.
 #[derive(Debug)]
@@ -214,20 +230,15 @@ impl<V: Clone + Send + Sync + 'static> Landing<V> {
         }
     }
 
-    /// Whether anybody waits for it, beside those who may still come.
-    pub(crate) fn is_followed(&self) -> bool {
-        self.followers() > 0
+    /// Those who wait for it.
+    pub(crate) fn audience(&self) -> Audience<V> {
+        Audience(Arc::clone(&self.waiting))
     }
 
     /// Whether anybody waits for it beside the caller that leads, as far as can be seen: if that has
     /// gone, one is overlooked.
     pub(crate) fn is_shared(&self) -> bool {
-        self.followers() > 1
-    }
-
-    fn followers(&self) -> usize {
-        let waiting = self.waiting.get();
-        waiting.map_or(0, watch::Sender::receiver_count)
+        self.audience().size() > 1
     }
 
     /// Lets those who come from now on wait for another result; `None` if nobody may come any more.
@@ -400,7 +411,7 @@ mod tests {
         let mut early = follow();
         let other = landing.split();
         let mut late = follow();
-        assert!(landing.is_followed() && landing.split().is_none());
+        assert!(landing.audience().is_there() && landing.split().is_none());
         landing.land(1);
         assert_eq!(early.result().await, Ok(1));
         if let Some(other) = other {

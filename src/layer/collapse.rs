@@ -22,7 +22,7 @@ use http::StatusCode;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::stored::{StoredPage, seconds};
-use crate::flight::{Flights, Follower, Landing, Lost, Role};
+use crate::flight::{Audience, Flights, Follower, Landing, Lost, Role};
 use crate::semantics::storable::Refusal;
 
 /// Slots for pages whose answers are not shared.
@@ -255,9 +255,9 @@ impl Duty {
         self
     }
 
-    /// Whether anybody may wait.
-    pub(super) fn is_one(&self) -> bool {
-        self.landing.is_some()
+    /// Those who wait, if anybody may.
+    pub(super) fn audience(&self) -> Option<Audience<Landed>> {
+        self.landing.as_ref().map(Landing::audience)
     }
 
     /// Whoever comes from now on looks again once the others have their answer. Whether there are
@@ -267,7 +267,7 @@ impl Duty {
             return false;
         };
         self.late = landing.split();
-        landing.is_followed()
+        landing.audience().is_there()
     }
 
     /// Tells those who wait, once.

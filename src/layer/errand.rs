@@ -6,7 +6,6 @@
 use std::panic::resume_unwind;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use http::header::{HeaderValue, RETRY_AFTER};
@@ -18,7 +17,7 @@ use super::body::CacheBody;
 use super::choose::{Forwarding, Leading, Looked, Way, choose, place_of, stale};
 use super::collapse::is_worth_it;
 use super::fill::Filler;
-use super::future::{Answer, Leads, LookUp};
+use super::future::{Answer, Lead, Leads, LookUp};
 use super::http::remove_conditions;
 use super::lookup::{Found, Pick};
 use super::serve::{Served, empty, serve};
@@ -44,7 +43,7 @@ pub(super) struct Errand<S, RequestBody> {
 pub(super) enum Step<B: Body, E> {
     Answered(Response<CacheBody<B>>),
     /// There is more to wait for, and others may wait for that, too.
-    Rest(Answer<B, E>, Leads),
+    Rest(Answer<B, E>, Leads<B, E>),
 }
 
 impl<S, RequestBody, ResponseBody> Errand<S, RequestBody>
@@ -70,7 +69,11 @@ where
         })
     }
 
-    fn go_on(mut self, looked: Looked, leads: Leads) -> Answer<ResponseBody, S::Error> {
+    fn go_on(
+        mut self,
+        looked: Looked,
+        leads: Leads<ResponseBody, S::Error>,
+    ) -> Answer<ResponseBody, S::Error> {
         Box::pin(async move {
             let leading = self.request.extensions().get::<Leading>();
             let leading = leading.cloned().unwrap_or_default();
@@ -101,7 +104,11 @@ where
             let Some(room) = self.question.config.cache.room() else {
                 return Ok(self.overloaded(&forwarding));
             };
-            leads.store(forwarding.duty.is_one(), Ordering::Relaxed);
+            if let Some(audience) = forwarding.duty.audience() {
+                let cache = self.question.config.cache.clone();
+                // It is chosen once.
+                let _ = leads.set(Lead::new(cache, audience));
+            }
             let place = Place::of(self.request.extensions_mut());
             observe::in_current_span(self.forward(place, leading, forwarding, room)).await
         })

@@ -1,11 +1,9 @@
 //! The future of a cached service.
 
 use std::fmt;
-use std::future::{Future, pending};
-use std::panic::resume_unwind;
+use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -13,17 +11,16 @@ use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::runtime::Handle;
-use tokio::task::JoinHandle;
 
 use super::body::CacheBody;
+use super::collapse::Landed;
 use super::errand::Step;
 use super::layer::Config;
 use super::unshared::Forwarded;
 use super::veto::Place;
+use crate::cache::Cache;
+use crate::flight::Audience;
 use crate::semantics::cache_status::CacheStatus;
-
-/// Whether others wait for an answer: then it is made, whatever becomes of the client that leads them.
-pub(super) type Leads = Arc<AtomicBool>;
 
 pub(super) type Answer<B, E> =
     Pin<Box<dyn Future<Output = Result<Response<CacheBody<B>>, E>> + Send>>;
@@ -45,7 +42,7 @@ pin_project! {
         Pass { #[pin] future: F, status: Option<CacheStatus>, place: Place, config: Option<Arc<Config>> },
         Unshared { #[pin] future: F, page: Forwarded },
         LookUp { future: LookUp<B, E> },
-        Answer { future: Answer<B, E>, leads: Leads },
+        Answer { answer: Led<B, E> },
     }
 }
 
@@ -82,10 +79,11 @@ impl<F, B: Body, E> ResponseFuture<F, B, E> {
         }
     }
 
-    pub(super) fn answer(future: Answer<B, E>) -> Self {
-        let leads = Leads::default();
+    /// One that ends with its client.
+    pub(super) fn answer(answer: Answer<B, E>) -> Self {
+        let answer = Led::new(answer, Leads::default());
         Self {
-            inner: Inner::Answer { future, leads },
+            inner: Inner::Answer { answer },
         }
     }
 
@@ -135,38 +133,84 @@ where
             }
             InnerProject::LookUp { future } => match ready!(future.as_mut().poll(cx)) {
                 Step::Answered(response) => Poll::Ready(Ok(response)),
-                Step::Rest(future, leads) => {
-                    let rest = Inner::Answer { future, leads };
-                    self.as_mut().project().inner.set(rest);
+                Step::Rest(answer, leads) => {
+                    let answer = Led::new(answer, leads);
+                    self.as_mut().project().inner.set(Inner::Answer { answer });
                     self.poll(cx)
                 }
             },
-            InnerProject::Answer { future, leads } => {
-                let polled = future.as_mut().poll(cx);
-                if polled.is_ready() || !leads.swap(false, Ordering::Relaxed) {
-                    return polled;
-                }
-                let Ok(runtime) = Handle::try_current() else {
-                    return polled;
-                };
-                // What is ready at once needs no task; the rest gets one.
-                let rest = std::mem::replace(future, Box::pin(pending()));
-                *future = Box::pin(outcome(runtime.spawn(rest)));
-                future.as_mut().poll(cx)
-            }
+            InnerProject::Answer { answer } => answer.poll(cx),
         }
     }
 }
 
-/// What a task comes to.
-async fn outcome<T>(task: JoinHandle<T>) -> T {
-    match task.await {
-        Ok(done) => done,
-        Err(lost) => match lost.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            // The runtime is shutting down, and this task with it.
-            Err(_) => pending().await,
-        },
+/// Who leads others to an answer, and what becomes of that without them.
+pub(super) struct Lead<B: Body, E> {
+    cache: Cache,
+    audience: Audience<Landed>,
+    /// What goes on in the place of a client that has gone.
+    take_over: fn(Answer<B, E>, &Self),
+}
+
+/// Empty for who leads nobody.
+pub(super) type Leads<B, E> = Arc<OnceLock<Lead<B, E>>>;
+
+impl<B: Body + 'static, E: 'static> Lead<B, E> {
+    pub(super) fn new(cache: Cache, audience: Audience<Landed>) -> Self {
+        Self {
+            cache,
+            audience,
+            take_over: Self::finish,
+        }
+    }
+
+    /// Finishes what others wait for, and of the rest as much as is done in the background.
+    fn finish(answer: Answer<B, E>, lead: &Self) {
+        let nobody_waits = !lead.audience.is_there();
+        let permit = nobody_waits.then(|| lead.cache.refresh_permit());
+        if let Some(None) = permit {
+            return;
+        }
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                let _permit = permit;
+                drop(answer.await);
+            });
+        }
+    }
+}
+
+/// An answer that the task of its client makes while that is there, with all that task has of its own.
+struct Led<B: Body, E> {
+    /// Until it is ready, or panics.
+    answer: Option<Answer<B, E>>,
+    leads: Leads<B, E>,
+}
+
+impl<B: Body, E> Led<B, E> {
+    fn new(answer: Answer<B, E>, leads: Leads<B, E>) -> Self {
+        let answer = Some(answer);
+        Self { answer, leads }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Response<CacheBody<B>>, E>> {
+        let answer = self.answer.take();
+        let mut answer = answer.expect("a future is not polled after it is ready");
+        let polled = answer.as_mut().poll(cx);
+        if polled.is_pending() {
+            self.answer = Some(answer);
+        }
+        polled
+    }
+}
+
+impl<B: Body, E> Drop for Led<B, E> {
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take()
+            && let Some(lead) = self.leads.get()
+        {
+            (lead.take_over)(answer, lead);
+        }
     }
 }
 
