@@ -24,6 +24,7 @@ use super::serve::{Served, empty, serve};
 use super::service::{Question, STATUS_NAME};
 use super::stale::caught;
 use super::tagged::Before;
+use super::unnamed::Unnamed;
 use super::veto::{CacheVeto, Place};
 use crate::cache::Room;
 use crate::clock::at_one_moment;
@@ -227,6 +228,7 @@ where
                     None => resume_unwind(panic),
                 },
             };
+            Unnamed::say(&self.question.asked(), response.extensions_mut());
             place.leave(&mut response);
             Ok(response)
         }

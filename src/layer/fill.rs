@@ -111,6 +111,7 @@ impl Filler {
             return self.refuse(question, Refusal::BodyTooLarge, parts, body);
         }
         let (status, config) = (self.status(), Arc::clone(&self.config));
+        let is_inside = self.is_inside;
         let mut writer = self.writer(&asked, &mut parts, &kept, placement);
         let status = status.with_ttl(writer.response.fresh_for(asked.now));
         let (client, mut copier) = relay(body, ceiling, announced);
@@ -124,7 +125,7 @@ impl Filler {
                 now_or_later(&config.cache, writer.finish(Copied::Whole(body.clone())));
                 let status = match unstored {
                     Some(why) => status.with_ttl(None).with_detail(why),
-                    None => status.with_stored(),
+                    None => as_stored(status, is_inside),
                 };
                 let response = Response::from_parts(parts, CacheBody::stored(body));
                 answer(response, &asked, status)
@@ -160,9 +161,10 @@ impl Filler {
             self.forget();
             return instead.unwrap_or_else(|| self.bad_gateway(status));
         }
+        let is_inside = self.is_inside;
         let (current, refusal, extensions) = self.freshened(&asked, stored, not_modified);
         let status = match refusal {
-            None => status.with_stored(),
+            None => as_stored(status, is_inside),
             Some(refusal) => status.with_detail(refusal.as_str()),
         };
         let mut response = serve(
@@ -191,10 +193,11 @@ impl Filler {
             self.forget();
             status = status.with_detail(Refusal::Head.as_str());
         } else if parts.headers.contains_key(ETAG) || parts.headers.contains_key(LAST_MODIFIED) {
+            let is_inside = self.is_inside;
             let (_, refusal, extensions) = self.freshened(&question.asked(), stored, &parts);
             parts.extensions.extend(extensions);
             status = match refusal {
-                None => status.with_stored(),
+                None => as_stored(status, is_inside),
                 Some(refusal) => status.with_detail(refusal.as_str()),
             };
         } else {
@@ -370,6 +373,16 @@ impl ETags {
         let weak = if self == Self::Weak { "W/" } else { "" };
         // Half of it is enough to tell versions of one page apart.
         HeaderValue::try_from(format!("{weak}\"{}\"", &digest[..32])).ok()
+    }
+}
+
+/// What is said of a response that is being stored: where others have the last word, it is not known yet whether it
+/// is.
+fn as_stored(status: CacheStatus, is_inside: bool) -> CacheStatus {
+    if is_inside {
+        status.with_ttl(None).with_detail("pending")
+    } else {
+        status.with_stored()
     }
 }
 

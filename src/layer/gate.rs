@@ -13,6 +13,7 @@ use super::lookup::Asked;
 use super::stale::Windows;
 use super::stored::{Fingerprint, StoredResponse, Varied};
 use super::tagged::PageTags;
+use super::unnamed::Unnamed;
 use super::veto::{CacheVeto, LastWord};
 use super::write::Writer;
 use crate::control::{CacheControl, patch_cache_control, patch_expires, patch_response_headers};
@@ -130,6 +131,9 @@ impl Filler {
                 .admit_page(&self.veto, asked.facts(), parts, asked.now),
             Some(rules) => self.admit_by(rules, asked, parts),
         }?;
+        if !Unnamed::is_known(asked, &parts.extensions) {
+            return Err(Refusal::Vary);
+        }
         let placement = self.placement(asked, &kept)?;
         Ok((kept, placement))
     }

@@ -44,6 +44,7 @@ mod stale;
 mod stored;
 mod tagged;
 mod target;
+mod unnamed;
 mod unshared;
 mod veto;
 mod wire;

@@ -17,6 +17,7 @@ use super::lookup::Asked;
 use super::ready;
 use super::service::STATUS_NAME;
 use super::stored::{StoredPage, StoredResponse};
+use super::unnamed::Unnamed;
 use crate::control::{CacheControl, patch_cache_control};
 use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus, Forward};
 use crate::semantics::conditional::{
@@ -92,6 +93,7 @@ pub(super) fn serve<B: Body<Data = Bytes>>(
     let mut response = Response::new(CacheBody::stored(body));
     *response.status_mut() = judgement.unwrap_or(stored.status);
     *response.headers_mut() = headers;
+    Unnamed::say(asked, response.extensions_mut());
     if asked.is_inside && !stored.tags.stamps.is_empty() {
         response.extensions_mut().insert(stored.tags.names());
     }

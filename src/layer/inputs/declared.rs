@@ -149,6 +149,19 @@ impl Inputs {
         }
     }
 
+    /// What of a target no field of the request says, and so no `Vary` can name.
+    pub(in crate::layer) fn unnamed<'t>(
+        &'t self,
+        target: &'t RequestTarget<'_>,
+    ) -> impl Iterator<Item = &'t Facet> {
+        let places = target.facets.iter().enumerate();
+        let unnamed = places.filter(|(place, facet)| match self.variants.get(*place) {
+            Some((variant, _)) => variant.fields().is_empty(),
+            None => matches!(&*facet.name, "uri" | "language" | "time-zone"),
+        });
+        unnamed.map(|(_, facet)| facet)
+    }
+
     /// What a request says that bears on sharing: nothing that the handler does not see.
     pub(in crate::layer) fn facts(&self, given: Given) -> RequestFacts {
         let hidden = || self.narrow || self.is_normalised(&AUTHORIZATION);
