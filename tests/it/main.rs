@@ -33,6 +33,10 @@ mod inputs;
 mod keys;
 #[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod look_up;
+#[cfg(all(feature = "axum", feature = "memory"))]
+mod neighbours;
+#[cfg(all(feature = "axum", feature = "memory"))]
+mod nested;
 #[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod origin;
 #[cfg(all(feature = "memory", feature = "testing"))]

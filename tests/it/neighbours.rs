@@ -1,0 +1,239 @@
+//! The layer among others: those that change a request on its way, those that keep what is there for its task, and
+//! the caches of clients.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, Request};
+use axum::handler::Handler;
+use axum::http::{Response as HttpResponse, Uri, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use axum::routing::get;
+use axum_cache::backend::Memory;
+use axum_cache::{BoxError, Cache, CacheLayer, cache_page};
+use tower::{Layer, Service, ServiceExt};
+
+use crate::support::site::ask;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn memory() -> Cache {
+    Cache::new(Memory::new())
+}
+
+async fn text<S, B>(site: &S, request: Request) -> String
+where
+    S: Service<Request, Response = HttpResponse<B>, Error = Infallible> + Clone + Sync,
+    S::Future: Send,
+    B: http_body::Body<Data = axum::body::Bytes> + Send + 'static,
+    B::Error: Into<BoxError>,
+{
+    let response = site.clone().oneshot(request).await.unwrap();
+    let body = to_bytes(Body::new(response.into_body()), 1 << 10).await;
+    String::from_utf8(body.unwrap().to_vec()).unwrap()
+}
+
+/// The full URI is that of before, and the handler sees another one.
+#[tokio::test]
+async fn a_rewritten_uri_is_part_of_what_is_asked_for() {
+    async fn me(mut request: Request, next: Next) -> Response {
+        if request.uri().path() == "/me" {
+            let cookie = request.headers()["cookie"].to_str().unwrap();
+            let user = cookie.strip_prefix("sid=").unwrap();
+            *request.uri_mut() = format!("/users/{user}").parse().unwrap();
+        }
+        next.run(request).await
+    }
+    let layer = cache_page(MINUTE, memory(), "");
+    let user = |Path(user): Path<String>| async move { format!("profile of {user}") };
+    let users = Router::new().route("/users/{user}", get(user.layer(layer.clone())));
+    let site: Router = Router::new().fallback_service(from_fn(me).layer(users));
+    let as_user = async |user: &str| ask(&site, "/me", &[("cookie", user)]).await;
+    assert_eq!(as_user("sid=ada").await.body, "profile of ada");
+    assert_eq!(as_user("sid=bob").await.body, "profile of bob");
+    let again = as_user("sid=ada").await;
+    assert!(
+        again.is_hit() && again.body == "profile of ada",
+        "{}",
+        again.status
+    );
+    // They are pages of the URI that clients know.
+    let known = Uri::from_static("http://site.test/me");
+    assert!(layer.purge(&known).await.unwrap());
+    assert!(!as_user("sid=bob").await.is_hit());
+}
+
+/// As a page that is made of others: their requests have the extensions of its own.
+#[tokio::test]
+async fn requests_of_a_handlers_own_are_for_pages_of_their_own() {
+    let cache = memory();
+    let part = |name: &'static str| {
+        let part = move || async move { name };
+        get(part.layer(cache_page(MINUTE, cache.clone(), "")))
+    };
+    let parts: Router = Router::new()
+        .route("/head", part("head"))
+        .route("/foot", part("foot"));
+    let whole = move |request: Request| async move {
+        let mut whole = String::new();
+        for path in ["/head", "/foot"] {
+            let mut one = Request::new(Body::empty());
+            *one.headers_mut() = request.headers().clone();
+            *one.extensions_mut() = request.extensions().clone();
+            *one.uri_mut() = Uri::from_static(path);
+            whole += &text(&parts, one).await;
+        }
+        whole
+    };
+    let site: Router = Router::new().route("/", get(whole));
+    assert_eq!(ask(&site, "/", &[]).await.body, "headfoot");
+}
+
+/// A nested router strips what it is nested under, and that is all.
+#[tokio::test]
+async fn nested_routers_rewrite_nothing() {
+    let page = (|| async { "page" }).layer(cache_page(MINUTE, memory(), ""));
+    let inner = Router::new()
+        .route("/", get(page.clone()))
+        .route("/a", get(page));
+    let site: Router = Router::new().nest("/in", Router::new().nest("/deep", inner));
+    for path in ["/in/deep", "/in/deep/a", "/in/deep/a?b"] {
+        ask(&site, path, &[]).await;
+        let seen = ask(&site, path, &[]).await;
+        assert!(seen.is_hit(), "{path}: {}", seen.status);
+    }
+}
+
+/// As a layer leaves it that has unpacked the body.
+#[tokio::test]
+async fn a_body_that_no_field_announces_counts() {
+    let search = |body: String| async move { format!("results for {body}") };
+    let site = CacheLayer::new(memory()).layer(Router::new().route("/", get(search)));
+    let search = async |body: &'static str| {
+        let request = Request::get("/").header("host", "a");
+        text(&site, request.body(Body::from(body)).unwrap()).await
+    };
+    assert_eq!(search("a").await, "results for a");
+    assert_eq!(search("b").await, "results for b");
+}
+
+#[tokio::test]
+async fn a_default_port_makes_no_other_page() {
+    let runs = Arc::new(AtomicUsize::new(0));
+    let page = move || std::future::ready(runs.fetch_add(1, Ordering::SeqCst).to_string());
+    let layer = CacheLayer::new(memory()).invalidate_on_unsafe(true);
+    let site = layer.layer(Router::new().route("/", get(page).put(|| async {})));
+    let send = async |method: &str, host: &str| {
+        let request = Request::builder().method(method).uri("/");
+        text(
+            &site,
+            request.header("host", host).body(Body::empty()).unwrap(),
+        )
+        .await
+    };
+    assert_eq!(send("GET", "a.test:80").await, "0");
+    assert_eq!(send("GET", "a.test").await, "0");
+    send("PUT", "a.test").await;
+    assert_eq!(send("GET", "a.test:80").await, "1");
+    let page = Uri::from_static("http://a.test:80/");
+    assert!(layer.purge(&page).await.unwrap());
+    assert_eq!(send("GET", "a.test").await, "2");
+    assert_eq!(send("GET", "a.test:443").await, "3");
+}
+
+tokio::task_local! {
+    static USER: &'static str;
+}
+
+/// A handler that waits runs in the task of its client, whose own things it has.
+#[tokio::test]
+async fn a_handler_has_what_belongs_to_the_task_of_its_client() {
+    async fn scoped(request: Request, next: Next) -> Response {
+        USER.scope("ada", next.run(request)).await
+    }
+    let page = || async {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        USER.get()
+    };
+    let page = page.layer(cache_page(MINUTE, memory(), ""));
+    let site: Router = Router::new().route("/", get(page)).layer(from_fn(scoped));
+    assert_eq!(ask(&site, "/", &[]).await.body, "ada");
+}
+
+/// What nobody waits for is finished, but not as much of it as anybody may ask for.
+#[tokio::test]
+async fn requests_that_are_given_up_do_not_pile_up() {
+    const MOST: usize = 3;
+    struct Running(Arc<AtomicUsize>);
+    impl Drop for Running {
+        fn drop(&mut self) {
+            self.0.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+    let running = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&running);
+    let hangs = move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        let running = Running(Arc::clone(&counted));
+        async move {
+            let _running = running;
+            std::future::pending::<()>().await;
+        }
+    };
+    let cache = Cache::builder(Memory::new()).max_refreshes(MOST);
+    let site = CacheLayer::new(cache.build().unwrap());
+    let site = site.layer(Router::new().route("/", get(hangs)));
+    for page in 0..20 {
+        let request = Request::get(format!("/?{page}")).body(Body::empty());
+        let answer = site.clone().oneshot(request.unwrap());
+        // As the server drops it when the client has closed its connection.
+        let gone = tokio::time::timeout(Duration::from_millis(1), answer).await;
+        assert!(gone.is_err());
+    }
+    tokio::task::yield_now().await;
+    assert_eq!(running.load(Ordering::SeqCst), MOST);
+}
+
+/// Digests of the content are those of the whole.
+#[tokio::test]
+async fn a_part_has_no_digest_of_the_whole() {
+    let digests = [
+        ("content-digest", "sha-256=:of-the-whole:"),
+        ("content-md5", "x"),
+        ("repr-digest", "sha-256=:of-the-whole:"),
+    ];
+    let file = move || async move { (digests, "0123456789") };
+    let site = CacheLayer::new(memory()).layer(Router::new().route("/", get(file)));
+    ask(&site, "/", &[]).await;
+    let part = ask(&site, "/", &[("range", "bytes=0-3")]).await;
+    assert_eq!((part.code, &*part.body), (206, "0123"));
+    assert!(!part.headers.contains_key("content-digest"));
+    assert!(!part.headers.contains_key("content-md5"));
+    assert!(part.headers.contains_key("repr-digest"));
+}
+
+/// A cache on the way would serve it to others for as long as the page is fresh.
+#[tokio::test]
+async fn an_error_that_one_client_brought_about_is_not_fresh() {
+    let page = || async { ([("cdn-cache-control", "max-age=9")], "page") };
+    let site = CacheLayer::new(memory()).layer(Router::new().route("/", get(page)));
+    for stored in [false, true] {
+        for (field, code) in [(("if-match", "\"no\""), 412), (("range", "bytes=99-"), 416)] {
+            if !stored && code == 416 {
+                continue;
+            }
+            let seen = ask(&site, "/", &[field]).await;
+            assert_eq!((seen.code, &*seen.body), (code, ""), "{}", seen.status);
+            for fresh in [header::CACHE_CONTROL, header::EXPIRES] {
+                assert!(!seen.headers.contains_key(fresh), "{:?}", seen.headers);
+            }
+            assert!(!seen.headers.contains_key("cdn-cache-control"));
+        }
+        ask(&site, "/", &[]).await;
+    }
+}
