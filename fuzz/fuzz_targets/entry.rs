@@ -84,7 +84,7 @@ struct ResponseMeta {
     lifetime_ms: Option<u64>,
     initial_age: u64,
     terms: (bool, bool, Option<u64>, Option<u64>),
-    sharing: (bool, bool, bool),
+    sharing: (bool, bool, bool, bool),
     selection: Print,
     varied: Vec<(String, Print)>,
 }

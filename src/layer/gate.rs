@@ -241,7 +241,7 @@ impl Filler {
                 initial_age: kept.initial_age,
                 terms: kept.terms,
                 windows: kept.windows,
-                sharing: kept.facts.sharing(),
+                sharing: kept.facts.sharing(asked.facts()),
                 selection: placement.selection,
                 varied: placement.varied,
                 tags: PageTags::default(),

@@ -242,6 +242,7 @@ mod tests {
                     public: false,
                     authorized: false,
                     varies_on_cookie: false,
+                    answers_cookies: false,
                 },
                 selection: Print(None),
                 varied: Vec::new(),

@@ -55,8 +55,9 @@ pub struct ResponseFacts {
     validator: bool,
 }
 
-/// What a stored response says that bears on sharing it.
+/// What bears on sharing a stored response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Sharing {
     /// It is `public`.
     pub public: bool,
@@ -64,6 +65,8 @@ pub struct Sharing {
     pub authorized: bool,
     /// It varies on `Cookie`.
     pub varies_on_cookie: bool,
+    /// It answers a request with cookies of which nobody said which of them matter.
+    pub answers_cookies: bool,
 }
 
 /// Why a response is not stored, or a stored one not served.
@@ -288,8 +291,8 @@ impl ResponseFacts {
         &self.vary
     }
 
-    /// What is to be remembered of it for later requests.
-    pub fn sharing(&self) -> Sharing {
+    /// What is to be remembered of it, as the answer to this request, for later ones.
+    pub fn sharing(&self, request: RequestFacts) -> Sharing {
         let directives = self.cache_control();
         let public = directives.is_some_and(|directives| directives.public);
         Sharing {
@@ -299,6 +302,7 @@ impl ResponseFacts {
                     directives.s_maxage.is_some() || directives.must_revalidate
                 }),
             varies_on_cookie: self.vary.covers(&COOKIE),
+            answers_cookies: request.undeclared_cookies,
         }
     }
 }
@@ -444,7 +448,7 @@ pub fn admit_http(
         return Err(Refusal::NoStore);
     }
     storable_http(response)?;
-    shareable(Intent::Explicit, request, response.sharing())
+    shareable(Intent::Explicit, request, response.sharing(request))
 }
 
 /// Whether a response may be served to a request.
@@ -461,7 +465,9 @@ pub fn shareable(intent: Intent, request: RequestFacts, response: Sharing) -> Re
         return Err(Refusal::Authorization);
     }
     let blanket = intent == Intent::Blanket;
-    if blanket && request.undeclared_cookies && !response.public && !response.varies_on_cookie {
+    // The second one is of a layer on a route, and was found by one for a site under the same key.
+    let cookies = request.undeclared_cookies || response.answers_cookies;
+    if blanket && cookies && !response.public && !response.varies_on_cookie {
         return Err(Refusal::Cookie);
     }
     Ok(())
@@ -478,7 +484,7 @@ pub fn admit(
     response: &ResponseFacts,
 ) -> Result<(), Refusal> {
     storable(response)?;
-    shareable(intent, request, response.sharing())
+    shareable(intent, request, response.sharing(request))
 }
 
 #[cfg(test)]

@@ -330,3 +330,27 @@ async fn a_vetoed_response_varies_as_every_other() {
     assert!(seen.status.ends_with("detail=veto"), "{}", seen.status);
     assert_eq!(seen.headers["vary"], "x-user");
 }
+
+/// The layer of a route has its developer's word that cookies do not matter; that of the site has not.
+#[tokio::test]
+async fn a_site_takes_nothing_from_a_route_that_it_would_not_store() {
+    let (cache, _) = timed();
+    let route = Router::new().route("/", get(hello)).layer(from_fn(session));
+    let unmarked = |mut response: Response| async move {
+        response.headers_mut().remove(header::CACHE_CONTROL);
+        response
+    };
+    let route = route.layer(axum::middleware::map_response(unmarked));
+    let route = cache_page(MINUTE, cache.clone(), "").layer(route);
+    let site = CacheLayer::new(cache).layer(Router::new().route("/", get(numbers())));
+    let ada = [("cookie", "sid=ada")];
+    assert_eq!(ask(&route, "/", &ada).await.body, "hello ada");
+    assert_eq!(
+        ask(&route, "/", &[]).await.body,
+        "hello ada",
+        "as in Django"
+    );
+    let seen = ask(&site, "/", &[]).await;
+    assert_eq!(seen.body, "0", "{}", seen.status);
+    assert!(ask(&site, "/", &[]).await.is_hit());
+}
