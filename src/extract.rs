@@ -12,6 +12,7 @@ use crate::backend::Waited;
 use crate::cache::Cache;
 use crate::caches::Caches;
 use crate::layer::CacheVeto;
+use crate::observe;
 
 /// A router state that may hold [`Caches`].
 ///
@@ -134,9 +135,10 @@ impl IntoResponse for CachesRejection {
 }
 
 /// A cache that fails where a handler needs it is a 503 when trying again may help, else a 500.
-/// The body says nothing of the cause.
+/// The body says nothing of the cause, which with feature `tracing` is an event.
 impl IntoResponse for crate::Error {
     fn into_response(self) -> Response {
+        observe::answered(&self);
         let status = if self.is_transient() {
             StatusCode::SERVICE_UNAVAILABLE
         } else {

@@ -194,7 +194,7 @@ impl Cache {
         turned.and(outcome.map(drop))
     }
 
-    async fn expire_tags(&self, tags: &Tags) -> Result<()> {
+    pub(crate) async fn expire_tags(&self, tags: &Tags) -> Result<()> {
         if self.is_hurried() {
             return Box::pin(self.unhurried().expire_tags(tags)).await;
         }

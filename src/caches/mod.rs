@@ -14,6 +14,7 @@ use std::sync::Arc;
 use crate::backend::Waited;
 use crate::cache::Cache;
 use crate::error::{Error, ErrorKind, Result};
+use crate::tag::Tags;
 
 /// The alias that has to be there.
 pub const DEFAULT_ALIAS: &str = "default";
@@ -119,6 +120,57 @@ impl Caches {
         self.caches.keys().map(String::as_str)
     }
 
+    /// [Invalidates](Cache::invalidate) what has one of these tags in any of them: each cache has tags of its
+    /// own, and a page may be in one, its fragments in another.
+    ///
+    /// # Errors
+    ///
+    /// The first failure, after all were asked; see [`Cache::invalidate`].
+    ///
+    /// # Django
+    ///
+    /// None.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> axum_cache::Result<()> {
+    /// use axum_cache::{Cache, Caches, Ttl, backend::Memory};
+    ///
+    /// let caches = Caches::new(Cache::new(Memory::new()))
+    ///     .with("template_fragments", Cache::new(Memory::new()));
+    /// let fragments = caches.get("template_fragments")?;
+    /// fragments.with_tags(["posts"]).set("latest", "a post", Ttl::Default).await?;
+    ///
+    /// caches.invalidate(["posts"]).await?;
+    /// assert_eq!(fragments.get::<String>("latest").await?, None);
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "memory"))] fn main() {}
+    /// ```
+    pub async fn invalidate<N: AsRef<str>>(&self, tags: impl IntoIterator<Item = N>) -> Result<()> {
+        let tags = Tags::new(tags);
+        let mut outcome = Ok(());
+        for cache in self.all() {
+            outcome = outcome.and(cache.invalidate_tags(&tags).await);
+        }
+        outcome
+    }
+
+    /// [Expires](Cache::expire) what has one of these tags in any of them.
+    ///
+    /// # Errors
+    ///
+    /// The first failure, after all were asked; see [`Cache::expire`].
+    pub async fn expire<N: AsRef<str>>(&self, tags: impl IntoIterator<Item = N>) -> Result<()> {
+        let tags = Tags::new(tags);
+        let mut outcome = Ok(());
+        for cache in self.all() {
+            outcome = outcome.and(cache.expire_tags(&tags).await);
+        }
+        outcome
+    }
+
     /// Releases what the stores hold open.
     ///
     /// # Errors
@@ -135,6 +187,10 @@ impl Caches {
             outcome = outcome.and(cache.close().await);
         }
         outcome
+    }
+
+    fn all(&self) -> impl Iterator<Item = Cache> {
+        self.aliases().filter_map(|alias| self.find(alias))
     }
 
     pub(crate) fn find(&self, alias: &str) -> Option<Cache> {

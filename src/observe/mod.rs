@@ -92,6 +92,21 @@ pub(crate) fn failed(cache: &str, operation: &'static str, error: &Error) {
     let _ = (cache, operation, error);
 }
 
+/// A handler let its client have the error of a cache, whose body says nothing of it.
+#[cfg(feature = "axum")]
+pub(crate) fn answered(error: &Error) {
+    #[cfg(feature = "tracing")]
+    if let Some(left_out) = speaks("", error.kind().as_str()) {
+        tracing::warn!(
+            target: "axum_cache",
+            left_out,
+            error = error as &(dyn std::error::Error + 'static),
+            "a handler answers with the error of a cache",
+        );
+    }
+    let _ = error;
+}
+
 /// What was stored could not be used. The operation goes on, and counts, as a miss.
 pub(crate) fn corrupt(cache: &str, operation: &'static str, reason: &'static str) {
     #[cfg(feature = "tracing")]

@@ -640,3 +640,48 @@ async fn bad_backplanes_are_refused_and_no_password_is_shown() {
         assert!(!refused.contains("secret"), "{refused}");
     }
 }
+
+#[tokio::test]
+async fn tags_are_invalidated_in_all_caches_at_once() {
+    let caches = Caches::new(Cache::new(Memory::new()))
+        .with("template_fragments", Cache::new(Memory::new()))
+        .with("none", Cache::new(Dummy));
+    let write = async || {
+        for alias in ["default", "template_fragments"] {
+            let tagged = caches.get(alias).unwrap().with_tags(["posts"]);
+            tagged.set("k", &1, Ttl::Default).await.unwrap();
+        }
+    };
+    let read = async || {
+        let mut found = Vec::new();
+        for alias in ["default", "template_fragments"] {
+            let cache = caches.get(alias).unwrap();
+            found.push(cache.get::<u8>("k").await.unwrap());
+        }
+        found
+    };
+    write().await;
+    caches.invalidate(["others"]).await.unwrap();
+    assert_eq!(read().await, [Some(1); 2]);
+    caches.invalidate(["posts"]).await.unwrap();
+    assert_eq!(read().await, [None; 2]);
+    write().await;
+    caches.expire(["posts"]).await.unwrap();
+    assert_eq!(read().await, [None; 2]);
+}
+
+#[cfg(any(feature = "file", feature = "sqlite"))]
+#[tokio::test]
+async fn where_a_path_is_needed_a_url_is_refused() {
+    let backends = [
+        ("file", cfg!(feature = "file")),
+        ("sqlite", cfg!(feature = "sqlite")),
+    ];
+    for (backend, _) in backends.into_iter().filter(|(_, is_there)| *is_there) {
+        let location = format!("{backend}:///var/cache/site");
+        let settings =
+            format!(r#"{{"default": {{"backend": "{backend}", "location": "{location}"}}}}"#);
+        let bad = refusal(&settings).await;
+        assert!(bad.contains("location: is a URL"), "{bad}");
+    }
+}

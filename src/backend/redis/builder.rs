@@ -450,10 +450,13 @@ fn tcp_settings() -> TcpSettings {
 
 /// The client's error is left out: it may hold the URL, and that a password.
 fn bad_servers(error: &redis::RedisError) -> Error {
-    Error::config(format!(
-        "location: no Redis can be there: {}",
-        error.category()
-    ))
+    let hint = if cfg!(feature = "tls") {
+        ""
+    } else {
+        "; over TLS it needs the feature tls of axum-cache"
+    };
+    let category = error.category();
+    Error::config(format!("location: no Redis can be there: {category}{hint}"))
 }
 
 /// Shows neither servers nor credentials: URLs may hold secrets.

@@ -26,6 +26,11 @@ use crate::backend::{AnyBackend, Dummy};
 use crate::backend::{Backend, CircuitBreaker};
 use crate::error::Result;
 
+/// What is wrong with a location that begins like one.
+#[cfg(any(feature = "file", feature = "sqlite"))]
+const IS_A_URL: &str =
+    "is a URL, where a path is needed; a URL goes into `CACHE_URL`, and says the backend too";
+
 const FILE: &[&str] = &["file"];
 const MEMORY: &[&str] = &["memory"];
 const MEMCACHED: &[&str] = &["memcached", "memcached+unix"];

@@ -34,6 +34,7 @@ const MYSQL_PARAMETERS: &[&str] = &[
 #[cfg(feature = "sqlite")]
 pub(super) fn make_file(settings: &BackendSettings) -> Result<AnyBackend> {
     match settings.locations()?.as_slice() {
+        [url] if url.contains("://") => Err(settings.bad("location", super::IS_A_URL)),
         [path] if path != ":memory:" => Ok(finish(settings, Sql::sqlite(path))?.into()),
         _ => Err(settings.bad("location", "is not one path of a file")),
     }
