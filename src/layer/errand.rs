@@ -14,6 +14,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::CacheBody;
+use super::callee::Callee;
 use super::choose::{Forwarding, Leading, Looked, Way, choose, place_of, stale};
 use super::collapse::is_worth_it;
 use super::fill::Filler;
@@ -34,7 +35,7 @@ use crate::semantics::validation::make_conditional;
 
 /// A request that could not be answered at once.
 pub(super) struct Errand<S, RequestBody> {
-    pub(super) inner: S,
+    pub(super) inner: Callee<S>,
     /// Its fields are in the question until it is forwarded.
     pub(super) request: Request<RequestBody>,
     pub(super) question: Question,
@@ -216,8 +217,7 @@ where
                 spot: flight.map(|flight| flight.spot),
                 marked,
             };
-            let mut inner = self.inner;
-            let call = async move { inner.call(request).await };
+            let call = self.inner.call(request);
             let cache = &self.question.config.cache;
             let call = pin!(cache.making(&self.question.key, &room, call));
             let mut response = match ground.hold(caught(call)).await {

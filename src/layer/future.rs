@@ -39,7 +39,7 @@ pin_project! {
     #[project = InnerProject]
     enum Inner<F, B: Body, E> {
         Hit { response: Option<Response<CacheBody<B>>> },
-        Pass { #[pin] future: F, status: Option<CacheStatus>, place: Place, config: Option<Arc<Config>> },
+        Pass { #[pin] future: F, passing: Passing },
         Unshared { #[pin] future: F, page: Forwarded },
         LookUp { future: LookUp<B, E> },
         Answer { answer: Led<B, E> },
@@ -54,21 +54,10 @@ impl<F, B: Body, E> ResponseFuture<F, B, E> {
         }
     }
 
-    /// Not for the cache: only the status is added, if there is one, and the field of a `config` with tags
-    /// is taken.
-    pub(super) fn pass(
-        future: F,
-        status: Option<CacheStatus>,
-        place: Place,
-        config: Option<Arc<Config>>,
-    ) -> Self {
+    /// Not for the cache.
+    pub(super) fn pass(future: F, passing: Passing) -> Self {
         Self {
-            inner: Inner::Pass {
-                future,
-                status,
-                place,
-                config,
-            },
+            inner: Inner::Pass { future, passing },
         }
     }
 
@@ -112,21 +101,8 @@ where
                     response.expect("a future is not polled after it is ready")
                 ))
             }
-            InnerProject::Pass {
-                future,
-                status,
-                place,
-                config,
-            } => {
-                let mut response = ready!(future.poll(cx))?.map(CacheBody::live);
-                if let Some(config) = config {
-                    response = config.with_named_tags(response);
-                }
-                place.leave(&mut response);
-                if let Some(status) = status {
-                    status.append_to(response.headers_mut());
-                }
-                Poll::Ready(Ok(response))
+            InnerProject::Pass { future, passing } => {
+                Poll::Ready(Ok(passing.respond(ready!(future.poll(cx))?)))
             }
             InnerProject::Unshared { future, page } => {
                 Poll::Ready(Ok(page.respond(ready!(future.poll(cx))?)))
@@ -141,6 +117,31 @@ where
             },
             InnerProject::Answer { answer } => answer.poll(cx),
         }
+    }
+}
+
+/// What is done with a response that is not for the cache: only the status is added, if there is one, and the field
+/// of a `config` with tags is taken.
+pub(super) struct Passing {
+    pub(super) status: Option<CacheStatus>,
+    pub(super) place: Place,
+    pub(super) config: Option<Arc<Config>>,
+}
+
+impl Passing {
+    pub(super) fn respond<B: Body<Data = Bytes>>(
+        &mut self,
+        response: Response<B>,
+    ) -> Response<CacheBody<B>> {
+        let mut response = response.map(CacheBody::live);
+        if let Some(config) = &self.config {
+            response = config.with_named_tags(response);
+        }
+        self.place.leave(&mut response);
+        if let Some(status) = self.status.take() {
+            status.append_to(response.headers_mut());
+        }
+        response
     }
 }
 

@@ -16,6 +16,7 @@
 //! - A cache that fails changes nothing but the `Cache-Status`: the inner service answers.
 
 mod body;
+mod callee;
 mod change;
 mod choose;
 mod collapse;

@@ -10,9 +10,10 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::CacheBody;
+use super::callee::Callee;
 use super::change::Change;
 use super::errand::Errand;
-use super::future::ResponseFuture;
+use super::future::{Passing, ResponseFuture};
 use super::given::Given;
 use super::http::remove_conditions;
 use super::layer::Config;
@@ -33,12 +34,13 @@ pub(super) const STATUS_NAME: &str = "axum-cache";
 /// A service whose responses are cached; made by [`CacheLayer`](crate::CacheLayer).
 #[derive(Clone, Debug)]
 pub struct CacheService<S> {
-    inner: S,
+    inner: Callee<S>,
     config: Arc<Config>,
 }
 
 impl<S> CacheService<S> {
     pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
+        let inner = Callee::new(inner);
         Self { inner, config }
     }
 }
@@ -57,7 +59,9 @@ where
     type Future = ResponseFuture<S::Future, ResponseBody, S::Error>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
+        // What is stored needs nobody.
+        self.inner.ask(cx);
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, mut request: Request<RequestBody>) -> Self::Future {
@@ -70,7 +74,7 @@ where
             if self.config.invalidates && !is_safe(request.method()) {
                 let change = Change::new(&self.config, &request, status);
                 let place = Place::of(request.extensions_mut());
-                let response = self.inner.call(request);
+                let response = self.inner.take().call(request);
                 return ResponseFuture::answer(Box::pin(change.made_by(response, place)));
             }
             return self.pass(request, status);
@@ -114,10 +118,10 @@ where
                 let response = serve(stored, pick.expired, &asked, head, status);
                 return ResponseFuture::hit(response);
             }
-            Now::Nothing if !head => {
+            Now::Nothing if !head && self.inner.is_ready() => {
                 if let Some(page) = Unshared::of(&self.config, &asked, &key, &request) {
                     let page = page.forward(&mut request);
-                    return ResponseFuture::unshared(self.inner.call(request), page);
+                    return ResponseFuture::unshared(self.inner.call_now(request), page);
                 }
             }
             Now::Nothing | Now::Unknown => {}
@@ -134,61 +138,82 @@ where
                 head,
                 is_inside,
             },
-            inner: self.take_inner(),
+            inner: self.inner.take(),
             request,
         };
         ResponseFuture::look_up(errand.look_up())
     }
 }
 
-impl<S: Clone> CacheService<S> {
-    /// The service that is ready is the one to call:
-    /// <https://docs.rs/tower/latest/tower/trait.Service.html#be-careful-when-cloning-inner-services>
-    fn take_inner(&mut self) -> S {
-        let next = self.inner.clone();
-        std::mem::replace(&mut self.inner, next)
-    }
-
+impl<S> CacheService<S> {
     /// Not for the cache.
-    fn pass<RequestBody, B, E>(
+    fn pass<RequestBody, ResponseBody>(
         &mut self,
         request: Request<RequestBody>,
         status: CacheStatus,
-    ) -> ResponseFuture<S::Future, B, E>
+    ) -> ResponseFuture<S::Future, ResponseBody, S::Error>
     where
-        S: Service<Request<RequestBody>>,
-        B: Body,
+        S: Service<Request<RequestBody>, Response = Response<ResponseBody>>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+        S::Error: Send + 'static,
+        RequestBody: Send + 'static,
+        ResponseBody: Body<Data = Bytes> + Send + 'static,
     {
         self.forward(request, Some(status))
     }
 
-    fn forward<RequestBody, B, E>(
+    fn forward<RequestBody, ResponseBody>(
         &mut self,
         mut request: Request<RequestBody>,
         status: Option<CacheStatus>,
-    ) -> ResponseFuture<S::Future, B, E>
+    ) -> ResponseFuture<S::Future, ResponseBody, S::Error>
     where
-        S: Service<Request<RequestBody>>,
-        B: Body,
+        S: Service<Request<RequestBody>, Response = Response<ResponseBody>>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+        S::Error: Send + 'static,
+        RequestBody: Send + 'static,
+        ResponseBody: Body<Data = Bytes> + Send + 'static,
     {
         let place = Place::of(request.extensions_mut());
         // A layer further inside may store.
         let _ = CacheVeto::of(request.extensions_mut());
         let names_tags = self.config.tag_field.is_some();
         let config = names_tags.then(|| Arc::clone(&self.config));
-        ResponseFuture::pass(self.inner.call(request), status, place, config)
+        let mut passing = Passing {
+            status,
+            place,
+            config,
+        };
+        if self.inner.is_ready() {
+            return ResponseFuture::pass(self.inner.call_now(request), passing);
+        }
+        let response = self.inner.take().call(request);
+        ResponseFuture::answer(Box::pin(
+            async move { Ok(passing.respond(response.await?)) },
+        ))
     }
 
     /// Nothing is ever stored: the handler is shown what the layer declares, and the layers inside have one
     /// outside of them, but nothing else is done.
-    fn switched_off<RequestBody, B, E>(
+    fn switched_off<RequestBody, ResponseBody>(
         &mut self,
         mut request: Request<RequestBody>,
-    ) -> ResponseFuture<S::Future, B, E>
+    ) -> ResponseFuture<S::Future, ResponseBody, S::Error>
     where
-        S: Service<Request<RequestBody>>,
-        B: Body,
-        RequestBody: Body,
+        S: Service<Request<RequestBody>, Response = Response<ResponseBody>>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+        S::Error: Send + 'static,
+        RequestBody: Body + Send + 'static,
+        ResponseBody: Body<Data = Bytes> + Send + 'static,
     {
         let inputs = &self.config.inputs;
         if !inputs.is_nothing_declared() {

@@ -2,8 +2,10 @@
 //! the caches of clients.
 
 use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
@@ -12,10 +14,13 @@ use axum::extract::{Path, Request};
 use axum::handler::Handler;
 use axum::http::{Response as HttpResponse, Uri, header};
 use axum::middleware::{Next, from_fn};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use axum_cache::backend::Memory;
+use axum_cache::backend::{Dummy, Memory};
+use axum_cache::clock::ManualClock;
+use axum_cache::layer::CacheService;
 use axum_cache::{BoxError, Cache, CacheLayer, cache_page};
+use tokio::time::timeout;
 use tower::{Layer, Service, ServiceExt};
 
 use crate::support::site::ask;
@@ -192,11 +197,88 @@ async fn requests_that_are_given_up_do_not_pile_up() {
         let request = Request::get(format!("/?{page}")).body(Body::empty());
         let answer = site.clone().oneshot(request.unwrap());
         // As the server drops it when the client has closed its connection.
-        let gone = tokio::time::timeout(Duration::from_millis(1), answer).await;
+        let gone = timeout(Duration::from_millis(1), answer).await;
         assert!(gone.is_err());
     }
     tokio::task::yield_now().await;
     assert_eq!(running.load(Ordering::SeqCst), MOST);
+}
+
+/// A service that is ready, busy or broken.
+#[derive(Clone, Default)]
+struct Upstream(Arc<AtomicUsize>);
+
+const BUSY: usize = 1;
+const BROKEN: usize = 2;
+
+impl Service<Request> for Upstream {
+    type Response = Response;
+    type Error = &'static str;
+    type Future = Ready<Result<Response, &'static str>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+        match self.0.load(Ordering::SeqCst) {
+            BUSY => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            BROKEN => Poll::Ready(Err("no upstream")),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn call(&mut self, _: Request) -> Self::Future {
+        assert_eq!(self.0.load(Ordering::SeqCst), 0, "only once it is ready");
+        ready(Ok("page".into_response()))
+    }
+}
+
+/// As round a limit, a pool or a balancer.
+#[tokio::test]
+async fn what_is_stored_needs_no_service_that_is_ready() {
+    let clock = ManualClock::new();
+    let memory = Memory::builder().clock(clock.clone()).build().unwrap();
+    let cache = Cache::builder(memory).clock(clock.clone()).build().unwrap();
+    let layer = CacheLayer::new(cache).ttl(MINUTE).stale_if_error(MINUTE);
+    let upstream = Upstream::default();
+    let site = layer.layer(upstream.clone());
+    let off = CacheLayer::new(Cache::new(Dummy)).layer(upstream.clone());
+    let send = async |site: &CacheService<Upstream>, method: &str, path: &str| {
+        let request = Request::builder().method(method).uri(path);
+        let request = request.header("host", "a").body(Body::empty()).unwrap();
+        let answer = site.clone().oneshot(request);
+        match timeout(Duration::from_millis(20), answer).await {
+            Ok(Ok(response)) => match response.headers().get("cache-status") {
+                Some(status) => status.to_str().unwrap().to_owned(),
+                None => "off".to_owned(),
+            },
+            Ok(Err(error)) => error.to_owned(),
+            Err(_) => "waits".to_owned(),
+        }
+    };
+    send(&site, "GET", "/").await;
+    for (state, instead) in [(BUSY, "waits"), (BROKEN, "no upstream")] {
+        upstream.0.store(state, Ordering::SeqCst);
+        let said = send(&site, "GET", "/").await;
+        assert!(said.contains("; hit"), "{said}");
+        for (method, path) in [("GET", "/other"), ("HEAD", "/other"), ("POST", "/")] {
+            assert_eq!(send(&site, method, path).await, instead, "{method} {path}");
+        }
+        assert_eq!(send(&off, "GET", "/").await, instead);
+    }
+    clock.advance(MINUTE);
+    let said = send(&site, "GET", "/").await;
+    assert!(said.ends_with("detail=stale-if-error"), "{said}");
+    // Whoever waits is answered once it is ready.
+    upstream.0.store(BUSY, Ordering::SeqCst);
+    let ready = async {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+        upstream.0.store(0, Ordering::SeqCst);
+    };
+    let waits = async { tokio::join!(send(&site, "GET", "/third"), send(&off, "GET", "/")) };
+    let ((), (third, off)) = tokio::join!(ready, waits);
+    assert!(third.contains("; stored"), "{third}");
+    assert_eq!(off, "off");
 }
 
 /// Digests of the content are those of the whole.
