@@ -128,7 +128,8 @@ async fn page(
 ) -> Result<impl IntoResponse, Failure> {
     let text = files.read(&path).await?;
     let mut content = String::new();
-    pulldown_cmark::html::push_html(&mut content, pulldown_cmark::Parser::new(&text));
+    let markdown = pulldown_cmark::Parser::new_ext(&text, pulldown_cmark::Options::ENABLE_TABLES);
+    pulldown_cmark::html::push_html(&mut content, markdown);
     let lang = Language::of(&headers);
     let template = PageTemplate {
         path: &path,

@@ -23,6 +23,9 @@ struct Page<'a> {
 #[tokio::main]
 async fn main() -> axum_cache::Result<()> {
     let cache = Caches::from_env().await?.default();
+    let greeting = fragment_key(&("greeting", 7));
+    // What an earlier run has left in the store.
+    cache.delete(&greeting).await?;
     let first = cache
         .render(Page {
             user: 7,
@@ -40,7 +43,7 @@ async fn main() -> axum_cache::Result<()> {
         ("Hello, Ada!", "Hello, Ada!")
     );
 
-    cache.delete(&fragment_key(&("greeting", 7))).await?;
+    cache.delete(&greeting).await?;
     let third = cache
         .render(Page {
             user: 7,

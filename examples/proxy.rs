@@ -101,6 +101,8 @@ async fn forward(
     }
     let mut response = client.request(request).await?.map(Body::new);
     strip(response.headers_mut());
+    // The origin's version is that of its own connection.
+    *response.version_mut() = Version::HTTP_11;
     Ok(response)
 }
 
