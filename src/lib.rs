@@ -32,6 +32,25 @@
 //! | stores | [`backend`], [`conformance`] |
 //! | tests | [`testing`], [`clock::ManualClock`] |
 //! | the manual | [`docs`]: guide, stores, Django, architecture, changelog |
+//!
+//! # Features
+//!
+//! | feature | what for |
+//! |---|---|
+//! | `axum` (default) | extractors, and the original URI of nested routers |
+//! | `connect-info` (default) | the peer's address by Axum's `ConnectInfo`, for trusted proxies |
+//! | `memory` (default) | process memory, and two tiers |
+//! | `redis`, `memcached`, `file` | these stores |
+//! | `sqlite`, `postgres`, `mysql` | these stores; they need Rust 1.94, as `sqlx` does |
+//! | `tls` | TLS to Redis, PostgreSQL and MySQL; no TLS comes in without it |
+//! | `askama` | fragments of Askama templates |
+//! | `zstd` | what leaves the process is compressed, where that is asked for |
+//! | `toml` | settings in TOML |
+//! | `django-keys` | the keys of a Django site |
+//! | `tracing` | events |
+//! | `metrics` | counters |
+//! | `conformance` | the suite for stores of your own; outside semver |
+//! | `testing` | a store that your tests break, and assertions; outside semver |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(all(doctest, feature = "memory", feature = "axum"))]

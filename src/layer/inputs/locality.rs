@@ -6,6 +6,11 @@
 /// A response that says `Vary: Accept-Language` is still told apart by that field: a
 /// [`Locale`](super::Locale) replaces it by its outcome.
 ///
+/// Nothing is added to the `Vary` of the response, as nobody else knows what the language was chosen by:
+/// browsers and caches downstream may show a page in the language of another. Put
+/// [`vary_on_headers`](crate::control::vary_on_headers) outside of the cache, with what it was chosen by, such as
+/// `Cookie`, or give each language a URL of its own.
+///
 /// # Django
 ///
 /// The language that `USE_I18N` puts into keys. `Accept-Language` is left out there, so that a view
@@ -36,6 +41,8 @@ impl Language {
 
 /// The time zone of a request. If the application puts one into the extensions of the request
 /// before the cache sees it, it is part of the key.
+///
+/// Nothing is added to the `Vary` of the response; see [`Language`] for what to do.
 ///
 /// # Django
 ///
