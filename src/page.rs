@@ -8,8 +8,9 @@ use crate::ttl::Ttl;
 ///
 /// It goes on a `MethodRouter`, a handler, `Router::route_layer` or any Tower service. Since the
 /// author of the route asked for it, it differs from a site-wide [`CacheLayer`] in two ways: `ttl`
-/// counts whatever `max-age` the response has, and a request with cookies is answered from the
-/// cache unless the response varies on `Cookie`. A response is still never stored if it is
+/// counts whatever `max-age` the response has, and the response to a request with cookies is stored, and
+/// served to others, unless it varies on `Cookie` or the handler says [`CacheVeto`](crate::CacheVeto): the
+/// page is taken to be for everyone. A response is still never stored if it is
 /// `private`, sets a cookie, or is stale at once; see [`CacheLayer`] for all of them.
 ///
 /// [`Ttl::Default`] is 600 seconds, or what the response says. Zero stores nothing.

@@ -23,6 +23,23 @@ impl Cache {
     /// # Errors
     ///
     /// As for [any call](Cache#errors).
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> axum_cache::Result<()> {
+    /// use std::collections::HashMap;
+    /// use axum_cache::{Cache, Ttl, backend::Memory};
+    ///
+    /// let cache = Cache::new(Memory::new());
+    /// cache.set("a", &1, Ttl::Default).await?;
+    /// cache.set("b", &2, Ttl::Default).await?;
+    /// let found: HashMap<&str, i32> = cache.get_many(["a", "b", "c"]).await?;
+    /// assert_eq!(found, HashMap::from([("a", 1), ("b", 2)]));
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "memory"))] fn main() {}
+    /// ```
     pub fn get_many<K, T>(
         &self,
         keys: impl IntoIterator<Item = K>,
@@ -54,6 +71,24 @@ impl Cache {
     /// # Django
     ///
     /// `set_many`, which raises on some stores in the middle of a batch.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// # #[cfg(feature = "memory")]
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> axum_cache::Result<()> {
+    /// use std::time::Duration;
+    /// use axum_cache::{Cache, backend::Memory, key};
+    ///
+    /// let cache = Cache::new(Memory::new());
+    /// let names = [(key!("user", 7), "Ada"), (key!("user", 8), "Grace")];
+    /// for (key, error) in cache.set_many(names, Duration::from_secs(60)).await? {
+    ///     eprintln!("{key} was not stored: {error}");
+    /// }
+    /// assert_eq!(cache.get(&key!("user", 8)).await?, Some("Grace".to_owned()));
+    /// # Ok(()) }
+    /// # #[cfg(not(feature = "memory"))] fn main() {}
+    /// ```
     pub fn set_many<K, T>(
         &self,
         items: impl IntoIterator<Item = (K, T)>,

@@ -67,7 +67,8 @@ impl Caches {
         CachesBuilder::new()
     }
 
-    /// The caches that the environment asks for: process memory when it asks for nothing.
+    /// The caches that the environment asks for: process memory when it asks for nothing. When it asks for any,
+    /// it has to name a `default`.
     ///
     /// - `CACHE_URL`: the `default` cache, such as `memory://?timeout=60`.
     /// - `CACHE_URL_<ALIAS>`: the cache of that alias, in lower case.

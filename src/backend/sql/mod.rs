@@ -82,7 +82,7 @@ use crate::key::Key;
 /// other writes are sent once more. A `set` that runs into its deadline may happen
 /// later, or leave what it was to replace.
 ///
-/// To speak TLS, turn on one of the `tls-*` features of `sqlx` 0.9 in the application.
+/// To speak TLS, turn on the feature `tls`, or another of the `tls-*` features of `sqlx` 0.9 in the application.
 ///
 /// # Django
 ///
