@@ -277,7 +277,9 @@ fn advertise(headers: &mut HeaderMap, lifetime: Lifetime, facts: &ResponseFacts,
         return;
     }
     let lifetime = lifetime.duration().unwrap_or(A_YEAR);
-    patch_expires(headers, lifetime, now);
+    // For whoever does not know the other one: no later than that says.
+    let expires = max_age.map_or(lifetime, |said| lifetime.min(Duration::from_secs(said)));
+    patch_expires(headers, expires, now);
     if max_age.is_none_or(|said| said > lifetime.as_secs()) {
         patch_cache_control(headers, &CacheControl::new().with_max_age(lifetime));
     }

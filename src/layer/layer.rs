@@ -63,6 +63,8 @@ const DEFAULT_HIT_FOR_MISS: Duration = Duration::from_secs(60);
 /// stores a response once that has come out there: what rebuilds responses in between has to keep their
 /// extensions.
 ///
+/// Its service is always ready. What it wraps need not be, for what is stored; other requests wait until it is.
+///
 /// # Django
 ///
 /// `UpdateCacheMiddleware` and `FetchFromCacheMiddleware` in one. `CACHE_MIDDLEWARE_ALIAS` is the

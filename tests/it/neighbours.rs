@@ -6,7 +6,7 @@ use std::future::{Ready, ready};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -317,5 +317,20 @@ async fn an_error_that_one_client_brought_about_is_not_fresh() {
             assert!(!seen.headers.contains_key("cdn-cache-control"));
         }
         ask(&site, "/", &[]).await;
+    }
+}
+
+/// `Expires` is for those who do not know `max-age`, and says no more than that.
+#[tokio::test]
+async fn what_browsers_are_to_ask_for_is_not_fresh_by_another_field() {
+    let page = || async { ([("cache-control", "max-age=0, s-maxage=300")], "page") };
+    let site = CacheLayer::new(memory()).layer(Router::new().route("/", get(page)));
+    for hit in [false, true] {
+        let before = SystemTime::now();
+        let seen = ask(&site, "/", &[]).await;
+        assert_eq!(seen.is_hit(), hit);
+        let expires = seen.headers["expires"].to_str().unwrap();
+        let expires = httpdate::parse_http_date(expires).unwrap();
+        assert!(expires <= before + Duration::from_secs(1), "{expires:?}");
     }
 }
