@@ -16,14 +16,17 @@ pub(super) struct Unnamed(Vec<Facet>);
 impl Unnamed {
     /// Tells the layers outside of this one what it selected a response by.
     pub(super) fn say(asked: &Asked<'_>, extensions: &mut Extensions) {
-        if !asked.is_inside {
-            return;
-        }
-        let mut own = asked.config.inputs.unnamed(asked.target).peekable();
-        if own.peek().is_some() {
+        if Self::is_any(asked) {
             let all = extensions.get_or_insert_default::<Self>();
-            all.0.extend(own.cloned());
+            all.0
+                .extend(asked.config.inputs.unnamed(asked.target).cloned());
         }
+    }
+
+    /// Whether there is anything to tell them.
+    pub(super) fn is_any(asked: &Asked<'_>) -> bool {
+        let mut own = asked.config.inputs.unnamed(asked.target);
+        asked.is_inside && own.next().is_some()
     }
 
     /// Whether a layer that is asked so selects by all that those inside of it have told it.

@@ -21,6 +21,7 @@ use super::fill::{HIT_FOR_MISS, content_length, is_too_large};
 use super::layer::Config;
 use super::lookup::Asked;
 use super::service::STATUS_NAME;
+use super::unnamed::Unnamed;
 use super::veto::{CacheVeto, Place};
 use super::write::mark;
 use crate::clock::at_one_moment;
@@ -55,7 +56,8 @@ impl Unshared {
         let is_plain = config.http.is_none()
             && !config.cache.limits_computations()
             && !asked.given.range
-            && !asked.given.conditions;
+            && !asked.given.conditions
+            && !Unnamed::is_any(asked);
         if !is_plain {
             return None;
         }
