@@ -176,7 +176,7 @@ fn gates(status: StatusCode, headers: &HeaderMap, now: SystemTime) {
                 undeclared_cookies,
             };
             for intent in [Intent::Blanket, Intent::Explicit] {
-                let shared = shareable(intent, request, facts.sharing());
+                let shared = shareable(intent, request, facts.sharing(request));
                 let admitted = admit(intent, request, &facts);
                 assert_eq!(admitted.is_ok(), storable(&facts).is_ok() && shared.is_ok());
                 if admitted.is_ok() && authorization {
