@@ -9,7 +9,7 @@
 //! - A result says as of which [`Moment`] it is: who came later may know more than it does.
 
 use std::collections::HashMap;
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError, Weak};
 
 use foldhash::quality::RandomState;
 use tokio::sync::watch;
@@ -196,9 +196,9 @@ impl<V: Clone + Send + Sync> Follower<V> {
     }
 }
 
-/// Knows whether anybody waits for a computation.
+/// Knows whether anybody waits for a computation. It does not keep them waiting for one that is lost.
 #[derive(Debug)]
-pub(crate) struct Audience<V>(Waiting<V>);
+pub(crate) struct Audience<V>(Weak<OnceLock<watch::Sender<Option<V>>>>);
 
 impl<V> Audience<V> {
     /// Whether anybody does, beside those who may still come.
@@ -207,7 +207,8 @@ impl<V> Audience<V> {
     }
 
     fn size(&self) -> usize {
-        let waiting = self.0.get();
+        let waiting = self.0.upgrade();
+        let waiting = waiting.as_ref().and_then(|waiting| waiting.get());
         waiting.map_or(0, watch::Sender::receiver_count)
     }
 }
@@ -232,7 +233,7 @@ impl<V: Clone + Send + Sync + 'static> Landing<V> {
 
     /// Those who wait for it.
     pub(crate) fn audience(&self) -> Audience<V> {
-        Audience(Arc::clone(&self.waiting))
+        Audience(Arc::downgrade(&self.waiting))
     }
 
     /// Whether anybody waits for it beside the caller that leads, as far as can be seen: if that has
@@ -396,6 +397,21 @@ mod tests {
         assert!(matches!(flights.enter("k"), Role::Follower(_)));
         drop(second);
         assert!(flights.running().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_asks_for_the_audience_keeps_nobody_waiting() {
+        let flights = Arc::new(Flights::<u32>::default());
+        let Role::Leader(landing) = flights.enter("k") else {
+            panic!("nobody else leads")
+        };
+        let audience = landing.audience();
+        assert!(!audience.is_there());
+        let mut follower = landing.follower();
+        assert!(audience.is_there());
+        drop(landing);
+        assert_eq!(follower.result().await, Err(Lost));
+        assert!(!audience.is_there());
     }
 
     #[tokio::test]
