@@ -277,13 +277,16 @@ fn django(data: &[u8]) {
         return;
     };
     let (prefix, authority, path, query, cookies, facets) = &asked;
-    let facets: Vec<_> = facets
-        .iter()
-        .map(|(name, value)| Facet::new(name.as_str(), value.clone()))
-        .collect();
+    let facets_of = |pairs: &Cookies| -> Vec<_> {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(name, value)| Facet::new(name.clone(), value.clone()))
+            .collect()
+    };
+    let (cookies, facets) = (facets_of(cookies), facets_of(facets));
     let mut target = PageTarget::new("http", authority.as_deref(), path, query.as_deref());
     target.key_prefix = prefix;
-    target.cookies = cookies;
+    target.cookies = &cookies;
     target.facets = &facets;
     let values: Vec<_> = values
         .iter()

@@ -74,22 +74,15 @@ impl DjangoKeys {
             suffix.push_str(value.unwrap_or(own));
             used.push(name);
         }
-        let cookies = target
-            .cookies
-            .iter()
-            .map(|(name, value)| (name.as_str(), value));
-        let facets = target
-            .facets
-            .iter()
-            .filter(|facet| !used.contains(&&*facet.name))
-            .map(|facet| (&*facet.name, &facet.value));
+        let facets = target.facets.iter();
+        let facets = facets.filter(|facet| !used.contains(&&*facet.name));
         let mut material = Md5::new();
         netstring(&mut material, target.cookies.len().to_string().as_bytes());
         let mut any = false;
-        for (name, value) in cookies.chain(facets) {
+        for facet in target.cookies.iter().chain(facets) {
             any = true;
-            netstring(&mut material, name.as_bytes());
-            match value {
+            netstring(&mut material, facet.name.as_bytes());
+            match &facet.value {
                 Some(value) => netstring(&mut material, value.as_bytes()),
                 None => material.update(b"-,"),
             }

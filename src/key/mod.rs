@@ -20,8 +20,8 @@ mod space;
 
 #[cfg(feature = "django-keys")]
 pub use self::django::{DjangoFragment, DjangoKeys};
-pub(crate) use self::page::PageKeys;
 pub use self::page::{Facet, PageKeyFunction, PageTarget, VaryValue};
+pub(crate) use self::page::{PageKeys, selection};
 pub use self::part::{KeyPart, KeyWriter};
 pub(crate) use self::space::KeySpace;
 

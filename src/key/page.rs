@@ -1,5 +1,6 @@
 //! Keys of pages: a digest over everything that selects a response.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,13 +20,13 @@ pub struct PageTarget<'a> {
     pub path: &'a str,
     /// The query without its `?`, as it came; `None` if there was no `?`.
     pub query: Option<&'a str>,
-    /// The values of the cookies that the layer declares, in the order of declaration.
-    pub cookies: &'a [(String, Option<String>)],
+    /// The cookies that the layer declares, in the order of declaration.
+    pub cookies: &'a [Facet<'a>],
     /// What else selects a page of the layer.
-    pub facets: &'a [Facet],
+    pub facets: &'a [Facet<'a>],
 }
 
-/// One more thing that selects a page.
+/// One more thing that selects a page: a cookie by its name, or
 ///
 /// | name | value |
 /// |---|---|
@@ -38,20 +39,26 @@ pub struct PageTarget<'a> {
 /// What is not UTF-8 is given as Latin-1 behind a NUL, so that no two values meet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub struct Facet {
+pub struct Facet<'a> {
     /// Its name, unlike that of any other facet of the target.
-    pub name: Arc<str>,
+    pub name: Cow<'a, str>,
     /// Its value; `None` if the request has none.
-    pub value: Option<String>,
+    pub value: Option<Cow<'a, str>>,
 }
 
-impl Facet {
+impl<'a> Facet<'a> {
     /// A facet and its value.
-    pub fn new(name: impl Into<Arc<str>>, value: Option<String>) -> Self {
+    pub fn new(name: impl Into<Cow<'a, str>>, value: Option<impl Into<Cow<'a, str>>>) -> Self {
         Self {
             name: name.into(),
-            value,
+            value: value.map(Into::into),
         }
+    }
+
+    /// The same, apart from the request.
+    pub(crate) fn into_owned(self) -> Facet<'static> {
+        let name = self.name.into_owned();
+        Facet::new(name, self.value.map(Cow::into_owned))
     }
 }
 
@@ -72,16 +79,6 @@ impl<'a> PageTarget<'a> {
             cookies: &[],
             facets: &[],
         }
-    }
-
-    /// A digest of what selects the page beside its URI; `None` if nothing does.
-    pub(crate) fn selection(&self) -> Option<[u8; blake3::OUT_LEN]> {
-        if self.cookies.is_empty() && self.facets.is_empty() {
-            return None;
-        }
-        let mut digest = Digest::default();
-        digest.selection(self);
-        Some(*digest.hash().as_bytes())
     }
 
     /// The same target under the key prefix of a layer.
@@ -203,7 +200,7 @@ impl PageKeys {
             return;
         }
         let mut digest = Digest::of_uri(target);
-        digest.selection(target);
+        digest.selection(target.cookies, target.facets);
         digest.field(&generation.to_be_bytes());
         for (name, value) in values {
             digest.field(name.as_bytes());
@@ -323,10 +320,15 @@ struct Digest {
 }
 
 impl Digest {
-    fn of_uri(target: &PageTarget<'_>) -> Self {
-        let mut digest = Self {
+    /// For as much as most need.
+    fn with_room() -> Self {
+        Self {
             material: Vec::with_capacity(192),
-        };
+        }
+    }
+
+    fn of_uri(target: &PageTarget<'_>) -> Self {
+        let mut digest = Self::with_room();
         digest.site(target);
         digest.field(target.path.as_bytes());
         digest.optional(target.query.map(str::as_bytes));
@@ -341,16 +343,13 @@ impl Digest {
     }
 
     /// Adds what selects a page beside its URI.
-    fn selection(&mut self, target: &PageTarget<'_>) {
-        self.length(target.cookies.len());
-        for (name, value) in target.cookies {
-            self.field(name.as_bytes());
-            self.optional(value.as_deref().map(str::as_bytes));
-        }
-        self.length(target.facets.len());
-        for facet in target.facets {
-            self.field(facet.name.as_bytes());
-            self.optional(facet.value.as_deref().map(str::as_bytes));
+    fn selection(&mut self, cookies: &[Facet<'_>], facets: &[Facet<'_>]) {
+        for all in [cookies, facets] {
+            self.length(all.len());
+            for facet in all {
+                self.field(facet.name.as_bytes());
+                self.optional(facet.value.as_deref().map(str::as_bytes));
+            }
         }
     }
 
@@ -380,6 +379,16 @@ impl Digest {
     fn hash(&self) -> blake3::Hash {
         blake3::hash(&self.material)
     }
+}
+
+/// A digest of what selects a page beside its URI; `None` if nothing does.
+pub(crate) fn selection(cookies: &[Facet<'_>], facets: &[Facet<'_>]) -> Option<[u8; 32]> {
+    if cookies.is_empty() && facets.is_empty() {
+        return None;
+    }
+    let mut digest = Digest::with_room();
+    digest.selection(cookies, facets);
+    Some(*digest.hash().as_bytes())
 }
 
 /// Appends two hexadecimal digits for each of up to 32 bytes.
@@ -598,7 +607,10 @@ mod tests {
     fn selected(target: &PageTarget<'_>) -> (String, Option<[u8; 32]>) {
         let plain = PageTarget::new("http", None, "/", None);
         assert_eq!(primary(target), primary(&plain));
-        (variant(target, &[], 1), target.selection())
+        (
+            variant(target, &[], 1),
+            selection(target.cookies, target.facets),
+        )
     }
 
     #[test]
@@ -606,7 +618,7 @@ mod tests {
         let cookies = |pairs: &[(&str, Option<&str>)]| {
             let pairs: Vec<_> = pairs
                 .iter()
-                .map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned)))
+                .map(|(name, value)| Facet::new(*name, *value))
                 .collect();
             let mut target = PageTarget::new("http", None, "/", None);
             target.cookies = &pairs;
@@ -627,14 +639,14 @@ mod tests {
         let facets = |pairs: &[(&str, Option<&str>)]| {
             let facets: Vec<_> = pairs
                 .iter()
-                .map(|(name, value)| Facet::new(*name, value.map(str::to_owned)))
+                .map(|(name, value)| Facet::new(*name, *value))
                 .collect();
             let mut target = PageTarget::new("http", None, "/", None);
             target.facets = &facets;
             selected(&target)
         };
         let mut target = PageTarget::new("http", None, "/", None);
-        let cookies = [("a".to_owned(), None)];
+        let cookies = [Facet::new("a", None::<&str>)];
         target.cookies = &cookies;
         let all = [
             selected(&target),

@@ -196,10 +196,9 @@ impl Filler {
         let of_ground = self.ground.generation();
         let generation = of_ground.or_else(|| known.map(|page| page.generation));
         let generation = generation.unwrap_or_else(draw);
-        let selection = asked.selection();
         // Also where the primary entry is the only place of another one, which is displaced there.
         let has_variants = !vary.is_empty()
-            || selection.is_some()
+            || asked.selection.is_some()
             || known.is_some_and(|page| page.is_selected())
             || !self.config.page_keys.inlines();
         let variant_key = has_variants
@@ -211,7 +210,7 @@ impl Filler {
             known: known.is_some(),
             vary,
             generation,
-            selection,
+            selection: asked.selection,
             variant_key,
             most: asked.max_variants(),
         })

@@ -141,6 +141,8 @@ pub(super) struct Asked<'a> {
     pub(super) config: &'a Config,
     pub(super) uri: &'a Uri,
     pub(super) target: &'a RequestTarget<'a>,
+    /// What selects the page beside its URI.
+    pub(super) selection: Fingerprint,
     pub(super) headers: &'a HeaderMap,
     pub(super) given: Given,
     pub(super) now: SystemTime,
@@ -222,7 +224,7 @@ impl Asked<'_> {
         let facts = self.facts();
         let blanket = self.config.intent == Intent::Blanket;
         let is_personal = facts.authorization || (blanket && facts.undeclared_cookies);
-        (is_personal, self.selection())
+        (is_personal, self.selection)
     }
 
     /// Whether a page that was made for another request may be had by this one.
@@ -241,13 +243,8 @@ impl Asked<'_> {
     /// Whether the request is what the response was selected for.
     fn selected(&self, response: &StoredResponse) -> bool {
         let mut varied = response.varied.iter();
-        response.selection == self.selection()
+        response.selection == self.selection
             && varied.all(|field| field.is(self.selecting(&field.name).as_deref()))
-    }
-
-    /// What selects the page beside its URI.
-    pub(super) fn selection(&self) -> Fingerprint {
-        self.target.selection(self.uri, self.config)
     }
 
     /// The most variants of the page for requests like this: half of them are for those that claim

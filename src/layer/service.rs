@@ -19,6 +19,7 @@ use super::http::remove_conditions;
 use super::layer::Config;
 use super::lookup::{Asked, Miss, Now};
 use super::serve::{Served, serve};
+use super::stored::Fingerprint;
 use super::target::{RequestTarget, original_uri};
 use super::unshared::Unshared;
 use super::veto::{CacheVeto, Place};
@@ -98,6 +99,7 @@ where
             let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
             return self.pass(request, status);
         };
+        let selection = target.selection();
         let (asked, now) = at_one_moment(|| {
             let asked = Asked {
                 is_inside,
@@ -105,6 +107,7 @@ where
                 config: &self.config,
                 uri,
                 target: &target,
+                selection,
                 headers: request.headers(),
                 now: self.config.cache.clock().now(),
             };
@@ -132,6 +135,7 @@ where
                 config: Arc::clone(&self.config),
                 key,
                 target,
+                selection,
                 uri: uri.clone(),
                 headers: std::mem::take(request.headers_mut()),
                 given,
@@ -236,6 +240,7 @@ pub(super) struct Question {
     pub(super) config: Arc<Config>,
     pub(super) key: Key,
     pub(super) target: RequestTarget<'static>,
+    selection: Fingerprint,
     uri: Uri,
     pub(super) headers: HeaderMap,
     pub(super) given: Given,
@@ -253,6 +258,7 @@ impl Question {
             config: &self.config,
             uri: &self.uri,
             target: &self.target,
+            selection: self.selection,
             headers: &self.headers,
             now: self.config.cache.clock().now(),
         }

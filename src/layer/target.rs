@@ -9,8 +9,9 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
 use super::inputs::{PeerAddr, Query};
 use super::layer::Config;
+use super::stored::Fingerprint;
 use crate::error::Result;
-use crate::key::{Facet, Key, PageTarget, VaryValue, all_bytes};
+use crate::key::{Facet, Key, PageTarget, VaryValue, all_bytes, selection};
 use crate::semantics::storable::Refusal;
 use crate::semantics::vary::is_list;
 
@@ -21,8 +22,8 @@ pub(super) struct RequestTarget<'r> {
     pub(super) scheme: Cow<'static, str>,
     pub(super) authority: Option<Cow<'r, str>>,
     pub(super) query: Query,
-    pub(super) cookies: Vec<(String, Option<String>)>,
-    pub(super) facets: Vec<Facet>,
+    pub(super) cookies: Vec<Facet<'r>>,
+    pub(super) facets: Vec<Facet<'r>>,
     /// Whether the handler is shown scheme and authority as a proxy would claim them.
     pub(super) resolved: bool,
     /// Why the request is not for the cache, if it is not.
@@ -32,10 +33,13 @@ pub(super) struct RequestTarget<'r> {
 impl RequestTarget<'_> {
     /// The same, apart from the request.
     pub(super) fn into_owned(self) -> RequestTarget<'static> {
+        let owned = |facets: Vec<Facet<'_>>| facets.into_iter().map(Facet::into_owned).collect();
         RequestTarget {
             authority: self
                 .authority
                 .map(|authority| authority.into_owned().into()),
+            cookies: owned(self.cookies),
+            facets: owned(self.facets),
             ..self
         }
     }
@@ -75,11 +79,8 @@ impl RequestTarget<'_> {
     }
 
     /// A digest of what selects the page beside its URI; `None` if nothing does.
-    pub(super) fn selection(&self, uri: &Uri, config: &Config) -> Option<[u8; 32]> {
-        if self.cookies.is_empty() && self.facets.is_empty() {
-            return None;
-        }
-        self.page(uri, config).selection()
+    pub(super) fn selection(&self) -> Fingerprint {
+        selection(&self.cookies, &self.facets)
     }
 
     /// Whether it claims what only a trusted proxy could say.
@@ -161,15 +162,22 @@ pub(super) fn peer(extensions: &Extensions) -> Option<IpAddr> {
 /// All lines of a field, joined as one list; those of `Cookie` and `Authorization`, which are no
 /// lists, so that no other lines make the same. `None` if there is no line.
 pub(super) fn field<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
-    let mut lines = headers.get_all(name).into_iter();
-    let first = lines.next()?;
+    let lines = headers.get_all(name).into_iter();
     let divider: &[u8] = if is_list(name) { b", " } else { b"\n" };
-    Some(lines.fold(Cow::Borrowed(first.as_bytes()), |joined, line| {
+    joined(lines.map(|line| line.as_bytes().into()), divider)
+}
+
+/// One value as it is, several with the divider between them; `None` if there is none.
+pub(super) fn joined<'v>(
+    values: impl Iterator<Item = Cow<'v, [u8]>>,
+    divider: &[u8],
+) -> Option<Cow<'v, [u8]>> {
+    values.reduce(|joined, value| {
         let mut joined = joined.into_owned();
         joined.extend_from_slice(divider);
-        joined.extend_from_slice(line.as_bytes());
-        Cow::Owned(joined)
-    }))
+        joined.extend_from_slice(&value);
+        joined.into()
+    })
 }
 
 /// Bytes that stand for themselves are kept; the rest is escaped, so that no two names meet.

@@ -11,15 +11,15 @@ use crate::key::Facet;
 
 /// Such things, in the extensions of a response.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Unnamed(Vec<Facet>);
+pub(super) struct Unnamed(Vec<Facet<'static>>);
 
 impl Unnamed {
     /// Tells the layers outside of this one what it selected a response by.
     pub(super) fn say(asked: &Asked<'_>, extensions: &mut Extensions) {
         if Self::is_any(asked) {
             let all = extensions.get_or_insert_default::<Self>();
-            all.0
-                .extend(asked.config.inputs.unnamed(asked.target).cloned());
+            let own = asked.config.inputs.unnamed(asked.target).cloned();
+            all.0.extend(own.map(Facet::into_owned));
         }
     }
 

@@ -303,7 +303,7 @@ mod django {
     #[test]
     fn k_26_a_language_of_the_request_replaces_the_sites() {
         let keys = DjangoKeys::new().with_language("en-us");
-        let facets = [Facet::new("language", Some("de".to_owned()))];
+        let facets = [Facet::new("language", Some("de"))];
         let mut own = target("http", HOST, None);
         own.facets = &facets;
         let primary = keys.primary(&own);
@@ -313,9 +313,6 @@ mod django {
     #[test]
     fn what_django_knows_nothing_of_is_kept_apart() {
         let keys = DjangoKeys::new();
-        let cookie =
-            |name: &str, value: Option<&str>| [(name.to_owned(), value.map(str::to_owned))];
-        let facet = |name: &str, value: Option<&str>| [Facet::new(name, value.map(str::to_owned))];
         let mut all = vec![keys.primary(&target("http", HOST, None))];
         for (name, value) in [
             ("a", None),
@@ -323,9 +320,9 @@ mod django {
             ("a", Some("-,")),
             ("language", None),
         ] {
-            let (cookies, facets) = (cookie(name, value), facet(name, value));
+            let facets = [Facet::new(name, value)];
             let mut by_cookie = target("http", HOST, None);
-            by_cookie.cookies = &cookies;
+            by_cookie.cookies = &facets;
             let mut by_facet = target("http", HOST, None);
             by_facet.facets = &facets;
             all.extend([keys.primary(&by_cookie), keys.primary(&by_facet)]);

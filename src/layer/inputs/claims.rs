@@ -3,47 +3,55 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
 use http::uri::Authority;
 
 use super::cookies::text;
 use crate::key::Facet;
+use crate::layer::target::joined;
 
-pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(super) const FORWARDED_HOST: &str = "x-forwarded-host";
+pub(super) const FORWARDED_PROTO: &str = "x-forwarded-proto";
 const FORWARDED_PORT: &str = "x-forwarded-port";
 
-/// The scheme and the authority, in one spelling or another: a trusted proxy's are resolved.
-const ORIGIN: &[&str] = &[
-    "forwarded",
-    "front-end-https",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-protocol",
-    "x-forwarded-scheme",
-    "x-forwarded-server",
-    "x-forwarded-ssl",
-    "x-host",
-    "x-http-host-override",
-    "x-original-host",
-    "x-scheme",
-    "x-url-scheme",
+/// A field, and the name of the facet that it is.
+macro_rules! claim {
+    ($field:literal) => {
+        ($field, concat!("claim:", $field))
+    };
+}
+
+/// The claims: first those of scheme and authority, in one spelling or another; then what else some handlers and
+/// frameworks go by.
+const CLAIMS: [(&str, &str); 24] = [
+    claim!("forwarded"),
+    claim!("front-end-https"),
+    claim!("x-forwarded-host"),
+    claim!("x-forwarded-proto"),
+    claim!("x-forwarded-protocol"),
+    claim!("x-forwarded-scheme"),
+    claim!("x-forwarded-server"),
+    claim!("x-forwarded-ssl"),
+    claim!("x-host"),
+    claim!("x-http-host-override"),
+    claim!("x-original-host"),
+    claim!("x-scheme"),
+    claim!("x-url-scheme"),
+    claim!("x-envoy-original-path"),
+    claim!("x-forwarded-base"),
+    claim!("x-forwarded-path"),
+    claim!("x-forwarded-port"),
+    claim!("x-forwarded-prefix"),
+    claim!("x-forwarded-uri"),
+    claim!("x-original-uri"),
+    claim!("x-original-url"),
+    claim!("x-proxy-url"),
+    claim!("x-rewrite-url"),
+    claim!("x-script-name"),
 ];
 
-/// What else some handlers and frameworks go by.
-const OTHER: &[&str] = &[
-    "x-envoy-original-path",
-    "x-forwarded-base",
-    "x-forwarded-path",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-forwarded-uri",
-    "x-original-uri",
-    "x-original-url",
-    "x-proxy-url",
-    "x-rewrite-url",
-    "x-script-name",
-];
+/// How many of them are of scheme and authority: a trusted proxy's are resolved.
+const ORIGIN: usize = 13;
 
 /// Another method than that of the request.
 const METHODS: &[&str] = &[
@@ -52,105 +60,133 @@ const METHODS: &[&str] = &[
     "x-method-override",
 ];
 
-/// Which claims a request makes: found in one pass over the names of its fields.
+/// Which claims a request makes: found in one pass over its fields.
 #[derive(Debug, Default)]
-pub(super) struct Claims {
-    origin: Vec<&'static str>,
-    other: Vec<&'static str>,
+pub(super) struct Claims<'h> {
+    /// Their lines, by the place of each among [`CLAIMS`].
+    made: Vec<(usize, &'h HeaderValue)>,
     pub(super) method: bool,
 }
 
 /// Scheme and authority as a trusted proxy gives them.
 #[derive(Debug, Default)]
-pub(super) struct Origin {
+pub(super) struct Origin<'h> {
     pub(super) scheme: Option<&'static str>,
-    pub(super) authority: Option<String>,
+    pub(super) authority: Option<&'h str>,
 }
 
-impl Claims {
-    pub(super) fn find(headers: &HeaderMap) -> Self {
+impl<'h> Claims<'h> {
+    pub(super) fn find(headers: &'h HeaderMap) -> Self {
         let mut claims = Self::default();
-        for name in headers.keys() {
+        for (name, line) in headers {
             let name = name.as_str();
             if !name.starts_with(['x', 'f']) {
                 continue;
             }
-            let among = |names: &[&'static str]| names.iter().copied().find(|known| *known == name);
-            if let Some(name) = among(ORIGIN) {
-                claims.origin.push(name);
-            } else if let Some(name) = among(OTHER) {
-                claims.other.push(name);
+            if let Some(claim) = CLAIMS.iter().position(|(field, _)| *field == name) {
+                claims.made.push((claim, line));
             } else if METHODS.contains(&name) {
                 claims.method = true;
             }
         }
-        claims.origin.sort_unstable();
-        claims.other.sort_unstable();
+        // Stable: the lines of one field stay in order.
+        claims.made.sort_by_key(|(claim, _)| *claim);
         claims
     }
 
     /// Whether it says anything of scheme and authority.
     pub(super) fn is_on_origin(&self) -> bool {
-        !self.origin.is_empty()
+        self.made.first().is_some_and(|(claim, _)| *claim < ORIGIN)
+    }
+
+    /// What the last hop claims: the trusted peer itself. `X-Forwarded-Proto` and
+    /// `X-Forwarded-Host` go before `Forwarded`. What is no scheme or authority does not count.
+    pub(super) fn origin(&self) -> Origin<'h> {
+        let in_forwarded = |wanted: &str| {
+            self.last("forwarded")?.split(';').find_map(|pair| {
+                let (name, value) = pair.split_once('=')?;
+                let is_wanted = name.trim().eq_ignore_ascii_case(wanted);
+                is_wanted.then(|| value.trim().trim_matches('"'))
+            })
+        };
+        let scheme = self.last(FORWARDED_PROTO).or_else(|| in_forwarded("proto"));
+        let authority = self.last(FORWARDED_HOST).or_else(|| in_forwarded("host"));
+        let known = |scheme: &str| {
+            let mut known = ["http", "https"].into_iter();
+            known.find(|known| known.eq_ignore_ascii_case(scheme))
+        };
+        Origin {
+            scheme: scheme.and_then(known),
+            authority: authority
+                .filter(|authority| !authority.contains('@'))
+                .filter(|authority| authority.parse::<Authority>().is_ok()),
+        }
+    }
+
+    /// The last member of a list over all lines of a field.
+    fn last(&self, field: &str) -> Option<&'h str> {
+        let mut lines = self.made.iter().rev();
+        let (_, line) = lines.find(|(claim, _)| CLAIMS[*claim].0 == field)?;
+        let line = line.to_str().ok()?;
+        let member = line.rfind(',').map_or(line, |comma| &line[comma + 1..]);
+        let member = member.trim_ascii();
+        (!member.is_empty()).then_some(member)
     }
 
     /// All claims as parts of the key: whoever makes them has pages of their own. Of a trusted
     /// proxy's only those that are not resolved.
-    pub(super) fn facets(&self, headers: &HeaderMap, resolved: Option<&str>) -> Vec<Facet> {
-        let origin = self.origin.iter().filter(|_| resolved.is_none());
-        let other = self.other.iter().filter(|name| {
-            !resolved
-                .is_some_and(|scheme| **name == FORWARDED_PORT && is_default_port(headers, scheme))
-        });
-        origin
-            .chain(other)
-            .filter_map(|name| {
-                let value = if *name == FORWARDED {
-                    origin_of_forwarded(headers)?
-                } else {
-                    lines(headers, *name)?
-                };
-                Some(Facet::new(format!("claim:{name}"), Some(value)))
-            })
-            .collect()
+    pub(super) fn facets(&self, resolved: Option<&str>) -> impl Iterator<Item = Facet<'h>> {
+        let claims = self.made.chunk_by(|(one, _), (other, _)| one == other);
+        claims.filter_map(move |made| {
+            let claim = made.first()?.0;
+            let lines = made.iter().map(|(_, line)| *line);
+            let (field, facet) = CLAIMS[claim];
+            let value = match field {
+                _ if claim < ORIGIN && resolved.is_some() => return None,
+                "forwarded" => origin_of_forwarded(lines)?,
+                FORWARDED_PORT
+                    if resolved.is_some_and(|scheme| are_default(lines.clone(), scheme)) =>
+                {
+                    return None;
+                }
+                _ => as_text(lines)?,
+            };
+            Some(Facet::new(facet, Some(value)))
+        })
     }
 }
 
 /// Takes out what has been resolved.
 pub(super) fn remove_resolved(headers: &mut HeaderMap, scheme: &str) {
-    for name in ORIGIN {
-        headers.remove(*name);
+    for (field, _) in &CLAIMS[..ORIGIN] {
+        headers.remove(*field);
     }
-    if is_default_port(headers, scheme) {
+    if are_default(headers.get_all(FORWARDED_PORT).into_iter(), scheme) {
         headers.remove(FORWARDED_PORT);
     }
 }
 
 /// All lines of a field, as text that no other lines make.
-pub(super) fn lines<N: http::header::AsHeaderName>(headers: &HeaderMap, name: N) -> Option<String> {
-    let mut lines = headers.get_all(name).into_iter().map(HeaderValue::as_bytes);
-    let first = lines.next()?;
-    let joined = lines.fold(Cow::Borrowed(first), |joined, line| {
-        let mut joined = joined.into_owned();
-        joined.push(b'\n');
-        joined.extend_from_slice(line);
-        Cow::Owned(joined)
-    });
-    Some(text(joined))
+pub(super) fn lines<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, str>> {
+    as_text(headers.get_all(name).into_iter())
 }
 
-fn is_default_port(headers: &HeaderMap, scheme: &str) -> bool {
+fn as_text<'h>(lines: impl Iterator<Item = &'h HeaderValue>) -> Option<Cow<'h, str>> {
+    joined(lines.map(|line| line.as_bytes().into()), b"\n").map(text)
+}
+
+/// Whether these ports are the one that the scheme has by default.
+fn are_default<'h>(mut ports: impl Iterator<Item = &'h HeaderValue>, scheme: &str) -> bool {
     let default = if scheme == "https" { "443" } else { "80" };
-    let mut ports = headers.get_all(FORWARDED_PORT).into_iter();
     ports.all(|port| port == default)
 }
 
 /// What `Forwarded` says but for who sent and who forwarded the request: each client has another.
 /// `None` if that is nothing.
-fn origin_of_forwarded(headers: &HeaderMap) -> Option<String> {
+fn origin_of_forwarded<'h>(lines: impl Iterator<Item = &'h HeaderValue>) -> Option<Cow<'h, str>> {
     let mut kept = Vec::new();
     let mut any = false;
-    for line in headers.get_all(FORWARDED) {
+    for line in lines {
         kept.push(b'\n');
         // Without regard to quotes: not every handler regards them.
         for pair in line
@@ -188,40 +224,13 @@ fn is_address(pair: &[u8]) -> bool {
             .all(|byte| byte.is_ascii_alphanumeric() || b".:[]_-%".contains(byte))
 }
 
-impl Origin {
-    /// What the last hop claims: the trusted peer itself. `X-Forwarded-Proto` and
-    /// `X-Forwarded-Host` go before `Forwarded`. What is no scheme or authority does not count.
-    pub(super) fn of(headers: &HeaderMap) -> Self {
-        let forwarded = last(headers, &FORWARDED);
-        let in_forwarded = |wanted: &str| {
-            forwarded?.split(';').find_map(|pair| {
-                let (name, value) = pair.split_once('=')?;
-                let is_wanted = name.trim().eq_ignore_ascii_case(wanted);
-                is_wanted.then(|| value.trim().trim_matches('"'))
-            })
-        };
-        let scheme = last(headers, &FORWARDED_PROTO).or_else(|| in_forwarded("proto"));
-        let authority = last(headers, &FORWARDED_HOST).or_else(|| in_forwarded("host"));
-        Self {
-            scheme: scheme.and_then(|scheme| {
-                let known = ["http", "https"];
-                known
-                    .into_iter()
-                    .find(|known| known.eq_ignore_ascii_case(scheme))
-            }),
-            authority: authority
-                .filter(|authority| !authority.contains('@'))
-                .filter(|authority| authority.parse::<Authority>().is_ok())
-                .map(str::to_ascii_lowercase),
-        }
+/// A name of a host, in lower case.
+pub(super) fn lower_case(name: &str) -> Cow<'_, str> {
+    if name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        name.to_ascii_lowercase().into()
+    } else {
+        name.into()
     }
-}
-
-/// The last member of a list over all its lines.
-fn last<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h str> {
-    let line = headers.get_all(name).into_iter().next_back()?;
-    let member = line.to_str().ok()?.rsplit(',').next()?.trim();
-    (!member.is_empty()).then_some(member)
 }
 
 /// The name of a facet, made once.
@@ -236,9 +245,10 @@ mod tests {
     use super::*;
     use crate::semantics::tests::fields;
 
-    fn facets(lines: &[(&'static str, &'static str)]) -> Vec<Facet> {
+    fn facets(lines: &[(&'static str, &'static str)]) -> Vec<Facet<'static>> {
         let headers = fields(lines);
-        Claims::find(&headers).facets(&headers, None)
+        let claims = Claims::find(&headers);
+        claims.facets(None).map(Facet::into_owned).collect()
     }
 
     #[test]
@@ -278,8 +288,9 @@ mod tests {
     #[test]
     fn the_last_hop_gives_the_origin() {
         let origin = |lines: &[(&'static str, &'static str)]| {
-            let origin = Origin::of(&fields(lines));
-            (origin.scheme, origin.authority)
+            let headers = fields(lines);
+            let origin = Claims::find(&headers).origin();
+            (origin.scheme, origin.authority.map(str::to_owned))
         };
         let is = |scheme, authority: &str| (Some(scheme), Some(authority.to_owned()));
         assert_eq!(
@@ -287,7 +298,7 @@ mod tests {
                 ("x-forwarded-proto", "http, HTTPS"),
                 ("x-forwarded-host", "evil, A.test:8443")
             ]),
-            is("https", "a.test:8443")
+            is("https", "A.test:8443")
         );
         assert_eq!(
             origin(&[(

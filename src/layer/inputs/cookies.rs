@@ -5,25 +5,18 @@ use std::borrow::Cow;
 use http::header::{COOKIE, HeaderMap, HeaderValue};
 use percent_encoding::percent_decode;
 
+use crate::layer::target::joined;
+
 /// What a request has for one cookie, if anything. If it comes more than once, all of them count,
 /// and so do spellings of the name that only some handlers take for it.
-pub(super) fn value(headers: &HeaderMap, name: &str) -> Option<String> {
-    let mut joined: Option<Vec<u8>> = None;
-    for pair in pairs(headers).filter(|pair| is_of(pair, name)) {
-        match &mut joined {
-            Some(joined) => joined.push(b';'),
-            None => joined = Some(Vec::new()),
-        }
-        let joined = joined.get_or_insert_default();
-        if let Some(value) = exact(pair, name) {
-            joined.extend_from_slice(value);
-        } else {
-            // No field holds a NUL, so that this is no plain value.
-            joined.push(0);
-            joined.extend_from_slice(pair);
-        }
-    }
-    joined.map(|joined| text(Cow::Owned(joined)))
+pub(super) fn value<'h>(headers: &'h HeaderMap, name: &str) -> Option<Cow<'h, str>> {
+    let values = pairs(headers).filter(|pair| is_of(pair, name));
+    let values = values.map(|pair| match exact(pair, name) {
+        Some(value) => Cow::Borrowed(value),
+        // No field holds a NUL, so that this is no plain value.
+        None => Cow::Owned([b"\0", pair].concat()),
+    });
+    joined(values, b";").map(text)
 }
 
 /// The first plain value of a cookie.
@@ -89,11 +82,17 @@ fn is_of(pair: &[u8], name: &str) -> bool {
 
 /// Bytes of fields as text, injectively: what is not UTF-8 becomes Latin-1 behind two NULs, which no
 /// other text here begins with.
-pub(super) fn text(bytes: Cow<'_, [u8]>) -> String {
-    String::from_utf8(bytes.into_owned()).unwrap_or_else(|error| {
-        let latin = error.as_bytes().iter().map(|byte| char::from(*byte));
+pub(super) fn text(bytes: Cow<'_, [u8]>) -> Cow<'_, str> {
+    let latin = |bytes: &[u8]| {
+        let latin = bytes.iter().map(|byte| char::from(*byte));
         "\0\0".chars().chain(latin).collect()
-    })
+    };
+    match bytes {
+        Cow::Borrowed(bytes) => str::from_utf8(bytes).map_or_else(|_| latin(bytes), Cow::from),
+        Cow::Owned(bytes) => {
+            String::from_utf8(bytes).map_or_else(|error| latin(error.as_bytes()), Cow::from)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -132,7 +131,7 @@ mod tests {
         ];
         let values: Vec<_> = lines
             .iter()
-            .map(|line| value(&headers(&[line]), "sid"))
+            .map(|line| value(&headers(&[line]), "sid").map(Cow::into_owned))
             .collect();
         for (index, one) in values.iter().enumerate() {
             assert!(values.iter().skip(index + 1).all(|other| one != other));

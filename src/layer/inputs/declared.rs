@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, UPGRADE};
 use http::{Extensions, Uri};
 
-use super::claims::{Claims, Origin, facet_name, lines};
+use super::claims::{Claims, Origin, facet_name, lines, lower_case};
 use super::cookies;
 use super::locality::{Language, TimeZone};
 use super::proxies::TrustedProxies;
@@ -77,12 +77,12 @@ impl Inputs {
 
     /// What a request asks for. `uri` has to be the full one, and `nested` that which the inner service gets.
     pub(in crate::layer) fn target<'r>(
-        &self,
+        &'r self,
         uri: &'r Uri,
         nested: &Uri,
         headers: &'r HeaderMap,
         given: Given,
-        extensions: &Extensions,
+        extensions: &'r Extensions,
     ) -> RequestTarget<'r> {
         let claims = if given.claims {
             Claims::find(headers)
@@ -91,7 +91,7 @@ impl Inputs {
         };
         let trusted = self.proxies.trusts(|| peer(extensions));
         let origin = if trusted {
-            Origin::of(headers)
+            claims.origin()
         } else {
             Origin::default()
         };
@@ -102,34 +102,34 @@ impl Inputs {
             (None, Some(scheme)) => scheme.to_owned().into(),
         };
         let authority = match origin.authority {
-            Some(mut claimed) => {
-                claimed.truncate(without_default_port(claimed.as_bytes(), &scheme).len());
-                Some(claimed.into())
+            Some(claimed) => {
+                let name = without_default_port(claimed.as_bytes(), &scheme);
+                Some(lower_case(&claimed[..name.len()]))
             }
             None => authority(uri, headers, &scheme),
         };
         let declared = self.cookies.iter().flat_map(|names| names.iter());
-        let cookies = declared.map(|name| (name.clone(), cookies::value(headers, name)));
+        let cookies = declared.map(|name| Facet::new(name, cookies::value(headers, name)));
         // The values of variants come first: `show` finds them there.
         let mut facets = Vec::new();
         for (variant, name) in &self.variants {
             let head = Head::new(uri, headers, extensions);
-            facets.push(Facet::new(Arc::clone(name), Some(variant.value(&head))));
+            facets.push(Facet::new(&**name, Some(variant.value(&head))));
         }
         for (field, name) in &self.fields {
-            facets.push(Facet::new(Arc::clone(name), lines(headers, field)));
+            facets.push(Facet::new(&**name, lines(headers, field)));
         }
         if let Some(language) = extensions.get::<Language>() {
-            facets.push(Facet::new("language", Some(language.as_str().to_owned())));
+            facets.push(Facet::new("language", Some(language.as_str())));
         }
         if let Some(zone) = extensions.get::<TimeZone>() {
-            facets.push(Facet::new("time-zone", Some(zone.as_str().to_owned())));
+            facets.push(Facet::new("time-zone", Some(zone.as_str())));
         }
         if !is_nested(uri, nested) {
             facets.push(Facet::new("uri", Some(nested.to_string())));
         }
         if !self.narrow {
-            facets.extend(claims.facets(headers, trusted.then_some(&*scheme)));
+            facets.extend(claims.facets(trusted.then_some(&*scheme)));
         }
         let upgrades = self.narrow && headers.contains_key(UPGRADE);
         RequestTarget {
@@ -153,7 +153,7 @@ impl Inputs {
     pub(in crate::layer) fn unnamed<'t>(
         &'t self,
         target: &'t RequestTarget<'_>,
-    ) -> impl Iterator<Item = &'t Facet> {
+    ) -> impl Iterator<Item = &'t Facet<'t>> {
         let places = target.facets.iter().enumerate();
         let unnamed = places.filter(|(place, facet)| match self.variants.get(*place) {
             Some((variant, _)) => variant.fields().is_empty(),
