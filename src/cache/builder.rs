@@ -16,6 +16,7 @@ use crate::codec::{AnyCodec, Codec};
 use crate::entry::Sealer;
 use crate::error::{Error, Result};
 use crate::key::{KeyFunction, KeyPolicy, KeySpace, PrefixedKeys};
+use crate::observe::Named;
 use crate::tag::Tags;
 use crate::ttl::Ttl;
 
@@ -272,7 +273,7 @@ impl CacheBuilder {
             siblings: None,
             budgeted: None,
             shared: Arc::new(Shared {
-                name: self.name,
+                name: Named::new(self.name),
                 backend: self.backend,
                 keys,
                 codec: self.codec,

@@ -221,7 +221,7 @@ impl Cache {
             && !ask.is_due(value)
             && let Ok(decoded) = self.decode(&value.entry)
         {
-            observe::outcome(self.name(), OPERATION, Outcome::Hit, "");
+            observe::outcome(self.named(), OPERATION, Outcome::Hit, "");
             return Ok(decoded);
         }
         // Boxed, so that the future of a hit is small.
@@ -317,7 +317,7 @@ impl Ask<'_> {
     where
         F: FnOnce(Option<Entry>) -> Computation + Send,
     {
-        let name = self.cache.name();
+        let name = self.cache.named();
         let before = |raw, fallback, is_unavailable| Before {
             raw,
             fallback,
@@ -388,7 +388,7 @@ impl Ask<'_> {
             return;
         }
         let Some(permit) = self.cache.shared.background.refresh() else {
-            observe::outcome(self.cache.name(), "refresh", Outcome::Bypass, "busy");
+            observe::outcome(self.cache.named(), "refresh", Outcome::Bypass, "busy");
             return;
         };
         if let Role::Leader(landing) = self.enter() {

@@ -128,7 +128,7 @@ impl Making {
     /// What comes of it without room, and so without being begun: those who come next try again.
     pub(super) fn overloaded(&self) -> Made {
         observe::outcome(
-            self.cache.name(),
+            self.cache.named(),
             "get_or_set",
             Outcome::Bypass,
             "overloaded",
@@ -259,7 +259,7 @@ impl Begun {
             }
             _ => self.place.give_back().await,
         }
-        let name = self.cache.name();
+        let name = self.cache.named();
         let outcome = |outcome, reason| observe::outcome(name, "get_or_set", outcome, reason);
         match landed {
             Landed::Stored | Landed::Expired => outcome(Outcome::Stored, ""),

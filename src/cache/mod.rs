@@ -61,6 +61,7 @@ use crate::error::Result;
 use crate::fence::{Fences, Fill, Since};
 use crate::flight::Flights;
 use crate::key::{Key, KeySpace};
+use crate::observe::Named;
 use crate::tag::{TagStamp, Tags};
 use crate::ttl::{Lifetime, Ttl};
 
@@ -129,7 +130,7 @@ const OWN_VERSION: u64 = 0;
 /// What all handles of one cache share.
 #[derive(Debug)]
 struct Shared {
-    name: Arc<str>,
+    name: Named,
     backend: AnyBackend,
     keys: KeySpace,
     codec: AnyCodec,
@@ -166,6 +167,11 @@ impl Cache {
 
     /// The alias of this cache, in events and error messages; `default` unless set.
     pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// The same, for what is counted.
+    pub(crate) fn named(&self) -> &Named {
         &self.shared.name
     }
 

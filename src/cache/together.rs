@@ -247,7 +247,7 @@ where
 
     /// Takes the value that was found, or says what is missing; and what is to be refreshed.
     fn take(&mut self, key: Key, look: Look, stale: &mut Vec<Missing>) -> Option<Missing> {
-        let name = self.cache.name();
+        let name = self.cache.named();
         let look = look.having(&self.cache.tags);
         let found = look.raw.filter(|raw| !is_lease(raw.bytes()));
         let (value, while_revalidate) = match look.found {
@@ -376,7 +376,7 @@ where
         }
         let permit = self.cache.shared.background.refresh();
         if permit.is_none() && led.is_empty() {
-            observe::outcome(self.cache.name(), "refresh", Outcome::Bypass, "busy");
+            observe::outcome(self.cache.named(), "refresh", Outcome::Bypass, "busy");
             return None;
         }
         for item in due {

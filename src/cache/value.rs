@@ -277,7 +277,7 @@ impl Cache {
             Some(_) => (Outcome::Hit, ""),
             None => (Outcome::Miss, reason),
         };
-        observe::outcome(self.name(), operation, outcome, reason);
+        observe::outcome(self.named(), operation, outcome, reason);
         value
     }
 }

@@ -96,7 +96,7 @@ impl Waiter<'_> {
         if !matches!(worth, Worth::Stale { if_error: true, .. }) {
             return None;
         }
-        let name = self.cache.name();
+        let name = self.cache.named();
         observe::outcome(name, self.operation, Outcome::Hit, "stale-if-error");
         Some(value.entry.clone())
     }

@@ -117,12 +117,12 @@ async fn read(cache: &Cache, fragments: &[Fragment], templates: u64) -> Result<V
         if let Some((markup, stamps)) = found {
             let marks = cache.marks(&stamps)?;
             if cache.tag_state(&key, &marks, &read).await? == TagState::Current {
-                observe::outcome(cache.name(), "fragment", Outcome::Hit, "");
+                observe::outcome(cache.named(), "fragment", Outcome::Hit, "");
                 known.push(Known::Markup(markup, stamps.into()));
                 continue;
             }
         }
-        observe::outcome(cache.name(), "fragment", Outcome::Miss, "");
+        observe::outcome(cache.named(), "fragment", Outcome::Miss, "");
         let tags = cache.stamps_from(&tags, &read).await?;
         known.push(Known::Missing(Some(Missing { key, fill, tags })));
     }

@@ -111,7 +111,7 @@ pub(super) async fn choose(question: &Question, looked: Looked, leading: &Leadin
             && miss.may_do_instead(&asked, None)
             && let Some(stale) = miss.stale
         {
-            observe::outcome(config.cache.name(), "page", Outcome::Hit, "stale-if-error");
+            observe::outcome(config.cache.named(), "page", Outcome::Hit, "stale-if-error");
             let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-if-error");
             return Way::Answered(stale, status);
         }
@@ -159,7 +159,7 @@ pub(super) async fn choose(question: &Question, looked: Looked, leading: &Leadin
         let asked = question.asked();
         match landed {
             Landed::Page(page) if asked.may_have(&page) => {
-                observe::outcome(config.cache.name(), "page", Outcome::Hit, "collapsed");
+                observe::outcome(config.cache.named(), "page", Outcome::Hit, "collapsed");
                 let status = CacheStatus::forward(STATUS_NAME, miss.forward);
                 return Way::Answered(Pick::fresh(page), status.with_collapsed());
             }
@@ -216,7 +216,7 @@ async fn refresh(
     } else if let Some(permit) = config.cache.refresh_permit() {
         duty = duty.with_permit(permit);
     } else {
-        observe::outcome(config.cache.name(), "refresh", Outcome::Bypass, "busy");
+        observe::outcome(config.cache.named(), "refresh", Outcome::Bypass, "busy");
         return Way::Answered(pick, stale());
     }
     let ground = config.ground(&question.key, &miss, asked.now);

@@ -87,7 +87,7 @@ where
                     let response = self.serve(pick, stale());
                     let cache = self.question.config.cache.clone();
                     let Some(room) = cache.room() else {
-                        observe::outcome(cache.name(), "refresh", Outcome::Bypass, "overloaded");
+                        observe::outcome(cache.named(), "refresh", Outcome::Bypass, "overloaded");
                         return Ok(response);
                     };
                     let place = Place::nowhere(self.request.extensions_mut());
@@ -124,7 +124,7 @@ where
 
     /// The inner service has as much to do as it may: what is stale has to do, or the client comes back later.
     fn overloaded(&self, forwarding: &Forwarding) -> Response<CacheBody<ResponseBody>> {
-        let name = self.question.config.cache.name();
+        let name = self.question.config.cache.named();
         observe::outcome(name, "page", Outcome::Bypass, "overloaded");
         let miss = &forwarding.miss;
         if miss.may_do_instead(&self.question.asked(), None)

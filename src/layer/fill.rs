@@ -292,7 +292,7 @@ impl Filler {
             return None;
         }
         self.duty.land(Landed::Instead(status));
-        let name = self.config.cache.name();
+        let name = self.config.cache.named();
         observe::outcome(name, "page", Outcome::Hit, "stale-if-error");
         let said = instead(self.miss.forward, status);
         Some(serve(
@@ -358,7 +358,7 @@ impl Filler {
     /// Nothing is stored, and nobody waits any more.
     fn give_up(&mut self, refusal: Refusal) {
         alone_for(&self.config, self.spot, &mut self.duty, Alone::of(refusal));
-        let name = self.config.cache.name();
+        let name = self.config.cache.named();
         observe::outcome(name, "page", Outcome::Bypass, refusal.as_str());
     }
 }

@@ -286,7 +286,7 @@ impl Asked<'_> {
         if tags == TagState::Invalid || !matches!(self.judge(response, tags), Verdict::Hit) {
             return None;
         }
-        observe::outcome(cache.name(), "page", Outcome::Hit, "");
+        observe::outcome(cache.named(), "page", Outcome::Hit, "");
         let expired = tags == TagState::Expired;
         Some(Pick { page, expired })
     }
@@ -438,7 +438,7 @@ impl Asked<'_> {
                 None => (Outcome::Miss, miss.forward.as_str()),
             },
         };
-        observe::outcome(self.config.cache.name(), "page", outcome, reason);
+        observe::outcome(self.config.cache.named(), "page", outcome, reason);
         found
     }
 }

@@ -69,7 +69,7 @@ impl Unshared {
             return None;
         }
         observe::outcome(
-            config.cache.name(),
+            config.cache.named(),
             "page",
             Outcome::Miss,
             Forward::UriMiss.as_str(),
@@ -102,7 +102,7 @@ impl Forwarded {
         self.place.leave(&mut response);
         let status = CacheStatus::forward(STATUS_NAME, Forward::UriMiss);
         let why = refusal.map_or(HIT_FOR_MISS, Refusal::as_str);
-        let name = self.page.config.cache.name();
+        let name = self.page.config.cache.named();
         observe::outcome(name, "page", Outcome::Bypass, why);
         status.with_detail(why).append_to(response.headers_mut());
         response

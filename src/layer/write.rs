@@ -109,7 +109,7 @@ impl Writer {
 
     async fn store(mut self: Box<Self>) {
         let config = Arc::clone(&self.config);
-        let name = config.cache.name();
+        let name = config.cache.named();
         let storable = match self.verdict.take() {
             Some(verdict) => verdict.storable().await,
             None => Some(true),

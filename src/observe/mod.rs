@@ -3,8 +3,11 @@
 //! Labels have constant cardinality: never a key, a tag or a URL. Of what goes wrong each time, counters count
 //! each, and there is a line in ten seconds.
 
+mod named;
 #[cfg(feature = "tracing")]
 mod quiet;
+
+pub(crate) use self::named::Named;
 
 use std::future::Future;
 #[cfg(feature = "tracing")]
@@ -43,7 +46,7 @@ impl Outcome {
 
 /// An operation came to its end. `reason` says why, where there is more to say.
 pub(crate) fn outcome(
-    cache: &str,
+    cache: &Named,
     operation: &'static str,
     outcome: Outcome,
     reason: &'static str,
@@ -51,20 +54,13 @@ pub(crate) fn outcome(
     #[cfg(feature = "tracing")]
     tracing::trace!(
         target: "axum_cache",
-        cache,
+        cache = &**cache,
         operation,
         result = outcome.as_str(),
         reason,
     );
     #[cfg(feature = "metrics")]
-    metrics::counter!(
-        "cache.requests",
-        "cache.name" => cache.to_owned(),
-        "cache.operation" => operation,
-        "cache.result" => outcome.as_str(),
-        "cache.reason" => reason,
-    )
-    .increment(1);
+    cache.count((operation, outcome, reason));
     let _ = (cache, operation, outcome, reason);
 }
 

@@ -21,6 +21,8 @@ pub enum Scene {
     Hit,
     /// Any of [`PAGES`] pages by Zipf's law, exponent 0.99, which are stored.
     Zipf,
+    /// One page, which is stored, and requests as a browser makes them and a proxy hands them on.
+    Proxied,
     /// A stored page that the client has already.
     NotModified,
     /// A page that nobody has asked for.
@@ -32,9 +34,10 @@ pub enum Scene {
 }
 
 impl Scene {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Hit,
         Self::Zipf,
+        Self::Proxied,
         Self::NotModified,
         Self::Miss,
         Self::Bypass,
@@ -45,6 +48,7 @@ impl Scene {
         match self {
             Self::Hit => "hit",
             Self::Zipf => "zipf",
+            Self::Proxied => "proxied",
             Self::NotModified => "304",
             Self::Miss => "miss",
             Self::Bypass => "bypass",
@@ -54,7 +58,10 @@ impl Scene {
 
     /// Whether a cache has the answer.
     pub fn is_stored(self) -> bool {
-        matches!(self, Self::Hit | Self::Zipf | Self::NotModified)
+        matches!(
+            self,
+            Self::Hit | Self::Zipf | Self::Proxied | Self::NotModified
+        )
     }
 
     /// What a cache answers that does its work.
@@ -127,7 +134,7 @@ pub struct Requests {
 impl Requests {
     pub fn new(scene: Scene, order: Arc<[u32]>, thread: usize) -> Self {
         let mut headers = HeaderMap::new();
-        for (name, value) in [
+        let fields = [
             ("host", "www.example.com"),
             (
                 "user-agent",
@@ -137,7 +144,21 @@ impl Requests {
             ("accept-language", "en-GB,en;q=0.7"),
             ("accept-encoding", "gzip, deflate, br, zstd"),
             ("connection", "keep-alive"),
-        ] {
+        ];
+        let added: &[_] = match scene {
+            Scene::Proxied => &[
+                ("upgrade-insecure-requests", "1"),
+                ("sec-fetch-dest", "document"),
+                ("sec-fetch-mode", "navigate"),
+                ("sec-fetch-site", "none"),
+                ("x-forwarded-for", "203.0.113.7"),
+                ("x-forwarded-host", "www.example.com"),
+                ("x-forwarded-proto", "https"),
+                ("x-request-id", "0af7651916cd43dd8448eb211c80319c"),
+            ],
+            _ => &[],
+        };
+        for (name, value) in fields.iter().chain(added).copied() {
             // As from a socket: no constants.
             let value = HeaderValue::from_maybe_shared(Bytes::from(value.to_owned()));
             headers.insert(name, value.expect("plain text"));

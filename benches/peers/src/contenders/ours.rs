@@ -4,6 +4,7 @@ use axum::routing::get;
 use axum_cache::backend::{Backend, Capabilities, Dummy, Memory};
 use axum_cache::entry::Entry;
 use axum_cache::key::Key;
+use axum_cache::layer::TrustedProxies;
 use axum_cache::ttl::Lifetime;
 use axum_cache::{Cache, CacheLayer, Result, Ttl, cache_page};
 use bytes::Bytes;
@@ -19,14 +20,24 @@ fn cache(scene: Scene) -> Cache {
     }
 }
 
+/// Whom the site is behind.
+fn proxies(scene: Scene) -> TrustedProxies {
+    match scene {
+        Scene::Proxied => TrustedProxies::all(),
+        _ => TrustedProxies::none(),
+    }
+}
+
 pub fn site(scene: Scene, body: usize) -> Option<Box<dyn Contender>> {
     let router = router(Site::new(scene, body));
-    contender(CacheLayer::new(cache(scene)).layer(router))
+    let layer = CacheLayer::new(cache(scene));
+    contender(layer.trusted_proxies(proxies(scene)).layer(router))
 }
 
 pub fn page(scene: Scene, body: usize) -> Option<Box<dyn Contender>> {
     let site = Site::new(scene, body);
     let layer = cache_page(Ttl::Default, cache(scene), "");
+    let layer = layer.trusted_proxies(proxies(scene));
     let route = get(async move || site.answer()).layer(layer);
     contender(axum::Router::new().route(ROUTE, route))
 }
