@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use tokio::sync::oneshot;
 
 use super::relay::RelayBody;
 
@@ -15,6 +16,8 @@ pin_project! {
     pub struct CacheBody<B: Body> {
         #[pin]
         inner: Inner<B>,
+        // Who wants to know that somebody reads it.
+        read: Option<oneshot::Sender<()>>,
     }
 }
 
@@ -31,23 +34,27 @@ impl<B: Body<Data = Bytes>> CacheBody<B> {
     /// Bytes from the cache.
     pub(super) fn stored(bytes: Bytes) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
-        Self {
-            inner: Inner::Stored { bytes },
-        }
+        Self::new(Inner::Stored { bytes })
     }
 
     /// The inner service's body, untouched.
     pub(super) fn live(body: B) -> Self {
-        Self {
-            inner: Inner::Live { body },
-        }
+        Self::new(Inner::Live { body })
     }
 
     /// The inner service's body, copied on its way.
     pub(super) fn relayed(body: RelayBody<B>) -> Self {
-        Self {
-            inner: Inner::Relayed { body },
-        }
+        Self::new(Inner::Relayed { body })
+    }
+
+    /// The same; `read` learns of it if somebody begins to read it, or if nobody will.
+    pub(super) fn telling(mut self, read: Option<oneshot::Sender<()>>) -> Self {
+        self.read = read;
+        self
+    }
+
+    fn new(inner: Inner<B>) -> Self {
+        Self { inner, read: None }
     }
 }
 
@@ -59,7 +66,12 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        match self.project().inner.project() {
+        let this = self.project();
+        if let Some(read) = this.read.take() {
+            // Whether anybody wants to know or not.
+            let _ = read.send(());
+        }
+        match this.inner.project() {
             InnerProject::Stored { bytes } => {
                 Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
             }

@@ -3,61 +3,36 @@
 //! # Invariants
 //!
 //! - It is called only once it has said that it is ready, and that one which has said so.
-//! - Whether it is ready, or has failed, concerns those requests only that come to it.
+//! - It is asked only for a request that is about to be forwarded: what is stored, and who waits for the answer of
+//!   another one, keep nothing that is given to those who are ready, such as a permit or a place in a queue.
 
-use std::any::Any;
 use std::future::poll_fn;
-use std::sync::{Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use tower_service::Service;
 
-#[derive(Debug)]
-pub(super) struct Callee<S> {
-    service: S,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    /// It is not ready, or has not been asked.
-    Unknown,
-    Ready,
-    /// With this error of its own.
-    Failed(Mutex<Box<dyn Any + Send>>),
-}
-
-/// The other one has to be ready by itself:
-/// <https://docs.rs/tower/latest/tower/trait.Service.html#be-careful-when-cloning-inner-services>
-impl<S: Clone> Clone for Callee<S> {
-    fn clone(&self) -> Self {
-        Self::new(self.service.clone())
-    }
-}
+/// One that has not been asked whether it is ready, but in between [`is_ready`](Self::is_ready) and
+/// [`call_now`](Self::call_now).
+#[derive(Clone, Debug)]
+pub(super) struct Callee<S>(S);
 
 impl<S> Callee<S> {
     pub(super) fn new(service: S) -> Self {
-        Self {
-            service,
-            state: State::Unknown,
-        }
+        Self(service)
     }
 
-    /// Asks whether it is ready.
-    pub(super) fn ask<R>(&mut self, cx: &mut Context<'_>)
+    /// Whether it is ready now, for a request that is then given to it.
+    pub(super) fn is_ready<R>(&mut self) -> bool
     where
-        S: Service<R>,
-        S::Error: Send + 'static,
+        S: Service<R> + Clone,
     {
-        self.state = match self.service.poll_ready(cx) {
-            Poll::Ready(Ok(())) => State::Ready,
-            Poll::Ready(Err(error)) => State::Failed(Mutex::new(Box::new(error))),
-            Poll::Pending => State::Unknown,
-        };
-    }
-
-    pub(super) fn is_ready(&self) -> bool {
-        matches!(self.state, State::Ready)
+        let asked = self.0.poll_ready(&mut Context::from_waker(Waker::noop()));
+        let is_ready = matches!(asked, Poll::Ready(Ok(())));
+        if !is_ready {
+            // The one that was asked has a place in a queue now, or has failed.
+            self.0 = self.0.clone();
+        }
+        is_ready
     }
 
     /// The answer of one that [is ready](Self::is_ready).
@@ -65,17 +40,7 @@ impl<S> Callee<S> {
     where
         S: Service<R>,
     {
-        self.state = State::Unknown;
-        self.service.call(request)
-    }
-
-    /// The one that was asked, of which a clone is left.
-    pub(super) fn take(&mut self) -> Self
-    where
-        S: Clone,
-    {
-        let next = self.clone();
-        std::mem::replace(self, next)
+        self.0.call(request)
     }
 
     /// Its answer once it is ready.
@@ -86,18 +51,8 @@ impl<S> Callee<S> {
     pub(super) async fn call<R>(mut self, request: R) -> Result<S::Response, S::Error>
     where
         S: Service<R>,
-        S::Error: 'static,
     {
-        match self.state {
-            State::Ready => {}
-            State::Unknown => poll_fn(|cx| self.service.poll_ready(cx)).await?,
-            State::Failed(error) => {
-                let error = error.into_inner().unwrap_or_else(PoisonError::into_inner);
-                if let Ok(error) = error.downcast() {
-                    return Err(*error);
-                }
-            }
-        }
-        self.service.call(request).await
+        poll_fn(|cx| self.0.poll_ready(cx)).await?;
+        self.0.call(request).await
     }
 }

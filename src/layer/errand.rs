@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::header::{HeaderValue, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use http_body::Body;
+use tokio::time::timeout;
 use tower_service::Service;
 
 use super::body::CacheBody;
@@ -18,7 +19,7 @@ use super::callee::Callee;
 use super::choose::{Forwarding, Leading, Looked, Way, choose, place_of, stale};
 use super::collapse::is_worth_it;
 use super::fill::Filler;
-use super::future::{Answer, Lead, Leads, LookUp};
+use super::future::{Answer, Lead, Leads, LookUp, UNATTENDED};
 use super::http::remove_conditions;
 use super::lookup::{Found, Pick};
 use super::serve::{Served, empty, serve};
@@ -94,7 +95,7 @@ where
                     let refresh = self.for_the_whole();
                     let refresh = refresh.forward(place, leading, forwarding, room);
                     let refresh = observe::in_current_span(refresh);
-                    cache.spawn(async move { drop(refresh.await) });
+                    cache.spawn(async move { drop(timeout(UNATTENDED, refresh).await) });
                     return Ok(response);
                 }
                 Way::Timeout => {

@@ -20,7 +20,7 @@ use super::serve::{Served, answer, empty, instead, serve};
 use super::service::{Question, STATUS_NAME};
 use super::stored::StoredResponse;
 use super::tagged::Before;
-use super::veto::CacheVeto;
+use super::veto::{CacheVeto, Verdict};
 use super::write::{alone_for, forget, now_or_later};
 use crate::clock::while_time_passes;
 use crate::fence::Fill;
@@ -114,6 +114,7 @@ impl Filler {
         let is_inside = self.is_inside;
         let mut writer = self.writer(&asked, &mut parts, &kept, placement);
         let status = status.with_ttl(writer.response.fresh_for(asked.now));
+        let reader = writer.verdict.as_mut().map(Verdict::reader);
         let (client, mut copier) = relay(body, ceiling, announced);
         let mut once = Context::from_waker(Waker::noop());
         match while_time_passes(|| copier.read_ready(&mut once)) {
@@ -127,19 +128,20 @@ impl Filler {
                     Some(why) => status.with_ttl(None).with_detail(why),
                     None => as_stored(status, is_inside),
                 };
-                let response = Response::from_parts(parts, CacheBody::stored(body));
-                answer(response, &asked, status)
+                let body = CacheBody::stored(body).telling(reader);
+                answer(Response::from_parts(parts, body), &asked, status)
             }
             Some(outcome) => {
                 let status = status.with_ttl(None).with_detail(outcome.as_str());
                 now_or_later(&config.cache, writer.finish(outcome));
-                let response = Response::from_parts(parts, CacheBody::relayed(client));
-                answer(response, &asked, status)
+                let body = CacheBody::relayed(client).telling(reader);
+                answer(Response::from_parts(parts, body), &asked, status)
             }
             // Whether it is stored turns out when its body ends.
             None => {
                 config.cache.spawn(writer.copy(copier));
-                let response = Response::from_parts(parts, CacheBody::relayed(client));
+                let body = CacheBody::relayed(client).telling(reader);
+                let response = Response::from_parts(parts, body);
                 answer(response, &asked, status.with_detail("streaming"))
             }
         }

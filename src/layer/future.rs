@@ -5,22 +5,28 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use super::body::CacheBody;
 use super::collapse::Landed;
 use super::errand::Step;
 use super::layer::Config;
+use super::unnamed::Unnamed;
 use super::unshared::Forwarded;
 use super::veto::Place;
 use crate::cache::Cache;
 use crate::flight::Audience;
 use crate::semantics::cache_status::CacheStatus;
+
+/// The longest that an answer may take which no client waits for: a handler that never ends would keep for ever
+/// what there is a limited number of.
+pub(super) const UNATTENDED: Duration = Duration::from_secs(300);
 
 pub(super) type Answer<B, E> =
     Pin<Box<dyn Future<Output = Result<Response<CacheBody<B>>, E>> + Send>>;
@@ -120,12 +126,14 @@ where
     }
 }
 
-/// What is done with a response that is not for the cache: only the status is added, if there is one, and the field
-/// of a `config` with tags is taken.
+/// What is done with a response that is not for the cache. The caches outside may store it, and are told what they
+/// are of those that this one stores.
 pub(super) struct Passing {
     pub(super) status: Option<CacheStatus>,
     pub(super) place: Place,
+    /// Of a layer that names fields in `Vary`, or tags.
     pub(super) config: Option<Arc<Config>>,
+    pub(super) unnamed: Option<Unnamed>,
 }
 
 impl Passing {
@@ -136,6 +144,10 @@ impl Passing {
         let mut response = response.map(CacheBody::live);
         if let Some(config) = &self.config {
             response = config.with_named_tags(response);
+            config.inputs.patch_vary(response.headers_mut());
+        }
+        if let Some(unnamed) = self.unnamed.take() {
+            unnamed.leave(response.extensions_mut());
         }
         self.place.leave(&mut response);
         if let Some(status) = self.status.take() {
@@ -165,19 +177,18 @@ impl<B: Body + 'static, E: 'static> Lead<B, E> {
         }
     }
 
-    /// Finishes what others wait for, and of the rest as much as is done in the background.
+    /// Finishes what others wait for, and of the rest as much as is done in the background, for as long as that may
+    /// take.
     fn finish(answer: Answer<B, E>, lead: &Self) {
         let nobody_waits = !lead.audience.is_there();
         let permit = nobody_waits.then(|| lead.cache.refresh_permit());
         if let Some(None) = permit {
             return;
         }
-        if let Ok(runtime) = Handle::try_current() {
-            runtime.spawn(async move {
-                let _permit = permit;
-                drop(answer.await);
-            });
-        }
+        lead.cache.spawn(async move {
+            let _permit = permit;
+            drop(timeout(UNATTENDED, answer).await);
+        });
     }
 }
 

@@ -22,6 +22,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
+use tokio::time::timeout;
+
 use super::layer::Config;
 use super::lookup::Miss;
 use super::stored::StoredPage;
@@ -167,9 +169,12 @@ impl Config {
                     return opened;
                 }
                 Role::Follower(mut follower) => {
-                    // One whose client went away leaves it to the next.
-                    if let Ok(opened) = follower.result().await {
-                        return opened;
+                    match timeout(self.lock_timeout, follower.result()).await {
+                        Ok(Ok(opened)) => return opened,
+                        // Its client went away, and leaves it to the next.
+                        Ok(Err(_)) => {}
+                        // Its future may be kept, and not be polled any more.
+                        Err(_) => self.leases.flights.abandon(key.as_str(), &follower),
                     }
                 }
             }

@@ -86,7 +86,9 @@ pub(super) fn serve<B: Body<Data = Bytes>>(
     let age = stored.age(asked.now);
     put(&mut headers, &AGE, ready::age(age.as_secs()));
     let mut fresh_for = stored.fresh_at(age);
-    if expired {
+    // A layer outside would go by what the response says, which may be more than how long this one keeps it.
+    let is_stale_inside = asked.is_inside && fresh_for.is_some_and(|left| left.is_zero());
+    if expired || is_stale_inside {
         fresh_for = Some(Duration::ZERO);
         promise_nothing(&mut headers, asked);
     }

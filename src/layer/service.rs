@@ -21,6 +21,7 @@ use super::lookup::{Asked, Miss, Now};
 use super::serve::{Served, serve};
 use super::stored::Fingerprint;
 use super::target::{RequestTarget, original_uri};
+use super::unnamed::Unnamed;
 use super::unshared::Unshared;
 use super::veto::{CacheVeto, Place};
 use crate::clock::at_one_moment;
@@ -59,9 +60,8 @@ where
     type Error = S::Error;
     type Future = ResponseFuture<S::Future, ResponseBody, S::Error>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         // What is stored needs nobody.
-        self.inner.ask(cx);
         Poll::Ready(Ok(()))
     }
 
@@ -75,7 +75,7 @@ where
             if self.config.invalidates && !is_safe(request.method()) {
                 let change = Change::new(&self.config, &request, status);
                 let place = Place::of(request.extensions_mut());
-                let response = self.inner.take().call(request);
+                let response = self.inner.clone().call(request);
                 return ResponseFuture::answer(Box::pin(change.made_by(response, place)));
             }
             return self.pass(request, status);
@@ -121,8 +121,10 @@ where
                 let response = serve(stored, pick.expired, &asked, head, status);
                 return ResponseFuture::hit(response);
             }
-            Now::Nothing if !head && self.inner.is_ready() => {
-                if let Some(page) = Unshared::of(&self.config, &asked, &key, &request) {
+            Now::Nothing if !head => {
+                if let Some(page) = Unshared::of(&self.config, &asked, &key, &request)
+                    && self.inner.is_ready()
+                {
                     let page = page.forward(&mut request);
                     return ResponseFuture::unshared(self.inner.call_now(request), page);
                 }
@@ -142,7 +144,7 @@ where
                 head,
                 is_inside,
             },
-            inner: self.inner.take(),
+            inner: self.inner.clone(),
             request,
         };
         ResponseFuture::look_up(errand.look_up())
@@ -166,13 +168,15 @@ impl<S> CacheService<S> {
         RequestBody: Send + 'static,
         ResponseBody: Body<Data = Bytes> + Send + 'static,
     {
-        self.forward(request, Some(status))
+        let unnamed = self.unnamed(&request);
+        self.forward(request, Some(status), unnamed)
     }
 
     fn forward<RequestBody, ResponseBody>(
         &mut self,
         mut request: Request<RequestBody>,
         status: Option<CacheStatus>,
+        unnamed: Option<Unnamed>,
     ) -> ResponseFuture<S::Future, ResponseBody, S::Error>
     where
         S: Service<Request<RequestBody>, Response = Response<ResponseBody>>
@@ -187,17 +191,18 @@ impl<S> CacheService<S> {
         let place = Place::of(request.extensions_mut());
         // A layer further inside may store.
         let _ = CacheVeto::of(request.extensions_mut());
-        let names_tags = self.config.tag_field.is_some();
-        let config = names_tags.then(|| Arc::clone(&self.config));
+        let names_any = self.config.names_tags() || self.config.inputs.names_fields();
+        let config = names_any.then(|| Arc::clone(&self.config));
         let mut passing = Passing {
             status,
             place,
             config,
+            unnamed,
         };
         if self.inner.is_ready() {
             return ResponseFuture::pass(self.inner.call_now(request), passing);
         }
-        let response = self.inner.take().call(request);
+        let response = self.inner.clone().call(request);
         ResponseFuture::answer(Box::pin(
             async move { Ok(passing.respond(response.await?)) },
         ))
@@ -219,6 +224,7 @@ impl<S> CacheService<S> {
         RequestBody: Body + Send + 'static,
         ResponseBody: Body<Data = Bytes> + Send + 'static,
     {
+        let unnamed = self.unnamed(&request);
         let inputs = &self.config.inputs;
         if !inputs.is_nothing_declared() {
             let given = Given::of(request.headers());
@@ -231,7 +237,20 @@ impl<S> CacheService<S> {
                 request = inputs.show(&target, request);
             }
         }
-        self.forward(request, None)
+        self.forward(request, None, unnamed)
+    }
+
+    /// What the layers outside of this one are told that a request is selected by.
+    fn unnamed<RequestBody>(&self, request: &Request<RequestBody>) -> Option<Unnamed> {
+        if !Place::is_inside(request.extensions()) {
+            return None;
+        }
+        let (inputs, headers, extensions) =
+            (&self.config.inputs, request.headers(), request.extensions());
+        let uri = original_uri(request.uri(), extensions);
+        let given = Given::of(headers);
+        let target = inputs.target(uri, request.uri(), headers, given, extensions);
+        Unnamed::of(inputs, &target)
     }
 }
 

@@ -42,8 +42,8 @@ impl CacheLayer {
     /// those who ask for the page while it is stale, one waits for the new one.
     ///
     /// Of all pages and values of a cache, only [so many](crate::CacheBuilder::max_refreshes) are made
-    /// anew at a time; what is over that stays as it is until it is asked for again.
-    /// [`Cache::close`](crate::Cache::close) waits for them.
+    /// anew at a time; what is over that stays as it is until it is asked for again. What takes longer than five
+    /// minutes is given up. [`Cache::close`](crate::Cache::close) waits for them.
     ///
     /// # Specification
     ///

@@ -88,6 +88,11 @@ impl CacheLayer {
 }
 
 impl Config {
+    /// Whether a response may have tags by this layer.
+    pub(super) fn names_tags(&self) -> bool {
+        self.tag_field.is_some() || !self.tags.is_empty()
+    }
+
     /// Says in the extensions of a response what tags it has, those of the layer included, and takes
     /// the field with tags away.
     pub(super) fn name_tags(&self, parts: &mut Parts) {
@@ -108,7 +113,7 @@ impl Config {
 impl Config {
     /// A response that this layer does not store, as [`name_tags`](Self::name_tags) makes it.
     pub(super) fn with_named_tags<B>(&self, response: Response<B>) -> Response<B> {
-        if self.tag_field.is_none() {
+        if !self.names_tags() {
             return response;
         }
         let (mut parts, body) = response.into_parts();

@@ -124,15 +124,30 @@ pub(super) fn original_uri<'a>(uri: &'a Uri, extensions: &'a Extensions) -> &'a 
     uri
 }
 
-/// Whether a nested router makes this of the full URI, from which it strips a prefix. If not, somebody has rewritten
-/// the one or the other, and the full one does not say what is asked for.
-pub(super) fn is_nested(full: &Uri, nested: &Uri) -> bool {
-    let (path, rest) = (full.path(), nested.path());
+/// Whether nested routers, which strip what they are nested at, make this of the full URI. If not, somebody has
+/// rewritten the one or the other, and the full one does not say what is asked for.
+pub(super) fn is_nested(full: &Uri, nested: &Uri, extensions: &Extensions) -> bool {
     std::ptr::eq(full, nested)
         || (full.query() == nested.query()
             && full.authority() == nested.authority()
-            // A prefix that is the whole of a path leaves this.
-            && (path.ends_with(rest) || rest == "/"))
+            && within(full.path(), nested_at(extensions)) == nested.path())
+}
+
+/// How many segments nested routers have stripped.
+fn nested_at(extensions: &Extensions) -> usize {
+    #[cfg(feature = "axum")]
+    if let Some(path) = extensions.get::<axum::extract::NestedPath>() {
+        let path = path.as_str().trim_end_matches('/');
+        return path.matches('/').count();
+    }
+    let _ = extensions;
+    0
+}
+
+/// A path without so many of its segments.
+fn within(path: &str, segments: usize) -> &str {
+    let rest = path.match_indices('/').nth(segments);
+    rest.map_or("/", |(at, _)| &path[at..])
 }
 
 /// Changes the URI that [`original_uri`] finds in the extensions.

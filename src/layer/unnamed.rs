@@ -3,10 +3,13 @@
 //! # Invariants
 //!
 //! - A layer stores a response that one further inside has selected by such things only if it selects by the same.
+//!   That one says so of what it lets through, too: the handler may be shown the same.
 
 use http::Extensions;
 
+use super::inputs::Inputs;
 use super::lookup::Asked;
+use super::target::RequestTarget;
 use crate::key::Facet;
 
 /// Such things, in the extensions of a response.
@@ -14,13 +17,25 @@ use crate::key::Facet;
 pub(super) struct Unnamed(Vec<Facet<'static>>);
 
 impl Unnamed {
+    /// What a layer selects a request by, if there is such a thing.
+    pub(super) fn of(inputs: &Inputs, target: &RequestTarget<'_>) -> Option<Self> {
+        let own = inputs.unnamed(target).cloned().map(Facet::into_owned);
+        let own: Vec<_> = own.collect();
+        (!own.is_empty()).then_some(Self(own))
+    }
+
     /// Tells the layers outside of this one what it selected a response by.
     pub(super) fn say(asked: &Asked<'_>, extensions: &mut Extensions) {
-        if Self::is_any(asked) {
-            let all = extensions.get_or_insert_default::<Self>();
-            let own = asked.config.inputs.unnamed(asked.target).cloned();
-            all.0.extend(own.map(Facet::into_owned));
+        if asked.is_inside
+            && let Some(own) = Self::of(&asked.config.inputs, asked.target)
+        {
+            own.leave(extensions);
         }
+    }
+
+    /// Tells the layers outside of the one whose it is.
+    pub(super) fn leave(self, extensions: &mut Extensions) {
+        extensions.get_or_insert_default::<Self>().0.extend(self.0);
     }
 
     /// Whether there is anything to tell them.

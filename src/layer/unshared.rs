@@ -68,12 +68,6 @@ impl Unshared {
         {
             return None;
         }
-        observe::outcome(
-            config.cache.named(),
-            "page",
-            Outcome::Miss,
-            Forward::UriMiss.as_str(),
-        );
         Some(Self {
             config: Arc::clone(config),
             facts: asked.facts(),
@@ -83,6 +77,8 @@ impl Unshared {
 
     /// For a request that is about to be forwarded.
     pub(super) fn forward<B>(self, request: &mut Request<B>) -> Forwarded {
+        let (name, why) = (self.config.cache.named(), Forward::UriMiss.as_str());
+        observe::outcome(name, "page", Outcome::Miss, why);
         let extensions = request.extensions_mut();
         Forwarded {
             page: self,

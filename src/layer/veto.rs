@@ -122,7 +122,10 @@ struct Waiting {
 
 /// The verdict of the outermost layer on a response of an inner one.
 #[derive(Debug)]
-pub(super) struct Verdict(oneshot::Receiver<bool>);
+pub(super) struct Verdict {
+    verdict: oneshot::Receiver<bool>,
+    read: Option<oneshot::Receiver<()>>,
+}
 
 impl Place {
     /// Where the layer stands that is about to forward a request with these extensions.
@@ -162,7 +165,10 @@ impl LastWord {
         if let Said::NotYet(waiting) = &mut *word.said() {
             waiting.push(Waiting { vary, verdict });
         }
-        Verdict(receiver)
+        Verdict {
+            verdict: receiver,
+            read: None,
+        }
     }
 
     /// Answers all who wait, by the response as it leaves the outermost layer.
@@ -184,8 +190,20 @@ impl LastWord {
 }
 
 impl Verdict {
-    /// Whether the response may be stored; `None` if the outermost layer never saw it.
+    /// Who is to be told that the body of the response is read.
+    pub(super) fn reader(&mut self) -> oneshot::Sender<()> {
+        let (told, read) = oneshot::channel();
+        self.read = Some(read);
+        told
+    }
+
+    /// Whether the response may be stored; `None` if its client has gone. Where somebody reads it, and the outermost
+    /// layer never saw it, something on the way has made another response of it.
     pub(super) async fn storable(self) -> Option<bool> {
-        self.0.await.ok()
+        match (self.verdict.await, self.read) {
+            (Ok(storable), _) => Some(storable),
+            (Err(_), Some(read)) => read.await.is_ok().then_some(false),
+            (Err(_), None) => None,
+        }
     }
 }

@@ -68,3 +68,5 @@ mod tidy;
 mod unshared;
 #[cfg(all(feature = "axum", feature = "memory"))]
 mod veto;
+#[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
+mod waiting;

@@ -73,6 +73,36 @@ async fn a_rewritten_uri_is_part_of_what_is_asked_for() {
     assert!(!as_user("sid=bob").await.is_hit());
 }
 
+/// What is left of a path may be another page's, and it is no nested router that leaves it.
+#[tokio::test]
+async fn a_rewritten_uri_that_ends_the_full_one_is_part_of_it_too() {
+    for (full, rest) in [("/members/news", "/news"), ("/account", "/")] {
+        let login = async move |mut request: Request, next: Next| {
+            if !request.headers().contains_key("cookie") {
+                // The host is in a field, as in HTTP/1.1.
+                *request.uri_mut() = Uri::from_static(rest);
+            }
+            next.run(request).await
+        };
+        let layer = cache_page(MINUTE, memory(), "");
+        let pages = Router::new()
+            .route(full, get((|| async { "members" }).layer(layer.clone())))
+            .route(rest, get((|| async { "public" }).layer(layer)));
+        let site: Router = Router::new().fallback_service(from_fn(login).layer(pages));
+        let asked = |cookie: Option<&'static str>| {
+            let request = Request::get(full).header("host", "site.test");
+            let request = cookie
+                .into_iter()
+                .fold(request, |request, cookie| request.header("cookie", cookie));
+            request.body(Body::empty()).unwrap()
+        };
+        for _ in 0..2 {
+            assert_eq!(text(&site, asked(Some("sid=ada"))).await, "members");
+            assert_eq!(text(&site, asked(None)).await, "public");
+        }
+    }
+}
+
 /// As a page that is made of others: their requests have the extensions of its own.
 #[tokio::test]
 async fn requests_of_a_handlers_own_are_for_pages_of_their_own() {
@@ -102,15 +132,31 @@ async fn requests_of_a_handlers_own_are_for_pages_of_their_own() {
 /// A nested router strips what it is nested under, and that is all.
 #[tokio::test]
 async fn nested_routers_rewrite_nothing() {
-    let page = (|| async { "page" }).layer(cache_page(MINUTE, memory(), ""));
+    let page = (|| async { "page" }).layer(cache_page(MINUTE, memory(), "in"));
     let inner = Router::new()
         .route("/", get(page.clone()))
         .route("/a", get(page));
-    let site: Router = Router::new().nest("/in", Router::new().nest("/deep", inner));
-    for path in ["/in/deep", "/in/deep/a", "/in/deep/a?b"] {
-        ask(&site, path, &[]).await;
+    let tenant = Router::new()
+        .nest("/deep/", inner.clone())
+        .nest_service("/service", inner.clone());
+    let site = Router::new()
+        .nest("/in", Router::new().nest("/deep", inner))
+        .nest("/of/{tenant}", tenant);
+    // One outside that does not know it would be told of what it cannot know, and not store it.
+    let outer = CacheLayer::new(memory()).layer(site);
+    let site = Router::new().fallback_service(outer);
+    for path in [
+        "/in/deep",
+        "/in/deep/a",
+        "/in/deep/a?b",
+        "/of/a/deep/",
+        "/of/a/deep/a",
+        "/of/a/service",
+        "/of/a/service/a",
+    ] {
+        let body = ask(&site, path, &[]).await.body;
         let seen = ask(&site, path, &[]).await;
-        assert!(seen.is_hit(), "{path}: {}", seen.status);
+        assert!(body == "page" && seen.is_hit(), "{path}: {}", seen.status);
     }
 }
 
@@ -149,6 +195,19 @@ async fn a_default_port_makes_no_other_page() {
     assert!(layer.purge(&page).await.unwrap());
     assert_eq!(send("GET", "a.test").await, "2");
     assert_eq!(send("GET", "a.test:443").await, "3");
+}
+
+/// Nor is the handler shown one, in whichever place it came.
+#[tokio::test]
+async fn a_handler_is_shown_the_host_that_its_page_is_of() {
+    let page = |request: Request| async move {
+        let host = &request.headers()[header::HOST];
+        format!("{:?} {host:?}", request.uri().authority())
+    };
+    for first in [":80/", "/"] {
+        let site = CacheLayer::new(memory()).layer(Router::new().route("/", get(page)));
+        assert!(!ask(&site, first, &[]).await.body.contains(":80"));
+    }
 }
 
 tokio::task_local! {

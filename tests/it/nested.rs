@@ -12,9 +12,9 @@ use axum::http::{HeaderName, HeaderValue, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::get;
-use axum_cache::backend::Memory;
+use axum_cache::backend::{Dummy, Memory};
 use axum_cache::clock::ManualClock;
-use axum_cache::layer::{Language, Locale, VariantFn};
+use axum_cache::layer::{Head, Language, Locale, VariantFn};
 use axum_cache::{Cache, CacheGuard, CacheLayer, cache_page};
 use tower::{Layer, ServiceExt};
 
@@ -227,6 +227,95 @@ async fn what_an_inner_layer_selects_by_and_no_field_says_keeps_an_outer_one_fro
         .layer(from_fn(role));
     ask(&site, "/", &[]).await;
     assert!(ask(&site, "/", &[]).await.is_hit());
+}
+
+/// An inner layer that is off, or does nothing for this request, shows the handler what it did not show the others.
+#[tokio::test]
+async fn what_an_inner_layer_lets_through_is_selected_as_all_else() {
+    async fn role(mut request: Request, next: Next) -> Response {
+        let role = request.headers().get("x-api-key");
+        let role = role.map_or("guest", |_| "admin").to_owned();
+        request.extensions_mut().insert(User(role));
+        next.run(request).await
+    }
+    let user = |head: &Head<'_>| {
+        let user = head.extensions.get::<User>();
+        user.map_or_else(String::new, |User(role)| role.clone())
+    };
+    let by_role = || VariantFn::new("role", [], user);
+    // This one says so in `Vary`.
+    let by_key = || VariantFn::new("role", [HeaderName::from_static("x-api-key")], user);
+    let off = || cache_page(MINUTE, Cache::new(Dummy::new()), "in");
+    let on = || cache_page(MINUTE, timed().0, "in").narrow();
+    let upgrade = [("connection", "upgrade"), ("upgrade", "h2c")];
+    for (page, sent) in [
+        (off().variant(by_role()), &[][..]),
+        (off().variant(by_key()), &[]),
+        (on().variant(by_role()), &upgrade),
+        (on().variant(by_key()), &upgrade),
+    ] {
+        let page = Router::new().route("/", get(hello.layer(page)));
+        let outer = CacheLayer::new(timed().0).layer(page.layer(from_fn(role)));
+        let site = Router::new().fallback_service(outer);
+        let admin = [&[("x-api-key", "k")], sent].concat();
+        for _ in 0..2 {
+            assert_eq!(ask(&site, "/", &admin).await.body, "hello admin");
+            assert_eq!(ask(&site, "/", &[]).await.body, "hello guest");
+        }
+    }
+}
+
+/// The same of the tags that it gives to all of its pages.
+#[tokio::test]
+async fn what_an_inner_layer_lets_through_has_its_tags() {
+    let upgrade = [("connection", "upgrade"), ("upgrade", "h2c")];
+    for (is_off, sent) in [(true, &[][..]), (false, &[]), (false, &upgrade)] {
+        let (cache, _) = timed();
+        let inner = if is_off {
+            Cache::new(Dummy::new())
+        } else {
+            cache.clone()
+        };
+        let page = cache_page(MINUTE, inner, "in").narrow().tags(["x"]);
+        let page = Router::new().route("/", get(numbers().layer(page)));
+        let outer = CacheLayer::new(cache.clone()).key_prefix("out");
+        let site = Router::new().fallback_service(outer.layer(page));
+        ask(&site, "/", sent).await;
+        assert!(ask(&site, "/", &[]).await.is_hit());
+        cache.invalidate(["x"]).await.unwrap();
+        let seen = ask(&site, "/", &[]).await;
+        assert_eq!(seen.body, "1", "{sent:?}: {}", seen.status);
+    }
+}
+
+/// Its own time is over, and the field that the handler set says another one.
+#[tokio::test]
+async fn what_an_inner_layer_serves_stale_is_not_stored_outside() {
+    let (cache, clock) = timed();
+    let number = numbers();
+    let page = move || {
+        let number = number();
+        async {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            ([(header::CACHE_CONTROL, "s-maxage=3600")], number.await)
+        }
+    };
+    let inner = cache_page(MINUTE, cache.clone(), "in").query_ignore(["q"]);
+    let inner = inner.stale_while_revalidate(MINUTE);
+    let outer = cache_page(10 * MINUTE, cache, "out");
+    let inner = inner.layer(Router::new().fallback(get(page)));
+    let outer = outer.layer(Router::new().fallback_service(inner));
+    let site = Router::new().fallback_service(outer);
+    ask(&site, "/", &[]).await;
+    clock.advance(70 * SECOND);
+    // One of them waits for the new one.
+    let (one, other) = tokio::join!(ask(&site, "/?q=1", &[]), ask(&site, "/?q=2", &[]));
+    assert_ne!(one.body, other.body);
+    clock.advance(400 * SECOND);
+    for path in ["/?q=1", "/?q=2"] {
+        let seen = ask(&site, path, &[]).await;
+        assert_ne!(seen.body, "0", "{path}: {}", seen.status);
+    }
 }
 
 /// A client that goes away before the outermost layer has seen the response has refused nothing.

@@ -125,7 +125,7 @@ impl Inputs {
         if let Some(zone) = extensions.get::<TimeZone>() {
             facets.push(Facet::new("time-zone", Some(zone.as_str())));
         }
-        if !is_nested(uri, nested) {
+        if !is_nested(uri, nested, extensions) {
             facets.push(Facet::new("uri", Some(nested.to_string())));
         }
         if !self.narrow {
@@ -179,6 +179,15 @@ impl Inputs {
         self.narrow || self.holds_field(name) || self.is_normalised(name)
     }
 
+    /// Whether the layer selects responses by fields of requests.
+    pub(in crate::layer) fn names_fields(&self) -> bool {
+        let by_cookies = self.cookies.as_ref().is_some_and(|names| !names.is_empty());
+        let mut variants = self.variants.iter();
+        by_cookies
+            || !self.fields.is_empty()
+            || variants.any(|(variant, _)| !variant.fields().is_empty())
+    }
+
     /// Adds to the `Vary` of a response what the layer itself selects it by.
     pub(in crate::layer) fn patch_vary(&self, headers: &mut HeaderMap) {
         let cookies = self
@@ -191,9 +200,8 @@ impl Inputs {
             .variants
             .iter()
             .flat_map(|(variant, _)| variant.fields().iter().cloned());
-        let mut names = fields.chain(variants).chain(cookies).peekable();
-        if names.peek().is_some() {
-            patch_vary(headers, names);
+        if self.names_fields() {
+            patch_vary(headers, fields.chain(variants).chain(cookies));
         }
     }
 

@@ -11,6 +11,9 @@
 /// [`vary_on_headers`](crate::control::vary_on_headers) outside of the cache, with what it was chosen by, such as
 /// `Cookie`, or give each language a URL of its own.
 ///
+/// Where layers stand within others, put it there outside of all of them, or for every request: an outer layer stores
+/// nothing of a page that an inner one has selected by it, but cannot know that a page without it is not for all.
+///
 /// # Django
 ///
 /// The language that `USE_I18N` puts into keys. `Accept-Language` is left out there, so that a view

@@ -8,7 +8,9 @@ use super::claims::{FORWARDED_HOST, FORWARDED_PROTO, remove_resolved};
 use super::cookies;
 use super::declared::Inputs;
 use super::query::Query;
-use crate::layer::target::{RequestTarget, original_uri, rewrite_original_uri};
+use crate::layer::target::{
+    RequestTarget, original_uri, rewrite_original_uri, without_default_port,
+};
 
 /// The form of the URI that is shown.
 enum Form {
@@ -187,12 +189,13 @@ fn shown_uri(uri: &Uri, target: &RequestTarget<'_>, form: &Form) -> Uri {
     }
     match form {
         Form::AsItCame => {
-            let lower = parts.authority.as_ref().map(|authority| {
-                let lower = authority.as_str().to_ascii_lowercase();
-                Authority::try_from(lower)
+            let shown = parts.authority.as_ref().map(|authority| {
+                let name = authority.as_str();
+                let plain = without_default_port(name.as_bytes(), &target.scheme);
+                Authority::try_from(name[..plain.len()].to_ascii_lowercase())
             });
-            if let Some(Ok(lower)) = lower {
-                parts.authority = Some(lower);
+            if let Some(Ok(shown)) = shown {
+                parts.authority = Some(shown);
             }
         }
         Form::Origin => {
