@@ -240,9 +240,19 @@ fn all_hosts(uri: &Uri, headers: &HeaderMap, scheme: &str) -> String {
     hosts.join(",")
 }
 
+/// Those that a name is made of as it is: neither escaped nor in upper case.
+static KEPT: [bool; 256] = {
+    let mut kept = [false; 256];
+    let mut byte = b' ';
+    while byte <= b'~' {
+        kept[byte as usize] = !matches!(byte, b'%' | b',' | b'A'..=b'Z');
+        byte += 1;
+    }
+    kept
+};
+
 fn host_name(name: &[u8]) -> Cow<'_, str> {
-    let is_kept = |byte: u8| matches!(byte, b' '..=b'$' | b'&'..=b'+' | b'-'..=b'@' | b'['..=b'~');
-    if all_bytes(name, is_kept)
+    if all_bytes(name, |byte| KEPT[usize::from(byte)])
         && let Ok(name) = str::from_utf8(name)
     {
         return name.into();

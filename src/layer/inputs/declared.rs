@@ -108,8 +108,9 @@ impl Inputs {
             }
             None => authority(uri, headers, &scheme),
         };
-        let declared = self.cookies.iter().flat_map(|names| names.iter());
-        let cookies = declared.map(|name| Facet::new(name, cookies::value(headers, name)));
+        let declared = |name: &'r String| Facet::new(name, cookies::value(headers, name));
+        let cookies = self.cookies.as_ref();
+        let cookies = cookies.map(|names| names.iter().map(declared).collect());
         // The values of variants come first: `show` finds them there.
         let mut facets = Vec::new();
         for (variant, name) in &self.variants {
@@ -136,7 +137,7 @@ impl Inputs {
             scheme,
             authority,
             query: self.query.apply(uri.query()),
-            cookies: cookies.collect(),
+            cookies: cookies.unwrap_or_default(),
             facets,
             // Whoever claims nothing shares the pages that proxies ask for, and makes the same.
             resolved: trusted
