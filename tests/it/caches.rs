@@ -264,6 +264,63 @@ async fn toml_does_too() {
     assert_eq!(error.kind(), ErrorKind::Config);
 }
 
+/// Each table by itself, so that an error of one that is not there does not hide what the next one says.
+#[cfg(all(
+    feature = "file",
+    feature = "memcached",
+    feature = "mysql",
+    feature = "postgres",
+    feature = "redis",
+    feature = "sqlite",
+    feature = "toml"
+))]
+#[tokio::test]
+async fn the_settings_in_the_documentation_are_settings() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().to_str().unwrap();
+    let mut tables = 0;
+    let documents = [
+        include_str!("../../src/docs/guide.md"),
+        include_str!("../../src/docs/stores.md"),
+    ];
+    let blocks = documents
+        .iter()
+        .flat_map(|text| text.split("```toml\n").skip(1));
+    for block in blocks.filter_map(|block| block.split("```").next()) {
+        // Nobody listens there.
+        let block = ["6379", "11211"]
+            .iter()
+            .fold(block.to_owned(), |block, port| {
+                block.replace(&format!(".1:{port}"), ".1")
+            });
+        let block = block.replace("10.0.0.1", "127.0.0.1:1");
+        let block = block.replace("/var/lib/app", path);
+        for (start, _) in block.match_indices("\n[").chain(Some((0, ""))) {
+            let table = &block[start..];
+            let end = table[2..].find("\n[").map_or(table.len(), |end| end + 2);
+            let table = &table[..end];
+            let mut settings = table.to_owned();
+            // What a tiered one may be in front of, and what has to be there.
+            let is_tiered = table.contains("options.far");
+            for (alias, is_needed) in [
+                ("default", true),
+                ("redis", is_tiered),
+                ("shared", is_tiered),
+            ] {
+                if is_needed && !table.contains(&format!("[{alias}]")) {
+                    settings.extend(["\n[", alias, "]\nbackend = \"memory\"\n"]);
+                }
+            }
+            let settings = Settings::from_toml(&settings).unwrap();
+            let built = Caches::builder().settings(settings).build().await;
+            let is_config = |error: &axum_cache::Error| error.kind() == ErrorKind::Config;
+            assert!(!built.as_ref().is_err_and(is_config), "{table}: {built:?}");
+            tables += 1;
+        }
+    }
+    assert!(tables > 8, "{tables}");
+}
+
 #[tokio::test]
 async fn secrets_are_never_shown() {
     let url = "mine://user:hunter2@host/?password=hunter2";
