@@ -10,11 +10,12 @@
 //!   that.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 #[derive(Debug)]
@@ -74,11 +75,22 @@ impl Background {
         let Ok(runtime) = Handle::try_current() else {
             return false;
         };
-        let mut tasks = self.tasks();
-        // Those that have ended are forgotten here, so that the set does not grow.
-        while tasks.try_join_next().is_some() {}
-        tasks.spawn_on(task, &runtime);
-        true
+        let (give, given) = oneshot::channel();
+        {
+            let mut tasks = self.tasks();
+            // Those that have ended are forgotten here, so that the set does not grow.
+            while tasks.try_join_next().is_some() {}
+            let run = async move {
+                let given: Result<Pin<Box<_>>, _> = given.await;
+                if let Ok(task) = given {
+                    task.await;
+                }
+            };
+            tasks.spawn_on(run, &runtime);
+        }
+        // A runtime that shuts down drops what it is given at once, and what is dropped may begin a task of its own:
+        // not while the tasks are locked.
+        give.send(Box::pin(task)).is_ok()
     }
 
     /// Waits for all tasks, those included that they begin, and ends those that take too long.

@@ -130,24 +130,34 @@ pub(super) fn is_nested(full: &Uri, nested: &Uri, extensions: &Extensions) -> bo
     std::ptr::eq(full, nested)
         || (full.query() == nested.query()
             && full.authority() == nested.authority()
-            && within(full.path(), nested_at(extensions)) == nested.path())
+            && within(full.path(), nested_at(extensions)) == Some(nested.path()))
 }
 
-/// How many segments nested routers have stripped.
-fn nested_at(extensions: &Extensions) -> usize {
-    #[cfg(feature = "axum")]
-    if let Some(path) = extensions.get::<axum::extract::NestedPath>() {
-        let path = path.as_str().trim_end_matches('/');
-        return path.matches('/').count();
+/// What nested routers have stripped, as it was declared.
+#[cfg(feature = "axum")]
+pub(super) fn nested_at(extensions: &Extensions) -> &str {
+    let path = extensions.get::<axum::extract::NestedPath>();
+    path.map_or("", |path| path.as_str().trim_end_matches('/'))
+}
+
+/// There are none that could be known.
+#[cfg(not(feature = "axum"))]
+pub(super) fn nested_at(_: &Extensions) -> &'static str {
+    ""
+}
+
+/// A path without what routers are nested at; `None` if it does not begin so.
+fn within<'p>(path: &'p str, nested_at: &str) -> Option<&'p str> {
+    let mut rest = path;
+    for declared in nested_at.split('/').skip(1) {
+        let inner = rest.strip_prefix('/')?;
+        let (segment, after) = inner.split_at(inner.find('/').unwrap_or(inner.len()));
+        if segment != declared && !declared.starts_with('{') {
+            return None;
+        }
+        rest = after;
     }
-    let _ = extensions;
-    0
-}
-
-/// A path without so many of its segments.
-fn within(path: &str, segments: usize) -> &str {
-    let rest = path.match_indices('/').nth(segments);
-    rest.map_or("/", |(at, _)| &path[at..])
+    Some(if rest.is_empty() { "/" } else { rest })
 }
 
 /// Changes the URI that [`original_uri`] finds in the extensions.

@@ -103,6 +103,9 @@ pub enum Refusal {
     RequestBody,
     /// The request asks for another method by a field such as `X-HTTP-Method-Override`.
     MethodOverride,
+    /// Something has rewritten the URI of the request to one below a parameter of a nested router, which strips it:
+    /// what it was is not known.
+    RewrittenUri,
     /// The request asks for another protocol, and the layer would hide that from the handler.
     Upgrade,
     /// The cache was told to keep it for no time.
@@ -138,6 +141,7 @@ impl Refusal {
             Self::Cookie => "cookie",
             Self::RequestBody => "request-body",
             Self::MethodOverride => "method-override",
+            Self::RewrittenUri => "rewritten-uri",
             Self::Upgrade => "upgrade",
             Self::TtlZero => "ttl-zero",
             Self::Head => "head",

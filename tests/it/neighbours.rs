@@ -12,7 +12,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Path, Request};
 use axum::handler::Handler;
-use axum::http::{Response as HttpResponse, Uri, header};
+use axum::http::{HeaderMap, Response as HttpResponse, Uri, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -99,6 +99,38 @@ async fn a_rewritten_uri_that_ends_the_full_one_is_part_of_it_too() {
         for _ in 0..2 {
             assert_eq!(text(&site, asked(Some("sid=ada"))).await, "members");
             assert_eq!(text(&site, asked(None)).await, "public");
+        }
+    }
+}
+
+/// Nested routers strip a part of what it was rewritten to.
+#[tokio::test]
+async fn a_uri_rewritten_in_front_of_nested_routers_is_part_of_it_too() {
+    async fn by_cookie(mut request: Request, next: Next) -> Response {
+        let cookie = request.headers()["cookie"].to_str().unwrap();
+        *request.uri_mut() = format!("/{cookie}/news").parse().unwrap();
+        next.run(request).await
+    }
+    // One that shares pages whatever cookies there are.
+    let layer = cache_page(MINUTE, memory(), "").cookies([""; 0]);
+    let page = |headers: HeaderMap| async move { headers["cookie"].to_str().unwrap().to_owned() };
+    let page = page.layer(layer);
+    let inner = Router::new().route("/news", get(page));
+    let literal = Router::new()
+        .nest("/ada", inner.clone())
+        .nest("/bob", inner.clone());
+    let by_parameter = Router::new().nest("/{user}", inner);
+    for (nested, path) in [
+        (literal.clone(), "/my/news"),
+        (literal, "/news"),
+        (by_parameter, "/news"),
+    ] {
+        let site: Router = Router::new().fallback_service(from_fn(by_cookie).layer(nested));
+        for user in ["ada", "bob", "ada"] {
+            let request = Request::get(path).header("host", "site.test");
+            let request = request.header("cookie", user).body(Body::empty());
+            let seen = text(&site, request.unwrap()).await;
+            assert_eq!(seen, user, "{path}");
         }
     }
 }

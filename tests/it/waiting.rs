@@ -147,6 +147,26 @@ async fn handlers_that_never_end_do_not_stay_when_everybody_has_gone() {
     assert_eq!(here.load(Ordering::SeqCst), 0);
 }
 
+/// As when `main` returns while a request is under way: what one layer hands over is dropped, and the other one has
+/// something to hand over, too.
+#[test]
+fn a_runtime_that_shuts_down_does_not_stand_still() {
+    let (done, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().unwrap();
+        let cache = memory();
+        let hangs = get(pending::<()>);
+        let inner = cache_page(MINUTE, cache.clone(), "in").layer(Router::new().fallback(hangs));
+        let site = CacheLayer::new(cache).layer(Router::new().fallback_service(inner));
+        runtime.spawn(site.oneshot(request("/")));
+        runtime.block_on(async { sleep(SECOND / 100).await });
+        drop(runtime);
+        done.send(()).unwrap();
+    });
+    assert!(ended.recv_timeout(10 * SECOND).is_ok());
+}
+
 #[tokio::test(start_paused = true)]
 async fn to_close_the_cache_is_to_wait_for_the_answers_of_those_who_have_gone() {
     let cache = memory();

@@ -14,7 +14,9 @@ use super::query::QueryRule;
 use super::variant::{Head, Variant};
 use crate::key::Facet;
 use crate::layer::given::Given;
-use crate::layer::target::{RequestTarget, authority, is_nested, peer, without_default_port};
+use crate::layer::target::{
+    RequestTarget, authority, is_nested, nested_at, peer, without_default_port,
+};
 use crate::semantics::storable::{Refusal, RequestFacts};
 use crate::semantics::vary::patch_vary;
 
@@ -126,8 +128,12 @@ impl Inputs {
         if let Some(zone) = extensions.get::<TimeZone>() {
             facets.push(Facet::new("time-zone", Some(zone.as_str())));
         }
+        let mut rewritten = None;
         if !is_nested(uri, nested, extensions) {
-            facets.push(Facet::new("uri", Some(nested.to_string())));
+            let nested_at = nested_at(extensions);
+            facets.push(Facet::new("uri", Some(format!("{nested_at} {nested}"))));
+            // What was stripped for a parameter is not known.
+            rewritten = nested_at.contains('{').then_some(Refusal::RewrittenUri);
         }
         if !self.narrow {
             facets.extend(claims.facets(trusted.then_some(&*scheme)));
@@ -145,7 +151,7 @@ impl Inputs {
             bypass: if claims.method {
                 Some(Refusal::MethodOverride)
             } else {
-                upgrades.then_some(Refusal::Upgrade)
+                rewritten.or(upgrades.then_some(Refusal::Upgrade))
             },
         }
     }
