@@ -36,6 +36,7 @@ mod layer;
 mod lease;
 mod lookup;
 mod ready;
+mod recurring;
 mod relay;
 mod serve;
 mod service;

@@ -8,6 +8,7 @@ use serde::de::Error as _;
 use serde::ser::SerializeSeq as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::recurring;
 use super::stale::Windows;
 use super::stored::{Fingerprint, OF_EACH_HIT, StoredResponse, VariantMark, Varied};
 use super::tagged::PageTags;
@@ -174,8 +175,7 @@ impl ResponseMeta<'_> {
         let room = self.headers.len() + OF_EACH_HIT.len();
         let mut headers = HeaderMap::try_with_capacity(room).unwrap_or_default();
         for (Name(name), Line(value)) in self.headers {
-            let value = HeaderValue::from_maybe_shared(bytes.slice_ref(value))
-                .map_err(|_| Undecodable::Meta)?;
+            let value = recurring::value(&name, value, bytes).ok_or(Undecodable::Meta)?;
             headers
                 .try_append(name, value)
                 .map_err(|_| Undecodable::Meta)?;
