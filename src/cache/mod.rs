@@ -264,8 +264,8 @@ impl Cache {
         self.shared.keys.key(self.version, key)
     }
 
-    /// The final key of the one of a page that `append` appends.
-    pub(crate) fn page_key(&self, append: impl FnOnce(&mut String)) -> Result<Key> {
+    /// The final key of the one of a page that `append` appends; see [`KeySpace::key_of`].
+    pub(crate) fn page_key(&self, append: impl FnOnce(&mut String) -> bool) -> Result<Key> {
         self.shared.keys.key_of(self.version, append)
     }
 

@@ -160,31 +160,28 @@ const MAX_SITE_BYTES: usize = 48;
 const PAGE: &str = "page:";
 
 impl PageKeys {
-    /// See [`PageKeyFunction::primary`].
-    pub(crate) fn primary(&self, target: &PageTarget<'_>, key: &mut String) {
+    /// See [`PageKeyFunction::primary`]. Whether it is known to be plain, and to be unlike a hashed one.
+    pub(crate) fn primary(&self, target: &PageTarget<'_>, key: &mut String) -> bool {
         if let Self::Custom(function) = self {
             key.push_str(&function.primary(target));
-            return;
+            return false;
         }
         let start = key.len();
-        let (path, query) = (target.path, target.query.unwrap_or_default());
         key.push_str(PAGE);
-        let is_plain = push_site(target, key)
-            & path.starts_with('/')
-            & is_all(path, PATH)
-            & is_all(query, QUERY);
-        if is_plain && key.len() - start + path.len() + query.len() + 2 <= MAX_PAGE_KEY_BYTES {
-            key.push_str(path);
-            key.push('/');
-            if target.query.is_some() {
-                key.push('?');
-                key.push_str(query);
-            }
-            return;
+        let is_plain_site = push_site(target, key);
+        let site_end = key.len();
+        let mut is_plain = is_plain_site & target.path.starts_with('/');
+        is_plain &= push_all(key, target.path, PATH);
+        key.push('/');
+        if let Some(query) = target.query {
+            key.push('?');
+            is_plain &= push_all(key, query, QUERY);
         }
-        push_beginning(path, key, start + MAX_HEAD_BYTES);
-        key.push('~');
-        push_hex(key, Digest::of_uri(target).hash().as_bytes());
+        if !is_plain || key.len() - start > MAX_PAGE_KEY_BYTES {
+            key.truncate(site_end);
+            push_digested(target, key, start + MAX_HEAD_BYTES);
+        }
+        true
     }
 
     /// See [`PageKeyFunction::variant`].
@@ -194,10 +191,10 @@ impl PageKeys {
         values: &[VaryValue<'_>],
         generation: u64,
         key: &mut String,
-    ) {
+    ) -> bool {
         if let Self::Custom(function) = self {
             key.push_str(&function.variant(target, values, generation));
-            return;
+            return false;
         }
         let mut digest = Digest::of_uri(target);
         digest.selection(target.cookies, target.facets);
@@ -208,6 +205,7 @@ impl PageKeys {
         }
         key.push_str("variant:");
         push_hex(key, digest.hash().as_bytes());
+        true
     }
 
     /// See [`PageKeyFunction::prefix`].
@@ -235,28 +233,44 @@ impl PageKeys {
 
 /// Appends what the keys of the pages of a site have in common. Whether it says which site it is.
 fn push_site(target: &PageTarget<'_>, key: &mut String) -> bool {
-    let (prefix, scheme) = (target.key_prefix, target.scheme);
+    let (start, most) = (key.len(), MAX_SITE_BYTES + "://".len() + ":".len());
+    let mut is_plain = push_all(key, target.key_prefix, NAME);
+    key.push(':');
+    is_plain &= push_all(key, target.scheme, NAME);
+    // Without a host there are no slashes.
+    key.push_str(target.authority.map_or(":", |_| "://"));
     let authority = target.authority.unwrap_or("-");
-    let length = prefix.len() + scheme.len() + authority.len();
-    let is_plain = is_all(prefix, NAME) & is_all(scheme, NAME) & is_all(authority, HOST);
-    if is_plain && length <= MAX_SITE_BYTES && target.authority != Some("") {
-        key.push_str(prefix);
-        key.push(':');
-        key.push_str(scheme);
-        // Without a host there are no slashes.
-        key.push_str(if target.authority.is_some() {
-            "://"
-        } else {
-            ":"
-        });
-        key.push_str(authority);
-        return true;
+    is_plain &= push_all(key, authority, HOST) & !authority.is_empty();
+    if !is_plain || key.len() - start > most {
+        key.truncate(start);
+        push_digested_site(target, key);
+        return false;
     }
+    true
+}
+
+/// Appends a text. Whether all of its bytes may be part of it.
+#[inline(never)]
+fn push_all(key: &mut String, text: &str, of: u8) -> bool {
+    key.push_str(text);
+    text.bytes().all(|byte| PARTS[usize::from(byte)] & of != 0)
+}
+
+/// Appends what stands for an odd site.
+#[cold]
+fn push_digested_site(target: &PageTarget<'_>, key: &mut String) {
     let mut site = Digest::default();
     site.site(target);
     key.push('~');
     push_hex(key, &xxh3_64(&site.material).to_be_bytes());
-    false
+}
+
+/// Appends what stands for an odd path or query, and fits into `most` bytes but for the digest.
+#[cold]
+fn push_digested(target: &PageTarget<'_>, key: &mut String, most: usize) {
+    push_beginning(target.path, key, most);
+    key.push('~');
+    push_hex(key, Digest::of_uri(target).hash().as_bytes());
 }
 
 /// Appends as much of the path, and the `/` behind it, as fits into `most` bytes.
@@ -273,9 +287,10 @@ fn push_beginning(path: &str, key: &mut String, most: usize) {
     key.extend(plain.take(room));
 }
 
-/// No braces: what is between them says where in a Redis Cluster a key is, and clients could fill one place.
+/// No braces: what is between them says where in a Redis Cluster a key is, and clients could fill one place. No `#`,
+/// which divides a hashed key.
 const fn is_of_path(byte: u8) -> bool {
-    matches!(byte, b'!'..=b'>' | b'@'..=b'z' | b'|' | b'~')
+    matches!(byte, b'!' | b'"' | b'$'..=b'>' | b'@'..=b'z' | b'|' | b'~')
 }
 
 /// What each byte may be part of.
@@ -305,12 +320,6 @@ const NAME: u8 = 1;
 const HOST: u8 = 2;
 const PATH: u8 = 4;
 const QUERY: u8 = 8;
-
-/// Whether all bytes of a text may be part of it.
-fn is_all(text: &str, of: u8) -> bool {
-    let all = |all, byte| all & PARTS[usize::from(byte)];
-    text.bytes().fold(of, all) == of
-}
 
 /// Length-prefixed fields for BLAKE3: no two different sequences of fields make the same input.
 #[derive(Default)]

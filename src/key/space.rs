@@ -1,6 +1,5 @@
 //! The key space of one cache: its prefix, key function and policy, checked once.
 
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::sync::Arc;
 
@@ -37,6 +36,8 @@ pub(crate) struct KeySpace {
     policy: KeyPolicy,
     /// What the keys of the version begin with that most keys are of; see [`KeyFunction::head`].
     head: Option<String>,
+    /// Whether they are in the namespace by that, and plain so far.
+    is_head_plain: bool,
     version: u64,
 }
 
@@ -57,8 +58,13 @@ impl KeySpace {
                  control characters in it"
             )));
         }
+        let head = function.head(&prefix, version);
+        let within = namespace.as_deref().unwrap_or_default();
         Ok(Self {
-            head: function.head(&prefix, version),
+            is_head_plain: head
+                .as_ref()
+                .is_some_and(|head| head.starts_with(within) && is_plain(head)),
+            head,
             version,
             prefix,
             namespace,
@@ -73,46 +79,72 @@ impl KeySpace {
     }
 
     pub(crate) fn key(&self, version: u64, key: &str) -> Result<Key> {
-        self.key_of(version, |text| text.push_str(key))
+        self.key_of(version, |text| {
+            text.push_str(key);
+            false
+        })
     }
 
-    /// The final key of the one that `append` appends.
-    pub(crate) fn key_of(&self, version: u64, append: impl FnOnce(&mut String)) -> Result<Key> {
-        let namespace = self.namespace.as_deref().unwrap_or_default();
+    /// The final key of the one that `append` appends, which says whether it is known to be [plain], and to be
+    /// unlike a hashed one.
+    ///
+    /// [plain]: is_plain
+    pub(crate) fn key_of(
+        &self,
+        version: u64,
+        append: impl FnOnce(&mut String) -> bool,
+    ) -> Result<Key> {
         let mut text = SCRATCH.try_with(Cell::take).unwrap_or_default();
         text.clear();
-        let beginning = if version == self.version {
-            self.head.as_deref().map(Cow::Borrowed)
-        } else {
-            self.function.head(&self.prefix, version).map(Cow::Owned)
+        let key = match &self.head {
+            Some(head) if version == self.version => {
+                text.push_str(head);
+                if append(&mut text) && self.is_head_plain && text.len() <= MAX_KEY_BYTES {
+                    Ok(Key {
+                        text: text.as_str().into(),
+                        namespace: self.namespace.as_ref().map_or(0, String::len),
+                    })
+                } else {
+                    self.checked(&text)
+                }
+            }
+            _ => {
+                let head = self.function.head(&self.prefix, version);
+                text.push_str(head.as_deref().unwrap_or_default());
+                append(&mut text);
+                if head.is_none() {
+                    text = self.function.key(&text, &self.prefix, version);
+                }
+                self.checked(&text)
+            }
         };
-        text.push_str(beginning.as_deref().unwrap_or_default());
-        append(&mut text);
-        if beginning.is_none() {
-            text = self.function.key(&text, &self.prefix, version);
+        if text.capacity() <= MAX_SCRATCH_BYTES {
+            let _ = SCRATCH.try_with(|scratch| scratch.set(text));
         }
+        key
+    }
+
+    /// The final key that this text makes.
+    fn checked(&self, text: &str) -> Result<Key> {
+        let namespace = self.namespace.as_deref().unwrap_or_default();
         let namespace = if text.starts_with(namespace) {
             namespace
         } else {
             ""
         };
         let portable = match self.policy {
-            KeyPolicy::Error if !is_portable(&text) => return Err(ErrorKind::InvalidKey.into()),
+            KeyPolicy::Error if !is_portable(text) => return Err(ErrorKind::InvalidKey.into()),
             KeyPolicy::Error | KeyPolicy::Off => true,
-            KeyPolicy::Hash => is_portable(&text) && !looks_hashed(&text),
+            KeyPolicy::Hash => is_portable(text) && !looks_hashed(text),
         };
-        let key = Key {
+        Ok(Key {
             text: if portable {
-                text.as_str().into()
+                text.into()
             } else {
-                format!("{}{MARK}{}", head(&text), digest(&text)).into()
+                format!("{}{MARK}{}", head(text), digest(text)).into()
             },
             namespace: namespace.len(),
-        };
-        if text.capacity() <= MAX_SCRATCH_BYTES {
-            let _ = SCRATCH.try_with(|scratch| scratch.set(text));
-        }
-        Ok(key)
+        })
     }
 
     /// The final key that was stored as this text; `None` if it is none of this cache.
@@ -145,14 +177,8 @@ impl KeySpace {
 
 impl Default for KeySpace {
     fn default() -> Self {
-        Self {
-            prefix: String::new(),
-            namespace: PrefixedKeys.namespace(""),
-            head: PrefixedKeys.head("", 1),
-            version: 1,
-            function: Arc::new(PrefixedKeys),
-            policy: KeyPolicy::Hash,
-        }
+        let function = Arc::new(PrefixedKeys);
+        Self::new(String::new(), 1, function, KeyPolicy::Hash).expect("it has no prefix")
     }
 }
 

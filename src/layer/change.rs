@@ -13,9 +13,8 @@ use http_body::Body;
 use tokio::task::JoinHandle;
 
 use super::body::CacheBody;
-use super::given::Given;
+use super::given::View;
 use super::layer::Config;
-use super::target::original_uri;
 use super::veto::Place;
 use super::write::{forget, later};
 use crate::key::Key;
@@ -40,15 +39,13 @@ pub(super) struct Change {
 
 impl Change {
     pub(super) fn new<B>(config: &Arc<Config>, request: &Request<B>, status: CacheStatus) -> Self {
-        let uri = original_uri(request.uri(), request.extensions());
-        let (inputs, given) = (&config.inputs, Given::of(request.headers()));
-        let (headers, extensions) = (request.headers(), request.extensions());
-        let target = inputs.target(uri, request.uri(), headers, given, extensions);
+        let view = View::of(request);
+        let target = config.inputs.target(view);
         Self {
             config: Arc::clone(config),
             method: request.method().clone(),
-            key: target.primary(uri, config).ok(),
-            uri: target.absolute(uri),
+            key: target.primary(view.uri, config).ok(),
+            uri: target.absolute(view.uri),
             status,
             is_over: false,
         }

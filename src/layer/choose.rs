@@ -19,6 +19,8 @@ const ROUNDS: usize = 3;
 /// How a request goes on.
 pub(super) enum Way {
     /// The cache has the answer.
+    Hit(Pick),
+    /// The same, and this is said of it.
     Answered(Pick, CacheStatus),
     /// The cache has an answer, and the inner service is asked for a better one meanwhile.
     Refresh(Pick, Forwarding),
@@ -96,7 +98,7 @@ pub(super) async fn choose(question: &Question, looked: Looked, leading: &Leadin
         let (looked, fill) = settled(question, first.take()).await;
         let (asked, landings) = (question.asked(), looked.landings);
         let miss = match looked.found {
-            Found::Hit(pick) => return Way::hit(pick),
+            Found::Hit(pick) => return Way::Hit(pick),
             Found::Refresh(pick, miss) => {
                 let refresh = refresh(question, leading, pick, miss, fill, landings);
                 return Box::pin(refresh).await;
@@ -147,7 +149,7 @@ pub(super) async fn choose(question: &Question, looked: Looked, leading: &Leadin
                 }
                 // An answer has landed since this request looked.
                 return match question.asked().look_up(&question.key).await {
-                    Found::Hit(pick) => Way::hit(pick),
+                    Found::Hit(pick) => Way::Hit(pick),
                     Found::Refresh(pick, _) => Way::Answered(pick, stale()),
                     Found::Miss(miss) => lead(miss, fill, held),
                 };
@@ -239,7 +241,7 @@ async fn refresh(
     // An answer has landed since this request looked.
     match asked.look_up(&question.key).await {
         Found::Refresh(pick, miss) => lead(pick, miss, held),
-        Found::Hit(pick) => Way::hit(pick),
+        Found::Hit(pick) => Way::Hit(pick),
         Found::Miss(_) => Way::Answered(pick, stale()),
     }
 }
@@ -258,12 +260,6 @@ pub(super) async fn place_of(question: &Question, miss: &Miss, marked: Option<Al
 /// What is said of what is served while another one is made.
 pub(super) fn stale() -> CacheStatus {
     CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate")
-}
-
-impl Way {
-    fn hit(pick: Pick) -> Self {
-        Self::Answered(pick, CacheStatus::hit(STATUS_NAME))
-    }
 }
 
 impl Forwarding {

@@ -63,8 +63,7 @@ where
         Box::pin(async move {
             let looked = Looked::up(&self.question).await;
             if let Found::Hit(pick) = looked.found {
-                let status = CacheStatus::hit(STATUS_NAME);
-                return Step::Answered(self.serve(pick, status));
+                return Step::Answered(self.serve(pick, None));
             }
             let leads = Leads::default();
             let rest = self.go_on(looked, Leads::clone(&leads));
@@ -83,9 +82,10 @@ where
             let way = choose(&self.question, looked, &leading).await;
             let forwarding = match way {
                 Way::Forward(forwarding) => forwarding,
-                Way::Answered(pick, status) => return Ok(self.serve(pick, status)),
+                Way::Hit(pick) => return Ok(self.serve(pick, None)),
+                Way::Answered(pick, status) => return Ok(self.serve(pick, Some(status))),
                 Way::Refresh(pick, forwarding) => {
-                    let response = self.serve(pick, stale());
+                    let response = self.serve(pick, Some(stale()));
                     let cache = self.question.config.cache.clone();
                     let Some(room) = cache.room() else {
                         observe::outcome(cache.named(), "refresh", Outcome::Bypass, "overloaded");
@@ -117,7 +117,7 @@ where
         })
     }
 
-    fn serve(&self, pick: Pick, status: CacheStatus) -> Response<CacheBody<ResponseBody>> {
+    fn serve(&self, pick: Pick, status: Option<CacheStatus>) -> Response<CacheBody<ResponseBody>> {
         let asked = self.question.asked();
         let (stored, expired) = (Served::Last(pick.page), pick.expired);
         serve(stored, expired, &asked, self.question.head, status)
@@ -132,7 +132,7 @@ where
             && let Some(stale) = &miss.stale
         {
             let status = CacheStatus::hit(STATUS_NAME).with_detail("stale-if-error");
-            return self.serve(stale.clone(), status);
+            return self.serve(stale.clone(), Some(status));
         }
         let status = CacheStatus::unanswered(STATUS_NAME, "overloaded");
         let mut response = empty(StatusCode::SERVICE_UNAVAILABLE, status);

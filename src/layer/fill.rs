@@ -174,7 +174,7 @@ impl Filler {
             false,
             &asked,
             question.head,
-            status,
+            Some(status),
         );
         response.extensions_mut().extend(extensions);
         response
@@ -302,7 +302,7 @@ impl Filler {
             stale.expired,
             &asked,
             question.head,
-            said,
+            Some(said),
         ))
     }
 

@@ -1,8 +1,40 @@
-//! The fields of a request that have a say in what is done with it, found in one go over all of them.
+//! A request without its body, and which of its fields have a say in what is done with it.
 
 use http::header::{CONTENT_LENGTH, HeaderMap};
+use http::{Extensions, Request, Uri};
 
-/// Which of them a request has.
+use super::target::original_uri;
+
+/// A request as a layer sees it.
+#[derive(Clone, Copy)]
+pub(super) struct View<'r> {
+    /// The full one, also inside nested routers.
+    pub(super) uri: &'r Uri,
+    /// That which the inner service gets.
+    pub(super) nested: &'r Uri,
+    pub(super) headers: &'r HeaderMap,
+    pub(super) extensions: &'r Extensions,
+    pub(super) given: Given,
+}
+
+impl<'r> View<'r> {
+    pub(super) fn of<B>(request: &'r Request<B>) -> Self {
+        Self::new(request.uri(), request.headers(), request.extensions())
+    }
+
+    /// Of a request for this URI, which is that in the request.
+    pub(super) fn new(nested: &'r Uri, headers: &'r HeaderMap, extensions: &'r Extensions) -> Self {
+        Self {
+            uri: original_uri(nested, extensions),
+            nested,
+            headers,
+            extensions,
+            given: Given::of(headers),
+        }
+    }
+}
+
+/// Which of the fields a request has that have a say, found in one go over all of them.
 #[derive(Clone, Copy, Debug, Default)]
 #[allow(
     clippy::struct_excessive_bools,

@@ -7,7 +7,7 @@ use http::{Extensions, HeaderMap, HeaderName, Uri};
 use tower_layer::Layer;
 
 use super::collapse::Collapse;
-use super::given::Given;
+use super::given::View;
 use super::http::HttpRules;
 use super::inputs::Inputs;
 use super::lease::Leases;
@@ -140,8 +140,7 @@ impl Config {
     /// What is made of the target at an absolute URI.
     fn of_page<T>(&self, uri: &Uri, make: impl FnOnce(RequestTarget<'_>) -> T) -> T {
         let (headers, extensions) = (HeaderMap::new(), Extensions::new());
-        let given = Given::of(&headers);
-        make(self.inputs.target(uri, uri, &headers, given, &extensions))
+        make(self.inputs.target(View::new(uri, &headers, &extensions)))
     }
 }
 

@@ -282,7 +282,12 @@ impl Asked<'_> {
             Primary::Nothing => return None,
         };
         let response = page.stored();
-        let tags = cache.tag_state_now(&response.tags.marks)?;
+        let marks = &response.tags.marks;
+        let tags = if marks.is_empty() {
+            TagState::Current
+        } else {
+            cache.tag_state_now(marks)?
+        };
         if tags == TagState::Invalid || !matches!(self.judge(response, tags), Verdict::Hit) {
             return None;
         }

@@ -34,6 +34,7 @@ mod inputs;
 #[allow(clippy::module_inception, reason = "the layer of the module `layer`")]
 mod layer;
 mod lease;
+mod look;
 mod lookup;
 mod ready;
 mod recurring;

@@ -9,6 +9,7 @@ use http::header::{
     ACCEPT_RANGES, AGE, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, ETAG, EXPIRES, HeaderMap,
     LAST_MODIFIED,
 };
+use http::response::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use http_body::Body;
 
@@ -62,57 +63,77 @@ impl Served<'_> {
     }
 }
 
-/// The response to a request that may have this stored one. `expired`: it is stale since now, though
-/// it may say otherwise.
+/// The response to a request that may have this stored one; see [`served`].
 pub(super) fn serve<B: Body<Data = Bytes>>(
+    stored: Served<'_>,
+    expired: bool,
+    asked: &Asked<'_>,
+    head: bool,
+    status: Option<CacheStatus>,
+) -> Response<CacheBody<B>> {
+    let (parts, body) = served(stored, expired, asked, head, status);
+    Response::from_parts(parts, CacheBody::stored(body))
+}
+
+/// The response to a request that may have this stored one. `expired`: it is stale since now, though
+/// it may say otherwise. `status`: what is said of it, unless it is a hit like any other.
+pub(super) fn served(
     mut stored: Served<'_>,
     expired: bool,
     asked: &Asked<'_>,
     head: bool,
-    status: CacheStatus,
-) -> Response<CacheBody<B>> {
-    let judgement = judge(stored.status, &stored.headers, asked);
-    let mut headers = match judgement {
+    status: Option<CacheStatus>,
+) -> (Parts, Bytes) {
+    let (mut parts, ()) = Response::new(()).into_parts();
+    let judgement = if asked.given.conditions {
+        judge(stored.status, &stored.headers, asked)
+    } else {
+        None
+    };
+    parts.status = judgement.unwrap_or(stored.status);
+    parts.headers = match judgement {
         Some(status) => without_body(&stored.headers, status, asked),
         None => stored.take_headers(),
     };
-    let body = match judgement {
+    let mut body = match judgement {
         None if !head => stored.body.clone(),
         _ => Bytes::new(),
     };
     if head && judgement.is_none() && stored.status != StatusCode::NO_CONTENT {
-        headers.insert(CONTENT_LENGTH, HeaderValue::from(stored.body.len()));
+        let length = HeaderValue::from(stored.body.len());
+        parts.headers.insert(CONTENT_LENGTH, length);
     }
     let age = stored.age(asked.now);
-    put(&mut headers, &AGE, ready::age(age.as_secs()));
+    put(&mut parts.headers, &AGE, ready::age(age.as_secs()));
     let mut fresh_for = stored.fresh_at(age);
     // A layer outside would go by what the response says, which may be more than how long this one keeps it.
     let is_stale_inside = asked.is_inside && fresh_for.is_some_and(|left| left.is_zero());
     if expired || is_stale_inside {
         fresh_for = Some(Duration::ZERO);
-        promise_nothing(&mut headers, asked);
+        promise_nothing(&mut parts.headers, asked);
     }
-    let mut response = Response::new(CacheBody::stored(body));
-    *response.status_mut() = judgement.unwrap_or(stored.status);
-    *response.headers_mut() = headers;
-    Unnamed::say(asked, response.extensions_mut());
-    if asked.is_inside && !stored.tags.stamps.is_empty() {
-        response.extensions_mut().insert(stored.tags.names());
+    if asked.is_inside {
+        Unnamed::say(asked, &mut parts.extensions);
+        if !stored.tags.stamps.is_empty() {
+            parts.extensions.insert(stored.tags.names());
+        }
     }
     if !head && asked.given.range {
-        response = part(response, &stored.body, asked);
+        part(&mut parts, &mut body, asked);
     }
-    let is_plain = status == CacheStatus::hit(STATUS_NAME);
-    let ready = fresh_for
-        .filter(|_| is_plain)
-        .and_then(|ttl| ready::hit(ttl.as_secs()));
+    let ready = match status {
+        None => fresh_for.and_then(|ttl| ready::hit(ttl.as_secs())),
+        Some(_) => None,
+    };
     if let Some(ready) = ready {
-        put(response.headers_mut(), &CACHE_STATUS, ready);
+        put(&mut parts.headers, &CACHE_STATUS, ready);
     } else {
-        response.headers_mut().remove(CACHE_STATUS);
-        say(&mut response, stored.status, status.with_ttl(fresh_for));
+        parts.headers.remove(CACHE_STATUS);
+        let status = status.unwrap_or(CacheStatus::hit(STATUS_NAME));
+        let status = status.with_ttl(fresh_for);
+        say(&mut parts.headers, status, stored.status, parts.status);
     }
-    response
+    (parts, body)
 }
 
 /// As `insert`, which makes room before it looks whether there is a place already.
@@ -124,6 +145,7 @@ fn put(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
 }
 
 /// Takes back what a response says of its freshness, to whichever cache.
+#[cold]
 fn promise_nothing(headers: &mut HeaderMap, asked: &Asked<'_>) {
     let mut nothing = CacheControl::new().with_max_age(Duration::ZERO);
     if let Ok(said) = CacheControl::parse(headers) {
@@ -152,6 +174,7 @@ fn remove_targeted(headers: &mut HeaderMap, asked: &Asked<'_>) {
 
 /// The fields of a response that go out without its body and with this status. Of an error that one client brought
 /// about nothing is said that a cache on the way could keep it by: it would serve it to others.
+#[inline(never)]
 fn without_body(headers: &HeaderMap, status: StatusCode, asked: &Asked<'_>) -> HeaderMap {
     let mut headers = not_modified_fields(headers);
     if status != StatusCode::NOT_MODIFIED {
@@ -170,7 +193,8 @@ pub(super) fn answer<B: Body<Data = Bytes>>(
 ) -> Response<CacheBody<B>> {
     let given = response.status();
     let mut response = judged(response, asked);
-    say(&mut response, given, status);
+    let sent = response.status();
+    say(response.headers_mut(), status, given, sent);
     response
 }
 
@@ -185,10 +209,9 @@ pub(super) fn empty<B: Body<Data = Bytes>>(
     response
 }
 
-/// Says what was done for a response that was `given` with this status.
-fn say<B: Body>(response: &mut Response<CacheBody<B>>, given: StatusCode, status: CacheStatus) {
-    let status = status.with_sent_status(given, response.status());
-    status.append_to(response.headers_mut());
+/// Says what was done for a response that was `given` with one status, and `sent` with this one.
+fn say(headers: &mut HeaderMap, status: CacheStatus, given: StatusCode, sent: StatusCode) {
+    status.with_sent_status(given, sent).append_to(headers);
 }
 
 /// What is said of a stale response in the place of one with this status, or of one that never
@@ -206,7 +229,9 @@ fn judged<B: Body<Data = Bytes>>(
     mut response: Response<CacheBody<B>>,
     asked: &Asked<'_>,
 ) -> Response<CacheBody<B>> {
-    if let Some(status) = judge(response.status(), response.headers(), asked) {
+    if asked.given.conditions
+        && let Some(status) = judge(response.status(), response.headers(), asked)
+    {
         *response.headers_mut() = without_body(response.headers(), status, asked);
         *response.status_mut() = status;
         *response.body_mut() = CacheBody::stored(Bytes::new());
@@ -216,10 +241,9 @@ fn judged<B: Body<Data = Bytes>>(
 
 /// The status that the preconditions of the request give to a response with this one; `None` if they
 /// change nothing.
+#[inline(never)]
 fn judge(status: StatusCode, headers: &HeaderMap, asked: &Asked<'_>) -> Option<StatusCode> {
-    if !asked.given.conditions
-        || !(headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED))
-    {
+    if !(headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED)) {
         return None;
     }
     let precondition = if asked.config.http.is_none() {
@@ -238,41 +262,37 @@ fn judge(status: StatusCode, headers: &HeaderMap, asked: &Asked<'_>) -> Option<S
     }
 }
 
-/// The part of a complete response that the request asks for.
-fn part<B: Body<Data = Bytes>>(
-    mut response: Response<CacheBody<B>>,
-    whole: &Bytes,
-    asked: &Asked<'_>,
-) -> Response<CacheBody<B>> {
-    if response.status() != StatusCode::OK || !if_range(asked.headers, response.headers()) {
-        return response;
+/// Leaves the part of a complete response that the request asks for.
+#[inline(never)]
+fn part(parts: &mut Parts, body: &mut Bytes, asked: &Asked<'_>) {
+    if parts.status != StatusCode::OK || !if_range(asked.headers, &parts.headers) {
+        return;
     }
-    let length = whole.len() as u64;
+    let length = body.len() as u64;
     let selection = select(asked.headers, length);
-    let (status, body) = match selection {
+    match selection {
         Selection::Part { first, last } => {
             // Within the body, whose length is an usize.
             let range = usize::try_from(first).ok().zip(usize::try_from(last).ok());
             let Some((first, last)) = range else {
-                return response;
+                return;
             };
-            (StatusCode::PARTIAL_CONTENT, whole.slice(first..=last))
+            parts.status = StatusCode::PARTIAL_CONTENT;
+            *body = body.slice(first..=last);
         }
-        Selection::Unsatisfiable => (StatusCode::RANGE_NOT_SATISFIABLE, Bytes::new()),
-        _ => return response,
-    };
-    let headers = response.headers_mut();
-    if status == StatusCode::RANGE_NOT_SATISFIABLE {
-        *headers = without_body(headers, status, asked);
+        Selection::Unsatisfiable => {
+            parts.status = StatusCode::RANGE_NOT_SATISFIABLE;
+            parts.headers = without_body(&parts.headers, parts.status, asked);
+            *body = Bytes::new();
+        }
+        _ => return,
     }
     for of_the_whole in [CONTENT_DIGEST, CONTENT_MD5] {
-        headers.remove(of_the_whole);
+        parts.headers.remove(of_the_whole);
     }
     if let Some(range) = selection.content_range(length) {
-        headers.insert(CONTENT_RANGE, range);
+        parts.headers.insert(CONTENT_RANGE, range);
     }
-    headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    *response.status_mut() = status;
-    *response.body_mut() = CacheBody::stored(body);
-    response
+    let bytes = HeaderValue::from_static("bytes");
+    parts.headers.insert(ACCEPT_RANGES, bytes);
 }

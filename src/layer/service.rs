@@ -14,17 +14,15 @@ use super::callee::Callee;
 use super::change::Change;
 use super::errand::Errand;
 use super::future::{Passing, ResponseFuture};
-use super::given::Given;
+use super::given::{Given, View};
 use super::http::remove_conditions;
 use super::layer::Config;
-use super::lookup::{Asked, Miss, Now};
-use super::serve::{Served, serve};
+use super::look::{Further, Look};
+use super::lookup::{Asked, Miss};
 use super::stored::Fingerprint;
-use super::target::{RequestTarget, original_uri};
+use super::target::RequestTarget;
 use super::unnamed::Unnamed;
-use super::unshared::Unshared;
 use super::veto::{CacheVeto, Place};
-use crate::clock::at_one_moment;
 use crate::key::Key;
 use crate::semantics::cache_status::{CacheStatus, Forward};
 use crate::semantics::invalidation::is_safe;
@@ -80,57 +78,34 @@ where
             }
             return self.pass(request, status);
         }
-        let given = Given::of(request.headers());
-        if has_body(&request, given) {
+        let view = View::of(&request);
+        if has_body(&request, view.given) {
             let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
             let status = status.with_detail(Refusal::RequestBody.as_str());
             return self.pass(request, status);
         }
-        let uri = original_uri(request.uri(), request.extensions());
-        let inputs = &self.config.inputs;
-        let (headers, extensions) = (request.headers(), request.extensions());
-        let target = inputs.target(uri, request.uri(), headers, given, extensions);
-        if let Some(refusal) = target.bypass {
-            let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
-            return self.pass(request, status.with_detail(refusal.as_str()));
-        }
-        let is_inside = Place::is_inside(request.extensions());
-        let Ok(key) = target.primary(uri, &self.config) else {
-            let status = CacheStatus::forward(STATUS_NAME, Forward::Bypass);
-            return self.pass(request, status);
+        let further = match self.config.look(view, head) {
+            Look::Hit(parts, body) => {
+                let body = CacheBody::stored(body);
+                return ResponseFuture::hit(Response::from_parts(parts, body));
+            }
+            Look::Bypass(status) => return self.pass(request, status),
+            Look::Further(further) => further,
         };
-        let selection = target.selection();
-        let (asked, now) = at_one_moment(|| {
-            let asked = Asked {
-                is_inside,
-                given,
-                config: &self.config,
-                uri,
-                target: &target,
-                selection,
-                headers: request.headers(),
-                now: self.config.cache.clock().now(),
-            };
-            let now = asked.look_now(&key);
-            (asked, now)
-        });
-        match now {
-            Now::Hit(pick) => {
-                let status = CacheStatus::hit(STATUS_NAME);
-                let stored = Served::Shared(pick.stored());
-                let response = serve(stored, pick.expired, &asked, head, status);
-                return ResponseFuture::hit(response);
-            }
-            Now::Nothing if !head => {
-                if let Some(page) = Unshared::of(&self.config, &asked, &key, &request)
-                    && self.inner.is_ready()
-                {
-                    let page = page.forward(&mut request);
-                    return ResponseFuture::unshared(self.inner.call_now(request), page);
-                }
-            }
-            Now::Nothing | Now::Unknown => {}
+        let Further {
+            key,
+            target,
+            selection,
+            is_inside,
+            unshared,
+        } = further;
+        if let Some(page) = unshared
+            && self.inner.is_ready()
+        {
+            let page = page.forward(&mut request);
+            return ResponseFuture::unshared(self.inner.call_now(request), page);
         }
+        let (uri, given) = (view.uri.clone(), view.given);
         let target = target.into_owned();
         let errand = Errand {
             question: Question {
@@ -138,7 +113,7 @@ where
                 key,
                 target,
                 selection,
-                uri: uri.clone(),
+                uri,
                 headers: std::mem::take(request.headers_mut()),
                 given,
                 head,
@@ -227,12 +202,10 @@ impl<S> CacheService<S> {
         let unnamed = self.unnamed(&request);
         let inputs = &self.config.inputs;
         if !inputs.is_nothing_declared() {
-            let given = Given::of(request.headers());
-            let uri = original_uri(request.uri(), request.extensions());
-            let (headers, extensions) = (request.headers(), request.extensions());
-            let target = inputs.target(uri, request.uri(), headers, given, extensions);
+            let view = View::of(&request);
+            let target = inputs.target(view);
             let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
-            if is_read && !has_body(&request, given) && target.bypass.is_none() {
+            if is_read && !has_body(&request, view.given) && target.bypass.is_none() {
                 let target = target.into_owned();
                 request = inputs.show(&target, request);
             }
@@ -245,12 +218,8 @@ impl<S> CacheService<S> {
         if !Place::is_inside(request.extensions()) {
             return None;
         }
-        let (inputs, headers, extensions) =
-            (&self.config.inputs, request.headers(), request.extensions());
-        let uri = original_uri(request.uri(), extensions);
-        let given = Given::of(headers);
-        let target = inputs.target(uri, request.uri(), headers, given, extensions);
-        Unnamed::of(inputs, &target)
+        let inputs = &self.config.inputs;
+        Unnamed::of(inputs, &inputs.target(View::of(request)))
     }
 }
 

@@ -148,9 +148,11 @@ impl Varied {
     /// Whether it was made for this value.
     pub(super) fn is(&self, value: Option<&[u8]>) -> bool {
         let seen = self.seen.get();
-        if value.is_some() && seen.map(AsRef::as_ref) == value {
-            return true;
-        }
+        (value.is_some() && seen.map(AsRef::as_ref) == value) || self.has_fingerprint_of(value)
+    }
+
+    #[cold]
+    fn has_fingerprint_of(&self, value: Option<&[u8]>) -> bool {
         let is = self.fingerprint == fingerprint(value);
         let is_secret = self.name == AUTHORIZATION || self.name == COOKIE;
         let may_be_kept = is && !is_secret;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
-use http::header::{HOST, HeaderMap, HeaderName};
+use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
 use http::{Extensions, Uri};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
@@ -11,7 +11,7 @@ use super::inputs::{PeerAddr, Query};
 use super::layer::Config;
 use super::stored::Fingerprint;
 use crate::error::Result;
-use crate::key::{Facet, Key, PageTarget, VaryValue, all_bytes, selection};
+use crate::key::{Facet, Key, PageTarget, VaryValue, selection};
 use crate::semantics::storable::Refusal;
 use crate::semantics::vary::is_list;
 
@@ -187,8 +187,13 @@ pub(super) fn peer(extensions: &Extensions) -> Option<IpAddr> {
 /// All lines of a field, joined as one list; those of `Cookie` and `Authorization`, which are no
 /// lists, so that no other lines make the same. `None` if there is no line.
 pub(super) fn field<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<Cow<'h, [u8]>> {
-    let lines = headers.get_all(name).into_iter();
+    let mut lines = headers.get_all(name).into_iter();
+    let (first, second) = (lines.next()?, lines.next());
+    if second.is_none() {
+        return Some(first.as_bytes().into());
+    }
     let divider: &[u8] = if is_list(name) { b", " } else { b"\n" };
+    let lines = headers.get_all(name).into_iter();
     joined(lines.map(|line| line.as_bytes().into()), divider)
 }
 
@@ -215,33 +220,32 @@ pub(super) fn authority<'r>(
     headers: &'r HeaderMap,
     scheme: &str,
 ) -> Option<Cow<'r, str>> {
-    let host_name = |name| host_name(without_default_port(name, scheme));
     let mut hosts = headers.get_all(HOST).into_iter();
     match (uri.authority(), hosts.next(), hosts.next()) {
         (None, None, _) => None,
-        (None, Some(host), None) => Some(host_name(host.as_bytes())),
-        (Some(in_uri), None, _) => Some(host_name(in_uri.as_str().as_bytes())),
+        (None, Some(host), None) => Some(host_name(host, scheme)),
+        (Some(in_uri), None, _) => Some(name(in_uri.as_str(), scheme)),
         _ => Some(all_hosts(uri, headers, scheme).into()),
     }
 }
 
 /// `a:80` is `a`, by `http`: RFC 9110 section 4.2.3.
-pub(super) fn without_default_port<'n>(name: &'n [u8], scheme: &str) -> &'n [u8] {
-    let port: &[u8] = match scheme {
-        "http" => b":80",
-        "https" => b":443",
+pub(super) fn without_default_port<'n>(name: &'n str, scheme: &str) -> &'n str {
+    let port = match scheme {
+        "http" => ":80",
+        "https" => ":443",
         _ => return name,
     };
     name.strip_suffix(port).unwrap_or(name)
 }
 
+#[cold]
 fn all_hosts(uri: &Uri, headers: &HeaderMap, scheme: &str) -> String {
-    let host_name = |name| host_name(without_default_port(name, scheme));
     let hosts = headers.get_all(HOST).into_iter();
-    let mut hosts: Vec<_> = hosts.map(|host| host_name(host.as_bytes())).collect();
+    let mut hosts: Vec<_> = hosts.map(|host| host_name(host, scheme)).collect();
     hosts.dedup();
     if let Some(in_uri) = uri.authority() {
-        let in_uri = host_name(in_uri.as_str().as_bytes());
+        let in_uri = name(in_uri.as_str(), scheme);
         if hosts[0] != in_uri {
             // No name ends in a bare `%`, so that this is no list of hosts.
             hosts.insert(0, in_uri + "%");
@@ -261,14 +265,27 @@ static KEPT: [bool; 256] = {
     kept
 };
 
-fn host_name(name: &[u8]) -> Cow<'_, str> {
-    if all_bytes(name, |byte| KEPT[usize::from(byte)])
-        && let Ok(name) = str::from_utf8(name)
-    {
-        return name.into();
+/// The host that a line of `Host` names.
+fn host_name<'n>(line: &'n HeaderValue, scheme: &str) -> Cow<'n, str> {
+    match line.to_str() {
+        Ok(text) => name(text, scheme),
+        Err(_) => escaped(line.as_bytes(), scheme).into(),
     }
+}
+
+fn name<'n>(text: &'n str, scheme: &str) -> Cow<'n, str> {
+    let plain = without_default_port(text, scheme);
+    if plain.bytes().all(|byte| KEPT[usize::from(byte)]) {
+        plain.into()
+    } else {
+        escaped(text.as_bytes(), scheme).into()
+    }
+}
+
+#[cold]
+fn escaped(name: &[u8], scheme: &str) -> String {
     let escaped = percent_encode(name, HOST_ESCAPES).to_string();
-    escaped.to_ascii_lowercase().into()
+    without_default_port(&escaped, scheme).to_ascii_lowercase()
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use http_body::Body;
 use super::body::CacheBody;
 use super::collapse::{Alone, Spot};
 use super::fill::{HIT_FOR_MISS, content_length, is_too_large};
+use super::given::View;
 use super::layer::Config;
 use super::lookup::Asked;
 use super::service::STATUS_NAME;
@@ -47,11 +48,11 @@ pub(super) struct Forwarded {
 
 impl Unshared {
     /// If the page of this request, of which nothing is stored, is one whose next answer is expected to be refused.
-    pub(super) fn of<B>(
+    pub(super) fn of(
         config: &Arc<Config>,
         asked: &Asked<'_>,
         key: &Key,
-        request: &Request<B>,
+        request: View<'_>,
     ) -> Option<Self> {
         let is_plain = config.http.is_none()
             && !config.cache.limits_computations()

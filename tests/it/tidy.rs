@@ -68,6 +68,7 @@ const HOMES: &[(&str, &[&str])] = &[
             "entry",
             "fragment",
             "key",
+            "layer/recurring.rs",
         ],
     ),
     ("zstd", &["entry"]),

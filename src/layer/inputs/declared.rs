@@ -3,17 +3,17 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use http::Uri;
 use http::header::{AUTHORIZATION, COOKIE, HeaderMap, HeaderName, UPGRADE};
-use http::{Extensions, Uri};
 
 use super::claims::{Claims, Origin, facet_name, lines, lower_case};
 use super::cookies;
 use super::locality::{Language, TimeZone};
 use super::proxies::TrustedProxies;
-use super::query::QueryRule;
+use super::query::{Query, QueryRule};
 use super::variant::{Head, Variant};
 use crate::key::Facet;
-use crate::layer::given::Given;
+use crate::layer::given::{Given, View};
 use crate::layer::target::{
     RequestTarget, authority, is_nested, nested_at, peer, without_default_port,
 };
@@ -77,15 +77,37 @@ impl Inputs {
         self.narrow = true;
     }
 
-    /// What a request asks for. `uri` has to be the full one, and `nested` that which the inner service gets.
-    pub(in crate::layer) fn target<'r>(
-        &'r self,
-        uri: &'r Uri,
-        nested: &Uri,
-        headers: &'r HeaderMap,
-        given: Given,
-        extensions: &'r Extensions,
-    ) -> RequestTarget<'r> {
+    /// What a request asks for.
+    pub(in crate::layer) fn target<'r>(&'r self, request: View<'r>) -> RequestTarget<'r> {
+        let is_plain = !request.given.claims
+            && request.extensions.is_empty()
+            && std::ptr::eq(request.uri, request.nested)
+            && self.is_nothing_declared()
+            && self.fields.is_empty();
+        if !is_plain {
+            return self.target_of_more(request);
+        }
+        let scheme = scheme_of(request.uri);
+        RequestTarget {
+            authority: authority(request.uri, request.headers, &scheme),
+            scheme,
+            query: Query::Whole,
+            cookies: Vec::new(),
+            facets: Vec::new(),
+            resolved: false,
+            bypass: None,
+        }
+    }
+
+    /// The same, of a request that may be selected by more than its URI.
+    fn target_of_more<'r>(&'r self, request: View<'r>) -> RequestTarget<'r> {
+        let View {
+            uri,
+            nested,
+            headers,
+            extensions,
+            given,
+        } = request;
         let claims = if given.claims {
             Claims::find(headers)
         } else {
@@ -97,17 +119,9 @@ impl Inputs {
         } else {
             Origin::default()
         };
-        let scheme: Cow<'static, str> = match (origin.scheme, uri.scheme_str()) {
-            (Some(scheme), _) => scheme.into(),
-            (None, Some("https")) => "https".into(),
-            (None, Some("http") | None) => "http".into(),
-            (None, Some(scheme)) => scheme.to_owned().into(),
-        };
+        let scheme = origin.scheme.map_or_else(|| scheme_of(uri), Cow::from);
         let authority = match origin.authority {
-            Some(claimed) => {
-                let name = without_default_port(claimed.as_bytes(), &scheme);
-                Some(lower_case(&claimed[..name.len()]))
-            }
+            Some(claimed) => Some(lower_case(without_default_port(claimed, &scheme))),
             None => authority(uri, headers, &scheme),
         };
         let declared = |name: &'r String| Facet::new(name, cookies::value(headers, name));
@@ -229,5 +243,14 @@ impl Inputs {
     fn is_normalised(&self, name: &HeaderName) -> bool {
         let mut variants = self.variants.iter();
         variants.any(|(variant, _)| variant.fields().contains(name))
+    }
+}
+
+/// By which a URI is asked for that nobody claims to have rewritten.
+fn scheme_of(uri: &Uri) -> Cow<'static, str> {
+    match uri.scheme_str() {
+        Some("https") => "https".into(),
+        Some("http") | None => "http".into(),
+        Some(scheme) => scheme.to_owned().into(),
     }
 }

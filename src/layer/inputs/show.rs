@@ -8,9 +8,8 @@ use super::claims::{FORWARDED_HOST, FORWARDED_PROTO, remove_resolved};
 use super::cookies;
 use super::declared::Inputs;
 use super::query::Query;
-use crate::layer::target::{
-    RequestTarget, original_uri, rewrite_original_uri, without_default_port,
-};
+use crate::layer::given::View;
+use crate::layer::target::{RequestTarget, rewrite_original_uri, without_default_port};
 
 /// The form of the URI that is shown.
 enum Form {
@@ -27,7 +26,7 @@ impl Inputs {
         target: &RequestTarget<'_>,
         mut request: Request<B>,
     ) -> Request<B> {
-        if self.shows_as_it_came(target, &request) {
+        if self.shows_as_it_came(target, View::of(&request)) {
             return request;
         }
         let headers = std::mem::take(request.headers_mut());
@@ -44,23 +43,22 @@ impl Inputs {
     }
 
     /// Whether the request is in its normal form already, as nearly all are.
-    pub(in crate::layer) fn shows_as_it_came<B>(
+    pub(in crate::layer) fn shows_as_it_came(
         &self,
         target: &RequestTarget<'_>,
-        request: &Request<B>,
+        request: View<'_>,
     ) -> bool {
         let Some(name) = target.sole_authority() else {
             return false;
         };
-        let mut hosts = request.headers().get_all(HOST).iter();
+        let mut hosts = request.headers.get_all(HOST).iter();
         let host = hosts.next().filter(|_| hosts.next().is_none());
-        let original = original_uri(request.uri(), request.extensions());
         let names_it = |uri: &Uri| uri.authority().is_none_or(|own| own.as_str() == name);
         self.is_nothing_declared()
             && !target.resolved
             && host.is_some_and(|host| host == name)
-            && names_it(request.uri())
-            && names_it(original)
+            && names_it(request.nested)
+            && names_it(request.uri)
     }
 
     fn headers(&self, target: &RequestTarget<'_>, mut headers: HeaderMap) -> HeaderMap {
@@ -190,9 +188,8 @@ fn shown_uri(uri: &Uri, target: &RequestTarget<'_>, form: &Form) -> Uri {
     match form {
         Form::AsItCame => {
             let shown = parts.authority.as_ref().map(|authority| {
-                let name = authority.as_str();
-                let plain = without_default_port(name.as_bytes(), &target.scheme);
-                Authority::try_from(name[..plain.len()].to_ascii_lowercase())
+                let plain = without_default_port(authority.as_str(), &target.scheme);
+                Authority::try_from(plain.to_ascii_lowercase())
             });
             if let Some(Ok(shown)) = shown {
                 parts.authority = Some(shown);
