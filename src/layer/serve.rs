@@ -100,8 +100,11 @@ pub(super) fn served(
         _ => Bytes::new(),
     };
     if head && judgement.is_none() && stored.status != StatusCode::NO_CONTENT {
-        let length = HeaderValue::from(stored.body.len());
-        parts.headers.insert(CONTENT_LENGTH, length);
+        put(
+            &mut parts.headers,
+            &CONTENT_LENGTH,
+            stored.body.len().into(),
+        );
     }
     let age = stored.age(asked.now);
     put(&mut parts.headers, &AGE, ready::age(age.as_secs()));
@@ -292,6 +295,9 @@ fn part(parts: &mut Parts, body: &mut Bytes, asked: &Asked<'_>) {
     }
     if let Some(range) = selection.content_range(length) {
         parts.headers.insert(CONTENT_RANGE, range);
+    }
+    if parts.status == StatusCode::PARTIAL_CONTENT {
+        parts.headers.insert(CONTENT_LENGTH, body.len().into());
     }
     let bytes = HeaderValue::from_static("bytes");
     parts.headers.insert(ACCEPT_RANGES, bytes);

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
+use http::uri::Authority;
 use http::{Extensions, Uri};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
@@ -127,10 +128,18 @@ pub(super) fn original_uri<'a>(uri: &'a Uri, extensions: &'a Extensions) -> &'a 
 /// Whether nested routers, which strip what they are nested at, make this of the full URI. If not, somebody has
 /// rewritten the one or the other, and the full one does not say what is asked for.
 pub(super) fn is_nested(full: &Uri, nested: &Uri, extensions: &Extensions) -> bool {
-    std::ptr::eq(full, nested)
-        || (full.query() == nested.query()
-            && full.authority() == nested.authority()
-            && within(full.path(), nested_at(extensions)) == Some(nested.path()))
+    if std::ptr::eq(full, nested) {
+        return true;
+    }
+    let nested_at = nested_at(extensions);
+    let path = if nested_at.is_empty() {
+        Some(full.path())
+    } else {
+        within(full.path(), nested_at)
+    };
+    full.query() == nested.query()
+        && path == Some(nested.path())
+        && full.authority().map(Authority::as_str) == nested.authority().map(Authority::as_str)
 }
 
 /// What nested routers have stripped, as it was declared.
@@ -147,6 +156,7 @@ pub(super) fn nested_at(_: &Extensions) -> &'static str {
 }
 
 /// A path without what routers are nested at; `None` if it does not begin so.
+#[inline(never)]
 fn within<'p>(path: &'p str, nested_at: &str) -> Option<&'p str> {
     let mut rest = path;
     for declared in nested_at.split('/').skip(1) {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::de::Error as _;
 use serde::ser::SerializeSeq as _;
@@ -180,8 +181,13 @@ impl ResponseMeta<'_> {
                 .try_append(name, value)
                 .map_err(|_| Undecodable::Meta)?;
         }
+        let has_body = !body.is_empty();
         for name in OF_EACH_HIT {
-            let value = HeaderValue::from_static("");
+            let value = match name {
+                CONTENT_LENGTH if has_body => HeaderValue::from(body.len()),
+                CONTENT_LENGTH => continue,
+                _ => HeaderValue::from_static(""),
+            };
             headers
                 .try_insert(name, value)
                 .map_err(|_| Undecodable::Meta)?;

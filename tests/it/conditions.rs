@@ -1,18 +1,23 @@
 //! Conditional and range requests, answered from what is stored and from what has just been made.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use axum_cache::backend::Memory;
 use axum_cache::layer::ETags;
 use axum_cache::{Cache, CacheLayer};
+use tokio::sync::mpsc;
 use tower::Layer;
 
-use crate::support::http::{Answer, Server};
+use crate::support::http::{Answer, Channel, Server};
+use crate::support::site;
 
 /// What the handler is asked with, and how often.
 #[derive(Clone, Default)]
@@ -234,6 +239,48 @@ async fn unsafe_requests_forget_the_page_if_asked_to_and_if_they_succeed() {
                 "{method}"
             );
             assert!(server.get("/third").await.is_hit());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hit_says_how_long_it_is_whatever_the_handler_said() {
+    let streamed = || async {
+        let (sender, parts) = mpsc::channel(2);
+        for part in ["01234", "56789"] {
+            let part = Ok::<_, Infallible>(Bytes::from(part));
+            sender.send(part).await.unwrap();
+        }
+        ([("etag", "\"1\"")], Body::new(Channel(parts)))
+    };
+    let layer = || CacheLayer::new(Cache::new(Memory::new()));
+    let router = || Router::new().route("/", get(streamed));
+    let inside = router().layer(layer());
+    let outside = layer().layer(router());
+    let length = |seen: &site::Seen| {
+        let length = seen.headers.get("content-length")?;
+        Some(length.to_str().unwrap().to_owned())
+    };
+    for answer in [
+        site::ask(&outside, "/", &[]).await,
+        site::ask(&inside, "/", &[]).await,
+    ] {
+        assert!(answer.status.ends_with("; stored"), "{answer:?}");
+    }
+    for (field, value, code, long, body) in [
+        ("accept", "*/*", 200, Some("10"), "0123456789"),
+        ("range", "bytes=2-4", 206, Some("3"), "234"),
+        ("if-none-match", "\"1\"", 304, None, ""),
+        ("range", "bytes=20-", 416, None, ""),
+    ] {
+        let fields = [(field, value)];
+        let site = site::ask(&outside, "/", &fields).await;
+        let inside = site::ask(&inside, "/", &fields).await;
+        for seen in [site, inside] {
+            assert_eq!((seen.code, &*seen.body), (code, body), "{value}");
+            // Axum says 0 of a route that answers without a body.
+            let said = length(&seen).filter(|said| said != "0");
+            assert_eq!(said.as_deref(), long, "{value} {seen:?}");
         }
     }
 }

@@ -79,11 +79,13 @@ impl Inputs {
 
     /// What a request asks for.
     pub(in crate::layer) fn target<'r>(&'r self, request: View<'r>) -> RequestTarget<'r> {
+        let extensions = request.extensions;
         let is_plain = !request.given.claims
-            && request.extensions.is_empty()
-            && std::ptr::eq(request.uri, request.nested)
             && self.is_nothing_declared()
-            && self.fields.is_empty();
+            && self.fields.is_empty()
+            && is_nested(request.uri, request.nested, extensions)
+            && extensions.get::<Language>().is_none()
+            && extensions.get::<TimeZone>().is_none();
         if !is_plain {
             return self.target_of_more(request);
         }
