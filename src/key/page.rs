@@ -169,16 +169,9 @@ impl PageKeys {
         let start = key.len();
         key.push_str(PAGE);
         let is_plain_site = push_site(target, key);
-        let site_end = key.len();
-        let mut is_plain = is_plain_site & target.path.starts_with('/');
-        is_plain &= push_all(key, target.path, PATH);
-        key.push('/');
-        if let Some(query) = target.query {
-            key.push('?');
-            is_plain &= push_all(key, query, QUERY);
-        }
-        if !is_plain || key.len() - start > MAX_PAGE_KEY_BYTES {
-            key.truncate(site_end);
+        let end = key.len();
+        if !is_plain_site || !push_page(target, key, start + MAX_PAGE_KEY_BYTES) {
+            key.truncate(end);
             push_digested(target, key, start + MAX_HEAD_BYTES);
         }
         true
@@ -233,20 +226,42 @@ impl PageKeys {
 
 /// Appends what the keys of the pages of a site have in common. Whether it says which site it is.
 fn push_site(target: &PageTarget<'_>, key: &mut String) -> bool {
-    let (start, most) = (key.len(), MAX_SITE_BYTES + "://".len() + ":".len());
-    let mut is_plain = push_all(key, target.key_prefix, NAME);
-    key.push(':');
-    is_plain &= push_all(key, target.scheme, NAME);
-    // Without a host there are no slashes.
-    key.push_str(target.authority.map_or(":", |_| "://"));
-    let authority = target.authority.unwrap_or("-");
-    is_plain &= push_all(key, authority, HOST) & !authority.is_empty();
-    if !is_plain || key.len() - start > most {
+    let start = key.len();
+    let is_plain = push_plain_site(target, key);
+    if !is_plain {
         key.truncate(start);
         push_digested_site(target, key);
+    }
+    is_plain
+}
+
+/// Appends the site, if it is neither long nor odd. It is to be taken away again if it is not.
+fn push_plain_site(target: &PageTarget<'_>, key: &mut String) -> bool {
+    let (prefix, scheme) = (target.key_prefix, target.scheme);
+    let authority = target.authority.unwrap_or("-");
+    if authority.is_empty() || prefix.len() + scheme.len() + authority.len() > MAX_SITE_BYTES {
         return false;
     }
-    true
+    let is_plain_prefix = push_all(key, prefix, NAME);
+    key.push(':');
+    let is_plain_scheme = push_all(key, scheme, NAME);
+    // Without a host there are no slashes.
+    key.push_str(target.authority.map_or(":", |_| "://"));
+    push_all(key, authority, HOST) && is_plain_prefix && is_plain_scheme
+}
+
+/// Appends path and query, as [the site](push_plain_site), up to a key of `most` bytes.
+fn push_page(target: &PageTarget<'_>, key: &mut String, most: usize) -> bool {
+    let (path, query) = (target.path, target.query.unwrap_or_default());
+    let has_room = key.len() + path.len() + query.len() + 2 <= most;
+    if !has_room || !path.starts_with('/') || !push_all(key, path, PATH) {
+        return false;
+    }
+    key.push('/');
+    target.query.is_none_or(|query| {
+        key.push('?');
+        push_all(key, query, QUERY)
+    })
 }
 
 /// Appends a text. Whether all of its bytes may be part of it.

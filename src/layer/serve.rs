@@ -63,7 +63,7 @@ impl Served<'_> {
     }
 }
 
-/// The response to a request that may have this stored one; see [`served`].
+/// The response to a request that may have this stored one; see [`served`] for what is said of it.
 pub(super) fn serve<B: Body<Data = Bytes>>(
     stored: Served<'_>,
     expired: bool,
@@ -75,7 +75,7 @@ pub(super) fn serve<B: Body<Data = Bytes>>(
     Response::from_parts(parts, CacheBody::stored(body))
 }
 
-/// The response to a request that may have this stored one. `expired`: it is stale since now, though
+/// The same, whatever bodies the inner service has. `expired`: it is stale since now, though
 /// it may say otherwise. `status`: what is said of it, unless it is a hit like any other.
 pub(super) fn served(
     mut stored: Served<'_>,
@@ -85,11 +85,7 @@ pub(super) fn served(
     status: Option<CacheStatus>,
 ) -> (Parts, Bytes) {
     let (mut parts, ()) = Response::new(()).into_parts();
-    let judgement = if asked.given.conditions {
-        judge(stored.status, &stored.headers, asked)
-    } else {
-        None
-    };
+    let judgement = judge(stored.status, &stored.headers, asked);
     parts.status = judgement.unwrap_or(stored.status);
     parts.headers = match judgement {
         Some(status) => without_body(&stored.headers, status, asked),
@@ -232,9 +228,7 @@ fn judged<B: Body<Data = Bytes>>(
     mut response: Response<CacheBody<B>>,
     asked: &Asked<'_>,
 ) -> Response<CacheBody<B>> {
-    if asked.given.conditions
-        && let Some(status) = judge(response.status(), response.headers(), asked)
-    {
+    if let Some(status) = judge(response.status(), response.headers(), asked) {
         *response.headers_mut() = without_body(response.headers(), status, asked);
         *response.status_mut() = status;
         *response.body_mut() = CacheBody::stored(Bytes::new());
@@ -244,8 +238,21 @@ fn judged<B: Body<Data = Bytes>>(
 
 /// The status that the preconditions of the request give to a response with this one; `None` if they
 /// change nothing.
-#[inline(never)]
+#[inline]
 fn judge(status: StatusCode, headers: &HeaderMap, asked: &Asked<'_>) -> Option<StatusCode> {
+    if asked.given.conditions {
+        judge_by_conditions(status, headers, asked)
+    } else {
+        None
+    }
+}
+
+#[inline(never)]
+fn judge_by_conditions(
+    status: StatusCode,
+    headers: &HeaderMap,
+    asked: &Asked<'_>,
+) -> Option<StatusCode> {
     if !(headers.contains_key(ETAG) || headers.contains_key(LAST_MODIFIED)) {
         return None;
     }

@@ -11,9 +11,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::header::{
-    AGE, AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, COOKIE, ETAG, LAST_MODIFIED,
-};
+use http::header::{AGE, AUTHORIZATION, CONTENT_ENCODING, COOKIE, ETAG, LAST_MODIFIED};
 use http::{HeaderMap, HeaderName, StatusCode};
 use serde::{Deserialize, Serialize};
 
@@ -37,10 +35,9 @@ const DECODED_FIELD_BYTES: usize = 144;
 /// The longest value of a field that is kept to be compared with.
 const MAX_SEEN_BYTES: usize = 128;
 
-/// What hits have beside what is [stored](crate::semantics::fields::storable_fields). A decoded map has a place for
-/// them: a copy of it is as large as what is in it, and would have to grow, as for the length that Axum gives to what
-/// has none.
-pub(super) const OF_EACH_HIT: [HeaderName; 3] = [AGE, CACHE_STATUS, CONTENT_LENGTH];
+/// What each hit has a value of its own for. A decoded map has a place for them: a copy of it is as large as
+/// what is in it, and would have to grow. They are never [stored](crate::semantics::fields::storable_fields).
+pub(super) const OF_EACH_HIT: [HeaderName; 2] = [AGE, CACHE_STATUS];
 
 /// The decoded form of an entry.
 #[derive(Clone, Debug)]
@@ -62,7 +59,8 @@ pub(super) struct StoredPage {
 #[derive(Clone, Debug)]
 pub(super) struct StoredResponse {
     pub(super) status: StatusCode,
-    /// With a place for what each hit has of its own, and the length of the body, if it has been decoded.
+    /// With a place for what each hit has of its own, and the length of the body, if it has been decoded: Axum gives
+    /// one to what has none, which is another value that the map would have to grow for.
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
     pub(super) stored_at: SystemTime,
@@ -367,7 +365,8 @@ impl StoredPage {
         stamp.tags = response.map_or_else(Vec::new, |response| response.tags.stamps.clone());
         let sealed = cache.sealer().seal(Kind::Page, key, stamp, meta, body)?;
         let fields = response.map_or(0, |response| response.headers.len() + response.varied.len());
-        let fields = fields + OF_EACH_HIT.len();
+        // And the length.
+        let fields = fields + OF_EACH_HIT.len() + 1;
         let tags = response.map_or(0, |response| response.tags.weight());
         let decoded = DECODED_BYTES + fields * DECODED_FIELD_BYTES + tags;
         Ok(sealed.with_decoded_bytes(decoded))

@@ -1,5 +1,6 @@
 //! How a stored page is written into its entry, and read from it.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -60,8 +61,7 @@ pub(super) struct PageToWrite<'a> {
 #[derive(Serialize)]
 pub(super) struct ResponseToWrite<'a> {
     status: u16,
-    #[serde(serialize_with = "write_fields")]
-    headers: &'a HeaderMap,
+    headers: Fields<'a>,
     /// From its making, in milliseconds.
     lifetime_ms: Option<u64>,
     initial_age: u64,
@@ -76,15 +76,52 @@ fn write_names<S: Serializer>(names: &[HeaderName], serializer: S) -> Result<S::
     serializer.collect_seq(names.iter().map(HeaderName::as_str))
 }
 
-fn write_fields<S: Serializer>(headers: &HeaderMap, serializer: S) -> Result<S::Ok, S::Error> {
-    let is_stored = |(name, _): &(&HeaderName, &HeaderValue)| !OF_EACH_HIT.contains(name);
-    let stored = || headers.iter().filter(is_stored);
-    // Its length comes first.
-    let mut lines = serializer.serialize_seq(Some(stored().count()))?;
-    for (name, value) in stored() {
-        lines.serialize_element(&(name.as_str(), Line(value.as_bytes())))?;
+/// The fields of a response, and the length of its body, as it goes out.
+struct Fields<'a> {
+    headers: &'a HeaderMap,
+    length: usize,
+}
+
+impl Serialize for Fields<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let is_made_anew = |name| OF_EACH_HIT.contains(name) || *name == CONTENT_LENGTH;
+        let stored = || self.headers.iter().filter(|(name, _)| !is_made_anew(name));
+        let has_length = self.length > 0;
+        // How many there are comes first.
+        let count = stored().count() + usize::from(has_length);
+        let mut lines = serializer.serialize_seq(Some(count))?;
+        for (name, value) in stored() {
+            lines.serialize_element(&(name.as_str(), Line(value.as_bytes())))?;
+        }
+        if has_length {
+            let length = Decimal::of(self.length);
+            lines.serialize_element(&(CONTENT_LENGTH.as_str(), Line(length.as_ref())))?;
+        }
+        lines.end()
     }
-    lines.end()
+}
+
+/// A number, written out without an allocation.
+struct Decimal {
+    digits: [u8; 20],
+    unused: usize,
+}
+
+impl Decimal {
+    fn of(number: usize) -> Self {
+        let mut digits = [0; 20];
+        let mut rest = &mut digits[..];
+        // There is room for any.
+        let _ = write!(rest, "{number}");
+        let unused = rest.len();
+        Self { digits, unused }
+    }
+}
+
+impl AsRef<[u8]> for Decimal {
+    fn as_ref(&self) -> &[u8] {
+        &self.digits[..self.digits.len() - self.unused]
+    }
 }
 
 fn write_varied<S: Serializer>(varied: &[Varied], serializer: S) -> Result<S::Ok, S::Error> {
@@ -152,7 +189,10 @@ impl<'a> ResponseToWrite<'a> {
         });
         Self {
             status: response.status.as_u16(),
-            headers: &response.headers,
+            headers: Fields {
+                headers: &response.headers,
+                length: response.body.len(),
+            },
             lifetime_ms: lifetime,
             initial_age: response.initial_age,
             terms: response.terms,
@@ -176,18 +216,17 @@ impl ResponseMeta<'_> {
         let room = self.headers.len() + OF_EACH_HIT.len();
         let mut headers = HeaderMap::try_with_capacity(room).unwrap_or_default();
         for (Name(name), Line(value)) in self.headers {
+            // Its body may have been left out.
+            if name == CONTENT_LENGTH && value != Decimal::of(body.len()).as_ref() {
+                continue;
+            }
             let value = recurring::value(&name, value, bytes).ok_or(Undecodable::Meta)?;
             headers
                 .try_append(name, value)
                 .map_err(|_| Undecodable::Meta)?;
         }
-        let has_body = !body.is_empty();
         for name in OF_EACH_HIT {
-            let value = match name {
-                CONTENT_LENGTH if has_body => HeaderValue::from(body.len()),
-                CONTENT_LENGTH => continue,
-                _ => HeaderValue::from_static(""),
-            };
+            let value = HeaderValue::from_static("");
             headers
                 .try_insert(name, value)
                 .map_err(|_| Undecodable::Meta)?;
@@ -195,7 +234,8 @@ impl ResponseMeta<'_> {
         let varied = self.varied.into_iter();
         Ok(StoredResponse {
             status: StatusCode::from_u16(self.status).map_err(|_| Undecodable::Meta)?,
-            headers,
+            // A copy has no room for what does not come.
+            headers: headers.clone(),
             body,
             stored_at: stamp.stored_at,
             lifetime: self.lifetime_ms.map(Duration::from_millis),
@@ -279,5 +319,15 @@ mod tests {
         assert_eq!(lines.iter().count(), MANY);
         let names: Vec<_> = (0..MANY).map(|number| format!("x{number}")).collect();
         assert_eq!(decode(page(&names)).unwrap_err(), Undecodable::Meta);
+    }
+
+    #[test]
+    fn a_length_that_is_not_that_of_the_body_is_not_said() {
+        let page = decode(page(&["content-length".to_owned(), "x".to_owned()])).unwrap();
+        let headers = &page.stored().headers;
+        assert!(headers.contains_key("x") && !headers.contains_key(CONTENT_LENGTH));
+        for number in [0, 7, 1024, usize::MAX] {
+            assert_eq!(Decimal::of(number).as_ref(), number.to_string().as_bytes());
+        }
     }
 }
