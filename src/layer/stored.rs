@@ -354,7 +354,7 @@ impl StoredPage {
             vary: &self.vary,
             variants: &self.variants,
             own_key: self.own_key.as_ref().map(Key::as_str),
-            response: response.map(ResponseToWrite::of),
+            response: response.map(|response| ResponseToWrite::of(response, body.length())),
         };
         let stored_at = response.map_or(now, |response| response.stored_at);
         let mut stamp = Stamp::new(stored_at, None);

@@ -183,7 +183,8 @@ impl<'de: 'a, 'a> Deserialize<'de> for Line<'a> {
 }
 
 impl<'a> ResponseToWrite<'a> {
-    pub(super) fn of(response: &'a StoredResponse) -> Self {
+    /// Of a response whose body has this length, though it may have been left out.
+    pub(super) fn of(response: &'a StoredResponse, length: usize) -> Self {
         let lifetime = response.lifetime.map(|lifetime| {
             u64::try_from(lifetime.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
         });
@@ -191,7 +192,7 @@ impl<'a> ResponseToWrite<'a> {
             status: response.status.as_u16(),
             headers: Fields {
                 headers: &response.headers,
-                length: response.body.len(),
+                length,
             },
             lifetime_ms: lifetime,
             initial_age: response.initial_age,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum_cache::backend::Memory;
@@ -282,5 +283,24 @@ async fn a_hit_says_how_long_it_is_whatever_the_handler_said() {
             let said = length(&seen).filter(|said| said != "0");
             assert_eq!(said.as_deref(), long, "{value} {seen:?}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_variant_that_another_one_took_the_place_of_says_how_long_it_is() {
+    let greet = async |headers: HeaderMap| {
+        let german = headers["accept-language"] == "de";
+        let text = if german { "guten Tag" } else { "hello" };
+        ([("vary", "accept-language")], text)
+    };
+    let layer = CacheLayer::new(Cache::new(Memory::new()));
+    let site = layer.layer(Router::new().route("/", get(greet)));
+    for language in ["en", "de"] {
+        site::ask(&site, "/", &[("accept-language", language)]).await;
+    }
+    for (language, long) in [("en", "5"), ("de", "9")] {
+        let hit = site::ask(&site, "/", &[("accept-language", language)]).await;
+        assert!(hit.is_hit(), "{hit:?}");
+        assert_eq!(hit.headers["content-length"], long);
     }
 }
