@@ -5,8 +5,8 @@
 //!
 //! `first` is the first read of each entry, which leaves a page decoded; then any entry at random, and the same
 //! 1,000 of them again and again: what they take of any store is in the processor's caches, of which any of a
-//! million has none; with a million, `hot` is 1,190 to 1,620, by what else the machine does. `rss` is what the process took for an entry when it was written, and when it had been `read`.
-//! Two shared cores, November 2026:
+//! million has none; with a million, `hot` is 1,190 to 1,620, by what else the machine does. `rss` is what the
+//! process took for an entry when it was written, and when it had been `read`. Two shared cores, November 2026:
 //!
 //! ```text
 //!               entries  ns: write  first    any    hot   bytes an entry stored weight    rss   read
