@@ -40,12 +40,6 @@ impl Body {
         }
     }
 
-    /// How many bytes it is, unpacked.
-    pub(crate) fn length(&self) -> usize {
-        let packed = self.unpacked.map(usize::try_from);
-        packed.map_or(self.bytes.len(), |length| length.unwrap_or(usize::MAX))
-    }
-
     /// Packed, if it has at least `threshold` bytes, and gets smaller by it.
     pub(crate) async fn packed(bytes: Bytes, threshold: Option<usize>) -> Self {
         let length = bytes.len();

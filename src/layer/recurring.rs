@@ -5,21 +5,57 @@
 //!
 //! # Invariants
 //!
-//! - What is held is bounded by [`PLACES`] and [`LONGEST`], whatever responses say.
+//! - Only values of fields that say the same of many pages are held, and of none that says something of one page, one
+//!   request or one user: what is held is never freed.
+//! - What is held is bounded by [`PLACES`] for each of these fields and by [`LONGEST`], whatever responses say.
 //! - A value that is held is, byte by byte, the one that was asked for.
 
 use std::sync::{LazyLock, OnceLock};
 
 use bytes::Bytes;
 use http::header::{
-    CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_LOCATION, ETAG, EXPIRES, LAST_MODIFIED, LINK,
-    LOCATION,
+    ACCEPT_RANGES, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ALT_SVC, CACHE_CONTROL,
+    CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_TYPE, PRAGMA, REFERRER_POLICY, SERVER,
+    STRICT_TRANSPORT_SECURITY, VARY, VIA, X_CONTENT_TYPE_OPTIONS, X_FRAME_OPTIONS,
+    X_XSS_PROTECTION,
 };
 use http::{HeaderName, HeaderValue};
 use xxhash_rust::xxh3::xxh3_64;
 
-/// How many values are held at most.
-const PLACES: usize = 512;
+use crate::semantics::targeted::CDN_CACHE_CONTROL;
+
+/// The fields whose values are held. Not among them is what may repeat a part of the request, such as
+/// `Access-Control-Allow-Origin`, or have a nonce, such as `Content-Security-Policy`.
+static OF_MANY_PAGES: [HeaderName; 24] = [
+    CONTENT_TYPE,
+    CACHE_CONTROL,
+    VARY,
+    CONTENT_ENCODING,
+    CONTENT_LANGUAGE,
+    X_CONTENT_TYPE_OPTIONS,
+    X_FRAME_OPTIONS,
+    REFERRER_POLICY,
+    STRICT_TRANSPORT_SECURITY,
+    HeaderName::from_static("permissions-policy"),
+    HeaderName::from_static("cross-origin-opener-policy"),
+    HeaderName::from_static("cross-origin-embedder-policy"),
+    HeaderName::from_static("cross-origin-resource-policy"),
+    ACCESS_CONTROL_ALLOW_CREDENTIALS,
+    ACCESS_CONTROL_ALLOW_METHODS,
+    ACCESS_CONTROL_EXPOSE_HEADERS,
+    ACCESS_CONTROL_MAX_AGE,
+    ACCEPT_RANGES,
+    CDN_CACHE_CONTROL,
+    PRAGMA,
+    SERVER,
+    VIA,
+    ALT_SVC,
+    X_XSS_PROTECTION,
+];
+
+/// How many values of one field are held at most.
+const PLACES: usize = 32;
 
 /// The longest that is held, in bytes.
 const LONGEST: usize = 128;
@@ -27,47 +63,37 @@ const LONGEST: usize = 128;
 /// In how many places one may be.
 const WAYS: usize = 4;
 
-/// What each page has a value of its own of, as a rule.
-const OF_ONE_PAGE: [HeaderName; 8] = [
-    CONTENT_LENGTH,
-    ETAG,
-    LAST_MODIFIED,
-    EXPIRES,
-    LOCATION,
-    CONTENT_LOCATION,
-    CONTENT_DISPOSITION,
-    LINK,
-];
-
 static HELD: LazyLock<Held> = LazyLock::new(Held::new);
 
 /// A value of a field: held if many have it, and a part of these bytes if not. `None` if no field can have it.
 pub(super) fn value(name: &HeaderName, value: &[u8], bytes: &Bytes) -> Option<HeaderValue> {
-    let held = HELD.value_of(name, value);
+    let held = HELD.value(name, value);
     held.or_else(|| HeaderValue::from_maybe_shared(bytes.slice_ref(value)).ok())
 }
 
 struct Held {
+    /// As many for each field.
     values: Box<[OnceLock<HeaderValue>]>,
 }
 
 impl Held {
     fn new() -> Self {
+        let places = OF_MANY_PAGES.len() * PLACES;
         Self {
-            values: (0..PLACES).map(|_| OnceLock::new()).collect(),
+            values: (0..places).map(|_| OnceLock::new()).collect(),
         }
-    }
-
-    fn value_of(&self, name: &HeaderName, bytes: &[u8]) -> Option<HeaderValue> {
-        let may_recur = bytes.len() <= LONGEST && !OF_ONE_PAGE.contains(name);
-        may_recur.then(|| self.value(bytes)).flatten()
     }
 
     /// The value, if there is a place for it: who comes first has it for ever, and what a site says everywhere comes
     /// early.
-    fn value(&self, bytes: &[u8]) -> Option<HeaderValue> {
+    fn value(&self, name: &HeaderName, bytes: &[u8]) -> Option<HeaderValue> {
+        if bytes.len() > LONGEST {
+            return None;
+        }
+        let field = OF_MANY_PAGES.iter().position(|field| field == name)?;
+        let of_field = &self.values[field * PLACES..][..PLACES];
         let first = usize::try_from(xxh3_64(bytes) % PLACES as u64).unwrap_or_default();
-        for place in (first..first + WAYS).map(|place| &self.values[place % PLACES]) {
+        for place in (first..first + WAYS).map(|place| &of_field[place % PLACES]) {
             let held = if let Some(held) = place.get() {
                 held
             } else {
@@ -92,7 +118,9 @@ fn kept(value: HeaderValue) -> HeaderValue {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failed test may panic")]
 
-    use http::header::CONTENT_TYPE;
+    use http::header::{
+        ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_SECURITY_POLICY, DATE, ETAG, LAST_MODIFIED, LOCATION,
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -105,34 +133,48 @@ mod tests {
     fn a_value_is_held_once() {
         let all = Held::new();
         for _ in 0..3 {
-            assert_eq!(all.value(b"nosniff").unwrap(), "nosniff");
+            let value = all.value(&X_CONTENT_TYPE_OPTIONS, b"nosniff");
+            assert_eq!(value.unwrap(), "nosniff");
             assert_eq!(held(&all), 1);
         }
     }
 
     #[test]
-    fn however_many_values_there_are_no_more_are_held_than_there_are_places() {
+    fn however_many_values_a_field_has_no_more_are_held_than_it_has_places() {
         let all = Held::new();
         for number in 0..20 * PLACES {
-            let value = format!("value {number}");
-            let given = all.value(value.as_bytes());
+            let value = format!("max-age={number}");
+            let given = all.value(&CACHE_CONTROL, value.as_bytes());
             assert!(given.is_none_or(|given| given == value));
         }
         assert_eq!(held(&all), PLACES);
-        // Those that are, stay.
-        let first = all.value(b"value 0");
-        assert_eq!(first.unwrap(), "value 0");
+        // Those that are, stay, and others have places of their own.
+        let first = all.value(&CACHE_CONTROL, b"max-age=0");
+        assert_eq!(first.unwrap(), "max-age=0");
+        assert_eq!(all.value(&VARY, b"accept").unwrap(), "accept");
     }
 
     #[test]
-    fn what_each_page_has_of_its_own_is_not_held_and_neither_is_what_is_long() {
+    fn what_is_of_one_page_or_one_user_is_not_held_and_neither_is_what_is_long() {
         let (all, long) = (Held::new(), "x".repeat(LONGEST));
         for kept in ["text/html", &long] {
-            let given = all.value_of(&CONTENT_TYPE, kept.as_bytes());
+            let given = all.value(&CONTENT_TYPE, kept.as_bytes());
             assert_eq!(given.unwrap(), kept);
         }
-        assert_eq!(all.value_of(&ETAG, b"\"1\""), None);
-        assert_eq!(all.value_of(&CONTENT_TYPE, (long + "x").as_bytes()), None);
+        assert_eq!(all.value(&CONTENT_TYPE, (long + "x").as_bytes()), None);
+        for name in [
+            DATE,
+            ETAG,
+            LAST_MODIFIED,
+            LOCATION,
+            ACCESS_CONTROL_ALLOW_ORIGIN,
+            CONTENT_SECURITY_POLICY,
+            HeaderName::from_static("x-request-id"),
+            HeaderName::from_static("x-user"),
+        ] {
+            assert_eq!(all.value(&name, b"1"), None, "{name}");
+        }
+        assert_eq!(held(&all), 2);
     }
 
     proptest! {

@@ -95,12 +95,10 @@ pub(super) fn served(
         None if !head => stored.body.clone(),
         _ => Bytes::new(),
     };
+    // Of what has a body the server says it itself: somebody on the way may replace that.
     if head && judgement.is_none() && stored.status != StatusCode::NO_CONTENT {
-        put(
-            &mut parts.headers,
-            &CONTENT_LENGTH,
-            stored.body.len().into(),
-        );
+        let length = HeaderValue::from(stored.body.len());
+        parts.headers.insert(CONTENT_LENGTH, length);
     }
     let age = stored.age(asked.now);
     put(&mut parts.headers, &AGE, ready::age(age.as_secs()));
@@ -302,9 +300,6 @@ fn part(parts: &mut Parts, body: &mut Bytes, asked: &Asked<'_>) {
     }
     if let Some(range) = selection.content_range(length) {
         parts.headers.insert(CONTENT_RANGE, range);
-    }
-    if parts.status == StatusCode::PARTIAL_CONTENT {
-        parts.headers.insert(CONTENT_LENGTH, body.len().into());
     }
     let bytes = HeaderValue::from_static("bytes");
     parts.headers.insert(ACCEPT_RANGES, bytes);

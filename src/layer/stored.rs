@@ -59,8 +59,7 @@ pub(super) struct StoredPage {
 #[derive(Clone, Debug)]
 pub(super) struct StoredResponse {
     pub(super) status: StatusCode,
-    /// With a place for what each hit has of its own, and the length of the body, if it has been decoded: Axum gives
-    /// one to what has none, which is another value that the map would have to grow for.
+    /// With a place for what each hit has of its own, if it has been decoded.
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
     pub(super) stored_at: SystemTime,
@@ -354,7 +353,7 @@ impl StoredPage {
             vary: &self.vary,
             variants: &self.variants,
             own_key: self.own_key.as_ref().map(Key::as_str),
-            response: response.map(|response| ResponseToWrite::of(response, body.length())),
+            response: response.map(ResponseToWrite::of),
         };
         let stored_at = response.map_or(now, |response| response.stored_at);
         let mut stamp = Stamp::new(stored_at, None);
@@ -365,8 +364,7 @@ impl StoredPage {
         stamp.tags = response.map_or_else(Vec::new, |response| response.tags.stamps.clone());
         let sealed = cache.sealer().seal(Kind::Page, key, stamp, meta, body)?;
         let fields = response.map_or(0, |response| response.headers.len() + response.varied.len());
-        // And the length.
-        let fields = fields + OF_EACH_HIT.len() + 1;
+        let fields = fields + OF_EACH_HIT.len();
         let tags = response.map_or(0, |response| response.tags.weight());
         let decoded = DECODED_BYTES + fields * DECODED_FIELD_BYTES + tags;
         Ok(sealed.with_decoded_bytes(decoded))

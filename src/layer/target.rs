@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::header::{HOST, HeaderMap, HeaderName, HeaderValue};
-use http::uri::Authority;
 use http::{Extensions, Uri};
 use percent_encoding::{AsciiSet, CONTROLS, percent_encode};
 
@@ -139,7 +138,7 @@ pub(super) fn is_nested(full: &Uri, nested: &Uri, extensions: &Extensions) -> bo
     };
     full.query() == nested.query()
         && path == Some(nested.path())
-        && full.authority().map(Authority::as_str) == nested.authority().map(Authority::as_str)
+        && full.authority() == nested.authority()
 }
 
 /// What nested routers have stripped, as it was declared.
@@ -338,6 +337,19 @@ mod tests {
         ];
         for (index, one) in odd.iter().enumerate() {
             assert!(odd.iter().skip(index + 1).all(|other| one != other));
+        }
+    }
+
+    #[test]
+    fn an_authority_is_the_same_in_either_case() {
+        let uri = |uri: &str| uri.parse::<Uri>().unwrap();
+        let is_nested = |full, nested| is_nested(&uri(full), &uri(nested), &Extensions::new());
+        assert!(is_nested(
+            "http://Example.com/a?b",
+            "http://example.com/a?b"
+        ));
+        for other in ["http://example.org/a?b", "/a?b", "http://example.com/A?b"] {
+            assert!(!is_nested("http://example.com/a?b", other), "{other}");
         }
     }
 

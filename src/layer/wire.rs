@@ -1,10 +1,8 @@
 //! How a stored page is written into its entry, and read from it.
 
-use std::io::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use serde::de::Error as _;
 use serde::ser::SerializeSeq as _;
@@ -61,7 +59,8 @@ pub(super) struct PageToWrite<'a> {
 #[derive(Serialize)]
 pub(super) struct ResponseToWrite<'a> {
     status: u16,
-    headers: Fields<'a>,
+    #[serde(serialize_with = "write_fields")]
+    headers: &'a HeaderMap,
     /// From its making, in milliseconds.
     lifetime_ms: Option<u64>,
     initial_age: u64,
@@ -76,52 +75,15 @@ fn write_names<S: Serializer>(names: &[HeaderName], serializer: S) -> Result<S::
     serializer.collect_seq(names.iter().map(HeaderName::as_str))
 }
 
-/// The fields of a response, and the length of its body, as it goes out.
-struct Fields<'a> {
-    headers: &'a HeaderMap,
-    length: usize,
-}
-
-impl Serialize for Fields<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let is_made_anew = |name| OF_EACH_HIT.contains(name) || *name == CONTENT_LENGTH;
-        let stored = || self.headers.iter().filter(|(name, _)| !is_made_anew(name));
-        let has_length = self.length > 0;
-        // How many there are comes first.
-        let count = stored().count() + usize::from(has_length);
-        let mut lines = serializer.serialize_seq(Some(count))?;
-        for (name, value) in stored() {
-            lines.serialize_element(&(name.as_str(), Line(value.as_bytes())))?;
-        }
-        if has_length {
-            let length = Decimal::of(self.length);
-            lines.serialize_element(&(CONTENT_LENGTH.as_str(), Line(length.as_ref())))?;
-        }
-        lines.end()
+fn write_fields<S: Serializer>(headers: &HeaderMap, serializer: S) -> Result<S::Ok, S::Error> {
+    let is_stored = |(name, _): &(&HeaderName, &HeaderValue)| !OF_EACH_HIT.contains(name);
+    let stored = || headers.iter().filter(is_stored);
+    // Its length comes first.
+    let mut lines = serializer.serialize_seq(Some(stored().count()))?;
+    for (name, value) in stored() {
+        lines.serialize_element(&(name.as_str(), Line(value.as_bytes())))?;
     }
-}
-
-/// A number, written out without an allocation.
-struct Decimal {
-    digits: [u8; 20],
-    unused: usize,
-}
-
-impl Decimal {
-    fn of(number: usize) -> Self {
-        let mut digits = [0; 20];
-        let mut rest = &mut digits[..];
-        // There is room for any.
-        let _ = write!(rest, "{number}");
-        let unused = rest.len();
-        Self { digits, unused }
-    }
-}
-
-impl AsRef<[u8]> for Decimal {
-    fn as_ref(&self) -> &[u8] {
-        &self.digits[..self.digits.len() - self.unused]
-    }
+    lines.end()
 }
 
 fn write_varied<S: Serializer>(varied: &[Varied], serializer: S) -> Result<S::Ok, S::Error> {
@@ -183,17 +145,13 @@ impl<'de: 'a, 'a> Deserialize<'de> for Line<'a> {
 }
 
 impl<'a> ResponseToWrite<'a> {
-    /// Of a response whose body has this length, though it may have been left out.
-    pub(super) fn of(response: &'a StoredResponse, length: usize) -> Self {
+    pub(super) fn of(response: &'a StoredResponse) -> Self {
         let lifetime = response.lifetime.map(|lifetime| {
             u64::try_from(lifetime.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
         });
         Self {
             status: response.status.as_u16(),
-            headers: Fields {
-                headers: &response.headers,
-                length,
-            },
+            headers: &response.headers,
             lifetime_ms: lifetime,
             initial_age: response.initial_age,
             terms: response.terms,
@@ -217,10 +175,6 @@ impl ResponseMeta<'_> {
         let room = self.headers.len() + OF_EACH_HIT.len();
         let mut headers = HeaderMap::try_with_capacity(room).unwrap_or_default();
         for (Name(name), Line(value)) in self.headers {
-            // Its body may have been left out.
-            if name == CONTENT_LENGTH && value != Decimal::of(body.len()).as_ref() {
-                continue;
-            }
             let value = recurring::value(&name, value, bytes).ok_or(Undecodable::Meta)?;
             headers
                 .try_append(name, value)
@@ -320,15 +274,5 @@ mod tests {
         assert_eq!(lines.iter().count(), MANY);
         let names: Vec<_> = (0..MANY).map(|number| format!("x{number}")).collect();
         assert_eq!(decode(page(&names)).unwrap_err(), Undecodable::Meta);
-    }
-
-    #[test]
-    fn a_length_that_is_not_that_of_the_body_is_not_said() {
-        let page = decode(page(&["content-length".to_owned(), "x".to_owned()])).unwrap();
-        let headers = &page.stored().headers;
-        assert!(headers.contains_key("x") && !headers.contains_key(CONTENT_LENGTH));
-        for number in [0, 7, 1024, usize::MAX] {
-            assert_eq!(Decimal::of(number).as_ref(), number.to_string().as_bytes());
-        }
     }
 }
