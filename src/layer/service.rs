@@ -22,7 +22,7 @@ use super::lookup::{Asked, Miss};
 use super::stored::Fingerprint;
 use super::target::RequestTarget;
 use super::unnamed::Unnamed;
-use super::veto::{CacheVeto, Place};
+use super::veto::Place;
 use crate::key::Key;
 use crate::semantics::cache_status::{CacheStatus, Forward};
 use crate::semantics::invalidation::is_safe;
@@ -164,8 +164,6 @@ impl<S> CacheService<S> {
         ResponseBody: Body<Data = Bytes> + Send + 'static,
     {
         let place = Place::of(request.extensions_mut());
-        // A layer further inside may store.
-        let _ = CacheVeto::of(request.extensions_mut());
         let names_any = self.config.names_tags() || self.config.inputs.names_fields();
         let config = names_any.then(|| Arc::clone(&self.config));
         let mut passing = Passing {

@@ -18,11 +18,10 @@ use crate::semantics::vary::Vary;
 
 /// Marks what a request gets as personal: it is neither stored nor shared.
 ///
-/// Every [`CacheLayer`](crate::CacheLayer) puts one into the extensions of a request that it
-/// forwards, unless there is one already. Code that makes a response personal, such as that of
-/// sessions, CSRF tokens or authentication, gets it there and calls [`forbid`](Self::forbid); with
-/// feature `axum` it is an extractor, too. It counts for all layers the request came through. A
-/// middleware in front of all of them puts one of its own into the request's extensions.
+/// Code that makes a response personal, such as that of sessions, CSRF tokens or authentication, takes the mark
+/// of the request by [`of`](Self::of), or, with feature `axum`, as an extractor, and calls
+/// [`forbid`](Self::forbid). It counts for all layers the request came through, and for those that it is still to
+/// go through. A middleware in front of all of them may put one of its own into the request's extensions.
 ///
 /// A response may carry one in its extensions as well, for the layers it goes through.
 ///
@@ -69,16 +68,42 @@ impl CacheVeto {
         self.forbidden.load(Ordering::Acquire)
     }
 
-    /// The mark in these extensions, which is put there if there is none.
-    pub(crate) fn of(extensions: &mut Extensions) -> Self {
-        extensions.get_or_insert_default::<Self>().clone()
+    /// The mark of the request, or the response, with these extensions, which is put there if there is none.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use axum_cache::CacheVeto;
+    /// use http::Request;
+    ///
+    /// let mut request = Request::new(());
+    /// CacheVeto::of(request.extensions_mut()).forbid();
+    /// assert!(CacheVeto::of(request.extensions_mut()).is_forbidden());
+    /// ```
+    pub fn of(extensions: &mut Extensions) -> Self {
+        if let Some(veto) = Self::in_there(extensions) {
+            return veto.clone();
+        }
+        let veto = Self::new();
+        extensions.insert(Attached(veto.clone()));
+        veto
     }
 
-    /// Whether a response carries one that is set.
+    /// Whether there is one in these extensions that is set.
     pub(super) fn is_in(extensions: &Extensions) -> bool {
-        extensions.get::<Self>().is_some_and(Self::is_forbidden)
+        Self::in_there(extensions).is_some_and(Self::is_forbidden)
+    }
+
+    fn in_there(extensions: &Extensions) -> Option<&Self> {
+        let attached = || extensions.get::<Attached>().map(|Attached(veto)| veto);
+        extensions.get::<Self>().or_else(attached)
     }
 }
+
+/// A mark that nobody finds but by [`CacheVeto::of`]: which requests have one is nothing to rely on, as a layer that
+/// does not store allocates none.
+#[derive(Clone)]
+struct Attached(CacheVeto);
 
 /// Where a layer stands on the way of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -172,7 +172,7 @@ impl ResponseMeta<'_> {
         stamp: Stamp,
     ) -> Result<StoredResponse, Undecodable> {
         // There may be fewer names than lines, and too many of them for a map.
-        let room = self.headers.len() + OF_EACH_HIT.len();
+        let room = self.headers.len() + OF_EACH_HIT.len() + 1;
         let mut headers = HeaderMap::try_with_capacity(room).unwrap_or_default();
         for (Name(name), Line(value)) in self.headers {
             let value = recurring::value(&name, value, bytes).ok_or(Undecodable::Meta)?;

@@ -61,14 +61,21 @@ async fn a_veto_while_the_body_is_made_counts() {
 
 #[tokio::test]
 async fn a_veto_in_the_response_counts() {
-    let page = || async {
+    let inserted = || async {
         let veto = CacheVeto::new();
         veto.forbid();
         (axum::Extension(veto), "yours")
     };
-    let router = Router::new().route("/", get(page));
-    let server = Server::start(CacheLayer::new(memory()).layer(router)).await;
-    assert!(!is_stored(&server).await);
+    let attached = || async {
+        let mut response = "yours".into_response();
+        CacheVeto::of(response.extensions_mut()).forbid();
+        response
+    };
+    for page in [get(inserted), get(attached)] {
+        let router = Router::new().route("/", page);
+        let server = Server::start(CacheLayer::new(memory()).layer(router)).await;
+        assert!(!is_stored(&server).await);
+    }
 }
 
 /// A session that is outside of the cached route, and learns only there that it is used.
@@ -187,8 +194,8 @@ async fn a_layer_whose_store_keeps_nothing_only_shows_what_it_would_show() {
 /// Code between the layers finds the mark, whatever the outer one stores in.
 #[tokio::test]
 async fn a_layer_whose_store_keeps_nothing_hands_a_mark_on() {
-    async fn session(request: Request, next: Next) -> Response {
-        request.extensions().get::<CacheVeto>().unwrap().forbid();
+    async fn session(mut request: Request, next: Next) -> Response {
+        CacheVeto::of(request.extensions_mut()).forbid();
         next.run(request).await
     }
     let cached = (|| async { "page" }).layer(cache_page(MINUTE, memory(), ""));
