@@ -243,6 +243,12 @@ impl CachesBuilder {
         if let Some(most) = alias_settings.take("max_computations")? {
             builder = builder.max_computations(most);
         }
+        if let Some(most) = alias_settings.take("max_refreshes")? {
+            builder = builder.max_refreshes(most);
+        }
+        if let Some(timeout) = alias_settings.take_seconds("drain_timeout")? {
+            builder = builder.drain_timeout(timeout);
+        }
         if let Some(name) = alias_settings.take::<String>("key_function")? {
             let function = known(&self.key_functions, &name)
                 .map_err(|reason| alias_settings.bad("key_function", &reason))?;

@@ -32,6 +32,8 @@ use crate::error::{Error, Result};
 /// | `compression` | `zstd`: what leaves the process is [compressed](crate::CacheBuilder::compression) | none |
 /// | `compression_threshold` | from how many bytes on | 1024 |
 /// | `max_computations` | how many values are [computed at a time](crate::CacheBuilder::max_computations) | no limit |
+/// | `max_refreshes` | how many are [made anew in the background](crate::CacheBuilder::max_refreshes) at a time | 64 |
+/// | `drain_timeout` | seconds that [closing](crate::CacheBuilder::drain_timeout) waits for what is being computed | 5 |
 /// | `options` | options of the backend | |
 ///
 /// Which names, locations and options there are says [`docs::stores`](crate::docs::stores).
@@ -121,7 +123,7 @@ impl fmt::Debug for Settings {
 }
 
 /// The settings that every cache has; what else a URL's query holds are options.
-const COMMON: [&str; 14] = [
+const COMMON: [&str; 16] = [
     "timeout",
     "key_prefix",
     "version",
@@ -134,6 +136,8 @@ const COMMON: [&str; 14] = [
     "compression",
     "compression_threshold",
     "max_computations",
+    "max_refreshes",
+    "drain_timeout",
     "signing_keys",
     "location",
 ];

@@ -19,8 +19,8 @@ use axum::routing::get;
 use axum_cache::backend::{Dummy, Memory};
 use axum_cache::clock::ManualClock;
 use axum_cache::layer::CacheService;
-use axum_cache::{BoxError, Cache, CacheLayer, cache_page};
-use tokio::time::timeout;
+use axum_cache::{BoxError, Cache, CacheLayer, Caches, Settings, cache_page};
+use tokio::time::{Instant, timeout};
 use tower::{Layer, Service, ServiceExt};
 
 use crate::support::site::ask;
@@ -261,8 +261,8 @@ async fn a_handler_has_what_belongs_to_the_task_of_its_client() {
     assert_eq!(ask(&site, "/", &[]).await.body, "ada");
 }
 
-/// What nobody waits for is finished, but not as much of it as anybody may ask for.
-#[tokio::test]
+/// What nobody waits for is finished, but not as much of it as anybody may ask for, and not for ever.
+#[tokio::test(start_paused = true)]
 async fn requests_that_are_given_up_do_not_pile_up() {
     const MOST: usize = 3;
     struct Running(Arc<AtomicUsize>);
@@ -281,8 +281,10 @@ async fn requests_that_are_given_up_do_not_pile_up() {
             std::future::pending::<()>().await;
         }
     };
-    let cache = Cache::builder(Memory::new()).max_refreshes(MOST);
-    let site = CacheLayer::new(cache.build().unwrap());
+    let url = format!("memory://?max_refreshes={MOST}&drain_timeout=0.5");
+    let settings = Settings::new().with_url("default", &url).unwrap();
+    let caches = Caches::builder().settings(settings).build().await.unwrap();
+    let site = CacheLayer::new(caches.default());
     let site = site.layer(Router::new().route("/", get(hangs)));
     for page in 0..20 {
         let request = Request::get(format!("/?{page}")).body(Body::empty());
@@ -293,6 +295,10 @@ async fn requests_that_are_given_up_do_not_pile_up() {
     }
     tokio::task::yield_now().await;
     assert_eq!(running.load(Ordering::SeqCst), MOST);
+    let closing = Instant::now();
+    caches.close().await.unwrap();
+    assert_eq!(closing.elapsed().as_millis() / 10, 50);
+    assert_eq!(running.load(Ordering::SeqCst), 0);
 }
 
 /// A service that is ready, busy or broken.
