@@ -4,6 +4,7 @@ mod builder;
 mod env;
 mod settings;
 mod stores;
+mod taken;
 
 pub use self::builder::{BackendSettings, CachesBuilder};
 pub use self::settings::Settings;

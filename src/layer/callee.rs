@@ -6,9 +6,10 @@
 //! - It is asked only for a request that is about to be forwarded: what is stored, and who waits for the answer of
 //!   another one, keep nothing that is given to those who are ready, such as a permit or a place in a queue.
 
-use std::future::poll_fn;
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
+use pin_project_lite::pin_project;
 use tower_service::Service;
 
 /// One that has not been asked whether it is ready, but in between [`is_ready`](Self::is_ready) and
@@ -43,16 +44,46 @@ impl<S> Callee<S> {
         self.0.call(request)
     }
 
-    /// Its answer once it is ready.
-    ///
-    /// # Errors
-    ///
-    /// Its own, also that of getting ready.
-    pub(super) async fn call<R>(mut self, request: R) -> Result<S::Response, S::Error>
+    /// Its answer once it is ready, an error of getting ready included.
+    pub(super) fn call<R>(self, request: R) -> Calling<S, R>
     where
         S: Service<R>,
     {
-        poll_fn(|cx| self.0.poll_ready(cx)).await?;
-        self.0.call(request).await
+        let parts = Some((self.0, request));
+        Calling::Waiting { parts }
+    }
+}
+
+pin_project! {
+    /// A call of a service that is about to be made, or is being made. In an `async fn` the request would have its
+    /// room beside the future until that ends.
+    #[project = CallingProject]
+    pub(super) enum Calling<S, R>
+    where
+        S: Service<R>,
+    {
+        Waiting { parts: Option<(S, R)> },
+        Called { #[pin] future: S::Future },
+    }
+}
+
+impl<S: Service<R>, R> Future for Calling<S, R> {
+    type Output = Result<S::Response, S::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if let CallingProject::Waiting { parts } = self.as_mut().project() {
+            let waiting = parts.take();
+            let (mut service, request) = waiting.expect("a future is not polled after it is ready");
+            if service.poll_ready(cx)?.is_pending() {
+                *parts = Some((service, request));
+                return Poll::Pending;
+            }
+            let future = service.call(request);
+            self.set(Self::Called { future });
+        }
+        match self.project() {
+            CallingProject::Called { future } => future.poll(cx),
+            CallingProject::Waiting { .. } => Poll::Pending,
+        }
     }
 }

@@ -73,31 +73,61 @@ impl Looked {
 }
 
 /// A look-up, and a fill as if begun before it.
-async fn settled(question: &Question, looked: Option<Looked>) -> (Looked, Fill) {
-    let (cache, key) = (&question.config.cache, &question.key);
-    if let Some(looked) = looked {
-        if looked.is_nothing() {
-            // Nothing will depend on it.
-            return (looked, cache.begin_fill(key));
-        }
-        if let Some(fill) = cache.begin_fill_since(key, looked.since) {
-            return (looked, fill);
-        }
-    }
-    // Barred only by what is purged of this page.
-    let fill = cache.begin_fill(key);
-    (Looked::up(question).await, fill)
+pub(super) struct Settled {
+    found: Found,
+    fill: Fill,
+    landings: u64,
 }
 
-/// How a request goes on that was looked up: it waits for another one's answer where there is one to wait for.
-pub(super) async fn choose(question: &Question, looked: Looked, leading: &Leading) -> Way {
+impl Settled {
+    /// If it is not too late for such a fill.
+    pub(super) fn of(question: &Question, looked: Looked) -> Option<Self> {
+        let (cache, key) = (&question.config.cache, &question.key);
+        let fill = if looked.is_nothing() {
+            // Nothing will depend on it.
+            cache.begin_fill(key)
+        } else {
+            cache.begin_fill_since(key, looked.since)?
+        };
+        Some(Self::new(looked, fill))
+    }
+
+    async fn anew(question: &Question) -> Self {
+        // Barred only by what is purged of this page.
+        let fill = question.config.cache.begin_fill(&question.key);
+        Self::new(Looked::up(question).await, fill)
+    }
+
+    fn new(looked: Looked, fill: Fill) -> Self {
+        Self {
+            found: looked.found,
+            fill,
+            landings: looked.landings,
+        }
+    }
+}
+
+/// How a request goes on that was looked up, if that is `settled`: it waits for another one's answer where there is one
+/// to wait for. What seldom waits is boxed, so that there is no room for it in each.
+pub(super) async fn choose(
+    question: &Question,
+    settled: &mut Option<Settled>,
+    leading: &Leading,
+) -> Way {
     let config = &question.config;
     let collapse = &config.collapse;
-    let (mut first, mut round, mut late) = (Some(looked), 0, false);
+    let (mut round, mut late) = (0, false);
     loop {
-        let (looked, fill) = settled(question, first.take()).await;
-        let (asked, landings) = (question.asked(), looked.landings);
-        let miss = match looked.found {
+        let Settled {
+            found,
+            fill,
+            landings,
+        } = match settled.take() {
+            Some(settled) => settled,
+            None => Box::pin(Settled::anew(question)).await,
+        };
+        let asked = question.asked();
+        let miss = match found {
             Found::Hit(pick) => return Way::Hit(pick),
             Found::Refresh(pick, miss) => {
                 let refresh = refresh(question, leading, pick, miss, fill, landings);
@@ -122,7 +152,7 @@ pub(super) async fn choose(question: &Question, looked: Looked, leading: &Leadin
         }
         let marked = collapse.marked(flight.spot, asked.now, config.hit_for_miss);
         if marked.is_some() || round == ROUNDS || leading.contains(collapse, &flight) {
-            return Way::Forward(Forwarding::alone(miss, fill, flight, marked));
+            return Way::alone(miss, fill, flight, marked);
         }
         let opened = config.take(&question.key, &miss, asked.now).await;
         if matches!(opened.ground, Ground::Lost) && !miss.is_unavailable() {
@@ -148,16 +178,15 @@ pub(super) async fn choose(question: &Question, looked: Looked, leading: &Leadin
                     return lead(miss, fill, held);
                 }
                 // An answer has landed since this request looked.
-                return match question.asked().look_up(&question.key).await {
+                return match Box::pin(found_meanwhile(question)).await {
                     Found::Hit(pick) => Way::Hit(pick),
                     Found::Refresh(pick, _) => Way::Answered(pick, stale()),
                     Found::Miss(miss) => lead(miss, fill, held),
                 };
             }
         };
-        let landed = collapse
-            .follow(&ticket, follower, config.lock_timeout)
-            .await;
+        let follow = collapse.follow(&ticket, follower, config.lock_timeout);
+        let landed = Box::pin(follow).await;
         let asked = question.asked();
         match landed {
             Landed::Page(page) if asked.may_have(&page) => {
@@ -169,24 +198,22 @@ pub(super) async fn choose(question: &Question, looked: Looked, leading: &Leadin
                 let status = instead(miss.forward, status).with_collapsed();
                 return match miss.stale {
                     Some(stale) => Way::Answered(stale, status),
-                    None => Way::Forward(Forwarding::alone(miss, fill, flight, None)),
+                    None => Way::alone(miss, fill, flight, None),
                 };
             }
             // It is this one, and is not to be had without asking.
             Landed::Page(page) if asked.selects(&page) => {
-                return Way::Forward(Forwarding::alone(miss, fill, flight, None));
+                return Way::alone(miss, fill, flight, None);
             }
             Landed::Instead(_) if miss.stale.is_some() => {
-                return Way::Forward(Forwarding::alone(miss, fill, flight, None));
+                return Way::alone(miss, fill, flight, None);
             }
-            Landed::Alone(alone) => {
-                return Way::Forward(Forwarding::alone(miss, fill, flight, Some(alone)));
-            }
+            Landed::Alone(alone) => return Way::alone(miss, fill, flight, Some(alone)),
             // Worth another look, unless the store is down: another variant, or purged meanwhile.
             Landed::Page(_) | Landed::Instead(_) | Landed::Again if !miss.is_unavailable() => {}
             // Once, as another request may do better.
             Landed::Late if !std::mem::replace(&mut late, true) => {}
-            _ => return Way::Forward(Forwarding::alone(miss, fill, flight, None)),
+            _ => return Way::alone(miss, fill, flight, None),
         }
         round += 1;
     }
@@ -239,11 +266,15 @@ async fn refresh(
         return lead(pick, miss, held);
     }
     // An answer has landed since this request looked.
-    match asked.look_up(&question.key).await {
+    match found_meanwhile(question).await {
         Found::Refresh(pick, miss) => lead(pick, miss, held),
         Found::Hit(pick) => Way::Hit(pick),
         Found::Miss(_) => Way::Answered(pick, stale()),
     }
+}
+
+async fn found_meanwhile(question: &Question) -> Found {
+    question.asked().look_up(&question.key).await
 }
 
 /// The place of an answer that nobody waits for.
@@ -260,6 +291,17 @@ pub(super) async fn place_of(question: &Question, miss: &Miss, marked: Option<Al
 /// What is said of what is served while another one is made.
 pub(super) fn stale() -> CacheStatus {
     CacheStatus::hit(STATUS_NAME).with_detail("stale-while-revalidate")
+}
+
+impl Way {
+    /// To the inner service, with nobody who waits for the answer.
+    fn alone(miss: Miss, fill: Fill, flight: Flight, marked: Option<Alone>) -> Self {
+        Self::Forward(Forwarding {
+            flight: Some(flight),
+            marked,
+            ..Forwarding::of(miss, fill)
+        })
+    }
 }
 
 impl Forwarding {
@@ -287,14 +329,6 @@ impl Forwarding {
         Self {
             duty,
             flight: Some(flight),
-            ..Self::of(miss, fill)
-        }
-    }
-
-    fn alone(miss: Miss, fill: Fill, flight: Flight, marked: Option<Alone>) -> Self {
-        Self {
-            flight: Some(flight),
-            marked,
             ..Self::of(miss, fill)
         }
     }

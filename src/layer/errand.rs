@@ -16,11 +16,12 @@ use tower_service::Service;
 
 use super::body::CacheBody;
 use super::callee::Callee;
-use super::choose::{Forwarding, Leading, Looked, Way, choose, place_of, stale};
+use super::choose::{Forwarding, Leading, Looked, Settled, Way, choose, place_of, stale};
 use super::collapse::is_worth_it;
 use super::fill::Filler;
 use super::future::{Answer, Lead, Leads, LookUp, UNATTENDED};
 use super::http::remove_conditions;
+use super::lease::Ground;
 use super::lookup::{Found, Pick};
 use super::serve::{Served, empty, serve};
 use super::service::{Question, STATUS_NAME};
@@ -49,6 +50,13 @@ pub(super) enum Step<B: Body, E> {
     Rest(Answer<B, E>, Leads<B, E>),
 }
 
+/// What becomes of a request that was looked up.
+enum Next<B: Body, E> {
+    Answered(Response<CacheBody<B>>),
+    /// The inner service is asked.
+    Forward(Answer<B, E>),
+}
+
 impl<S, RequestBody, ResponseBody> Errand<S, RequestBody>
 where
     S: Service<Request<RequestBody>, Response = Response<ResponseBody>> + Send + 'static,
@@ -58,7 +66,7 @@ where
     ResponseBody: Body<Data = Bytes> + Send + 'static,
     ResponseBody::Error: Send,
 {
-    pub(super) fn look_up(self) -> LookUp<ResponseBody, S::Error> {
+    pub(super) fn look_up(self: Box<Self>) -> LookUp<ResponseBody, S::Error> {
         // A block has what it takes once, where an `async fn` has it twice.
         Box::pin(async move {
             let looked = Looked::up(&self.question).await;
@@ -72,49 +80,62 @@ where
     }
 
     fn go_on(
-        mut self,
+        self: Box<Self>,
         looked: Looked,
         leads: Leads<ResponseBody, S::Error>,
     ) -> Answer<ResponseBody, S::Error> {
+        let leading = self.request.extensions().get::<Leading>();
+        let leading = leading.cloned().unwrap_or_default();
+        let mut settled = Settled::of(&self.question, looked);
         Box::pin(async move {
-            let leading = self.request.extensions().get::<Leading>();
-            let leading = leading.cloned().unwrap_or_default();
-            let way = choose(&self.question, looked, &leading).await;
-            let forwarding = match way {
-                Way::Forward(forwarding) => forwarding,
-                Way::Hit(pick) => return Ok(self.serve(pick, None)),
-                Way::Answered(pick, status) => return Ok(self.serve(pick, Some(status))),
-                Way::Refresh(pick, forwarding) => {
-                    let response = self.serve(pick, Some(stale()));
-                    let cache = self.question.config.cache.clone();
-                    let Some(room) = cache.room() else {
-                        observe::outcome(cache.named(), "refresh", Outcome::Bypass, "overloaded");
-                        return Ok(response);
-                    };
-                    let place = Place::nowhere(self.request.extensions_mut());
-                    let refresh = self.for_the_whole();
-                    let refresh = refresh.forward(place, leading, forwarding, room);
-                    let refresh = observe::in_current_span(refresh);
-                    cache.spawn(async move { drop(timeout(UNATTENDED, refresh).await) });
-                    return Ok(response);
-                }
-                Way::Timeout => {
-                    // Only the cache was to answer.
-                    let status = CacheStatus::unanswered(STATUS_NAME, "only-if-cached");
-                    return Ok(empty(StatusCode::GATEWAY_TIMEOUT, status));
-                }
-            };
-            let Some(room) = self.question.config.cache.room() else {
-                return Ok(self.overloaded(&forwarding));
-            };
-            if let Some(audience) = forwarding.duty.audience() {
-                let cache = self.question.config.cache.clone();
-                // It is chosen once.
-                let _ = leads.set(Lead::new(cache, audience));
+            let way = choose(&self.question, &mut settled, &leading).await;
+            match self.take(way, leading, &leads) {
+                Next::Answered(response) => Ok(response),
+                Next::Forward(answer) => observe::in_current_span(answer).await,
             }
-            let place = Place::of(self.request.extensions_mut());
-            observe::in_current_span(self.forward(place, leading, forwarding, room)).await
         })
+    }
+
+    fn take(
+        mut self: Box<Self>,
+        way: Way,
+        leading: Leading,
+        leads: &Leads<ResponseBody, S::Error>,
+    ) -> Next<ResponseBody, S::Error> {
+        let forwarding = match way {
+            Way::Forward(forwarding) => forwarding,
+            Way::Hit(pick) => return Next::Answered(self.serve(pick, None)),
+            Way::Answered(pick, status) => return Next::Answered(self.serve(pick, Some(status))),
+            Way::Refresh(pick, forwarding) => {
+                let response = self.serve(pick, Some(stale()));
+                let cache = self.question.config.cache.clone();
+                let Some(room) = cache.room() else {
+                    observe::outcome(cache.named(), "refresh", Outcome::Bypass, "overloaded");
+                    return Next::Answered(response);
+                };
+                let place = Place::nowhere(self.request.extensions_mut());
+                self.ask_for_the_whole();
+                let refresh = self.forward(place, leading, forwarding, room);
+                let refresh = observe::in_current_span(refresh);
+                cache.spawn(async move { drop(timeout(UNATTENDED, refresh).await) });
+                return Next::Answered(response);
+            }
+            Way::Timeout => {
+                // Only the cache was to answer.
+                let status = CacheStatus::unanswered(STATUS_NAME, "only-if-cached");
+                return Next::Answered(empty(StatusCode::GATEWAY_TIMEOUT, status));
+            }
+        };
+        let Some(room) = self.question.config.cache.room() else {
+            return Next::Answered(self.overloaded(&forwarding));
+        };
+        if let Some(audience) = forwarding.duty.audience() {
+            let cache = self.question.config.cache.clone();
+            // It is chosen once.
+            let _ = leads.set(Lead::new(cache, audience));
+        }
+        let place = Place::of(self.request.extensions_mut());
+        Next::Forward(self.forward(place, leading, forwarding, room))
     }
 
     fn serve(&self, pick: Pick, status: Option<CacheStatus>) -> Response<CacheBody<ResponseBody>> {
@@ -141,97 +162,105 @@ where
         response
     }
 
-    /// The same request, for the whole of a response that no client waits for. All else stays, as
-    /// its answer is stored for those who ask the same.
-    fn for_the_whole(mut self) -> Self {
+    /// From now on for the whole of a response that no client waits for. All else stays, as its answer is stored
+    /// for those who ask the same.
+    fn ask_for_the_whole(&mut self) {
         *self.request.method_mut() = Method::GET;
         self.question.for_the_whole();
-        self
     }
 
-    #[expect(
-        clippy::manual_async_fn,
-        reason = "a block has what it takes once, an `async fn` twice"
-    )]
+    /// Asks the inner service.
     fn forward(
-        mut self,
+        mut self: Box<Self>,
         place: Place,
-        mut leading: Leading,
-        forwarding: Forwarding,
+        leading: Leading,
+        mut forwarding: Forwarding,
         room: Room,
-    ) -> impl Future<Output = Result<Response<CacheBody<ResponseBody>>, S::Error>> + Send {
-        async move {
-            let Forwarding {
-                mut miss,
-                fill,
-                duty,
-                flight,
-                marked,
-                opened,
-            } = forwarding;
-            let config = Arc::clone(&self.question.config);
-            *self.request.headers_mut() = self.question.headers.clone();
-            if let Some(flight) = &flight {
-                leading.push(&config.collapse, flight);
-                self.request.extensions_mut().insert(leading);
-            }
-            if fill.is_barred() {
-                // What was found has been purged since.
-                (miss.known, miss.stale) = (None, None);
-            }
-            let mut request = config.inputs.show(&self.question.target, self.request);
-            let headers = request.headers_mut();
-            let validates = config.http.is_some() && !self.question.head;
-            if let Some(stale) = miss.stale.as_ref().filter(|_| validates) {
-                make_conditional(headers, &stale.stored().headers);
-            } else if self.question.given.conditions
-                && config.http.is_none()
-                && flight.is_some()
-                && is_worth_it(marked)
-            {
-                // The whole response is wanted; the conditions are for the layer to judge then.
-                remove_conditions(headers);
-            }
+    ) -> Answer<ResponseBody, S::Error> {
+        self.show(leading, &mut forwarding);
+        let opened = forwarding.opened.take();
+        let mut filler = self.filler(place, forwarding);
+        Box::pin(async move {
+            let (question, config) = (&self.question, &filler.config);
             let opened = match opened {
                 Some(opened) => opened,
-                None => place_of(&self.question, &miss, marked).await,
+                None => place_of(question, &filler.miss, filler.marked).await,
             };
-            let before = match opened.before {
+            filler.before = match opened.before {
                 Some(before) => Arc::unwrap_or_clone(before),
-                None if opened.ground.is_lost() || miss.is_unavailable() => Before::nothing(),
+                None if opened.ground.is_lost() || filler.miss.is_unavailable() => {
+                    Before::nothing()
+                }
                 // An answer to HEAD is never stored, but may say of the stored one that it still holds.
-                None if self.question.head && config.http.is_none() => Before::nothing(),
-                None => Before::read(&config, miss.replaced()).await,
+                None if question.head && config.http.is_none() => Before::nothing(),
+                None => Before::read(config, filler.miss.replaced()).await,
             };
-            let ground = opened.ground.clone();
-            let filler = Filler {
-                ground: opened.ground,
-                before,
-                asked_at: config.cache.clock().now(),
-                fill,
-                key: self.question.key.clone(),
-                veto: CacheVeto::of(request.extensions_mut()),
-                is_inside: place == Place::Inside,
-                config,
-                miss,
-                duty,
-                spot: flight.map(|flight| flight.spot),
-                marked,
-            };
-            let call = self.inner.call(request);
-            let cache = &self.question.config.cache;
-            let call = pin!(cache.making(&self.question.key, &room, call));
-            let mut response = match ground.hold(caught(call)).await {
-                Ok(Ok(response)) => at_one_moment(|| filler.respond(&self.question, response)),
-                Ok(Err(error)) => filler.unreachable(&self.question).ok_or(error)?,
-                Err(panic) => match filler.unreachable(&self.question) {
+            filler.ground = opened.ground.clone();
+            filler.asked_at = config.cache.clock().now();
+            let call = self.inner.call(self.request);
+            let call = pin!(config.cache.making(&question.key, &room, call));
+            let mut response = match opened.ground.hold(caught(call)).await {
+                Ok(Ok(response)) => at_one_moment(|| filler.respond(question, response)),
+                Ok(Err(error)) => filler.unreachable(question).ok_or(error)?,
+                Err(panic) => match filler.unreachable(question) {
                     Some(response) => response,
                     None => resume_unwind(panic),
                 },
             };
-            Unnamed::say(&self.question.asked(), response.extensions_mut());
+            Unnamed::say(&question.asked(), response.extensions_mut());
             place.leave(&mut response);
             Ok(response)
+        })
+    }
+
+    /// Makes of the request what the inner service is to see.
+    fn show(&mut self, mut leading: Leading, forwarding: &mut Forwarding) {
+        let Self {
+            request, question, ..
+        } = self;
+        let config = &question.config;
+        *request.headers_mut() = question.headers.clone();
+        if let Some(flight) = &forwarding.flight {
+            leading.push(&config.collapse, flight);
+            request.extensions_mut().insert(leading);
+        }
+        let miss = &mut forwarding.miss;
+        if forwarding.fill.is_barred() {
+            // What was found has been purged since.
+            (miss.known, miss.stale) = (None, None);
+        }
+        config.inputs.show(&question.target, request);
+        let headers = request.headers_mut();
+        let validates = config.http.is_some() && !question.head;
+        if let Some(stale) = miss.stale.as_ref().filter(|_| validates) {
+            make_conditional(headers, &stale.stored().headers);
+        } else if question.given.conditions
+            && config.http.is_none()
+            && forwarding.flight.is_some()
+            && is_worth_it(forwarding.marked)
+        {
+            // The whole response is wanted; the conditions are for the layer to judge then.
+            remove_conditions(headers);
+        }
+    }
+
+    /// What makes an answer of that of the inner service. It is as if nothing were to be stored until there is a
+    /// place for it.
+    fn filler(&mut self, place: Place, forwarding: Forwarding) -> Filler {
+        let config = Arc::clone(&self.question.config);
+        Filler {
+            ground: Ground::Lost,
+            before: Before::nothing(),
+            asked_at: config.cache.clock().now(),
+            fill: forwarding.fill,
+            key: self.question.key.clone(),
+            veto: CacheVeto::of(self.request.extensions_mut()),
+            is_inside: place == Place::Inside,
+            config,
+            miss: forwarding.miss,
+            duty: forwarding.duty,
+            spot: forwarding.flight.map(|flight| flight.spot),
+            marked: forwarding.marked,
         }
     }
 }

@@ -107,7 +107,7 @@ where
         }
         let (uri, given) = (view.uri.clone(), view.given);
         let target = target.into_owned();
-        let errand = Errand {
+        let errand = Box::new(Errand {
             question: Question {
                 config: Arc::clone(&self.config),
                 key,
@@ -121,7 +121,7 @@ where
             },
             inner: self.inner.clone(),
             request,
-        };
+        });
         ResponseFuture::look_up(errand.look_up())
     }
 }
@@ -205,7 +205,7 @@ impl<S> CacheService<S> {
             let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
             if is_read && !has_body(&request, view.given) && target.bypass.is_none() {
                 let target = target.into_owned();
-                request = inputs.show(&target, request);
+                inputs.show(&target, &mut request);
             }
         }
         self.forward(request, None, unnamed)

@@ -69,6 +69,15 @@ impl fmt::Debug for Turns {
 /// What is to be stored under a key, and for how long.
 type Write = (Key, Entry, Lifetime);
 
+/// All that is stored of a page.
+struct Writes {
+    primary: (Entry, Lifetime),
+    /// The page in an entry of its own.
+    beside: Option<Write>,
+    /// See [`Others::displaced`].
+    displaced: Option<Write>,
+}
+
 /// What is stored beside a primary entry.
 #[derive(Default)]
 struct Others {
@@ -101,27 +110,20 @@ impl Slot<'_> {
     }
 
     async fn put_here(&self, page: &StoredPage, packed: &Body) -> Result<()> {
-        let mut primary = page.head();
-        let (mut beside, mut displaced) = (None, None);
-        let cache = &self.config.cache;
-        let backend = cache.backend();
+        let backend = self.config.cache.backend();
         let mut turn = None;
-        if let Some(key) = self.variant_key {
+        let writes = if let Some(key) = self.variant_key {
             turn = Some(self.config.turns.of(self.key).await);
-            let current = self.current().await;
-            let generation = current.as_ref().map(|(_, head)| head.generation);
-            let is_same = generation.map_or(!self.known, |it| it == page.generation);
-            if current.is_none() && self.known {
-                primary.generation = draw();
+            self.joined(page, packed, key, self.current().await)?
+        } else {
+            Writes {
+                primary: self.primary(&page.head(), page, packed)?,
+                beside: None,
+                displaced: None,
             }
-            let others = self.place(&mut primary, page, current, key, is_same)?;
-            displaced = others.displaced;
-            if others.is_beside {
-                beside = Some(self.variant(page, key, packed)?);
-            }
-        }
-        let (primary, lasts) = self.primary(&primary, page, packed)?;
-        let outcome = match beside {
+        };
+        let (primary, lasts) = writes.primary;
+        let outcome = match writes.beside {
             None => backend.set(self.key, primary, lasts).await,
             Some(beside) => {
                 let batch = vec![beside, (self.key.clone(), primary, lasts)];
@@ -130,12 +132,35 @@ impl Slot<'_> {
             }
         };
         if outcome.is_ok() {
-            self.give_place(displaced).await;
+            self.give_place(writes.displaced).await;
         }
         drop(turn);
         outcome
     }
 
+    /// What is stored of a variant where this is there. It waits for nothing: a future has room for all that is there
+    /// while something is waited for.
+    fn joined(
+        &self,
+        page: &StoredPage,
+        packed: &Body,
+        key: &Key,
+        current: Option<(Entry, StoredPage)>,
+    ) -> Result<Writes> {
+        let mut primary = page.head();
+        let generation = current.as_ref().map(|(_, head)| head.generation);
+        let is_same = generation.map_or(!self.known, |it| it == page.generation);
+        if current.is_none() && self.known {
+            primary.generation = draw();
+        }
+        let others = self.place(&mut primary, page, current, key, is_same)?;
+        let beside = others.is_beside.then(|| self.variant(page, key, packed));
+        Ok(Writes {
+            primary: self.primary(&primary, page, packed)?,
+            beside: beside.transpose()?,
+            displaced: others.displaced,
+        })
+    }
     /// Replaces what is of this generation, and nothing else.
     async fn put_fenced(&self, page: &StoredPage, packed: &Body, generation: u64) -> Result<bool> {
         let cache = &self.config.cache;

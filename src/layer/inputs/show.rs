@@ -20,14 +20,10 @@ enum Form {
 }
 
 impl Inputs {
-    /// The request as the inner service may see it. `target` is that of the request.
-    pub(in crate::layer) fn show<B>(
-        &self,
-        target: &RequestTarget<'_>,
-        mut request: Request<B>,
-    ) -> Request<B> {
-        if self.shows_as_it_came(target, View::of(&request)) {
-            return request;
+    /// Makes of the request what the inner service may see. `target` is that of the request.
+    pub(in crate::layer) fn show<B>(&self, target: &RequestTarget<'_>, request: &mut Request<B>) {
+        if self.shows_as_it_came(target, View::of(request)) {
+            return;
         }
         let headers = std::mem::take(request.headers_mut());
         *request.headers_mut() = self.headers(target, headers);
@@ -39,7 +35,6 @@ impl Inputs {
         if self.narrow {
             *request.version_mut() = Version::HTTP_11;
         }
-        request
     }
 
     /// Whether the request is in its normal form already, as nearly all are.
