@@ -197,7 +197,7 @@ impl<V: Clone + Send + Sync> Follower<V> {
 }
 
 /// Knows whether anybody waits for a computation. It does not keep them waiting for one that is lost.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Audience<V>(Weak<OnceLock<watch::Sender<Option<V>>>>);
 
 impl<V> Audience<V> {

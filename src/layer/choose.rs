@@ -280,9 +280,11 @@ async fn found_meanwhile(question: &Question) -> Found {
 /// The place of an answer that nobody waits for.
 pub(super) async fn place_of(question: &Question, miss: &Miss, marked: Option<Alone>) -> Opened {
     let (config, now) = (&question.config, question.asked().now);
-    // Of what is not likely to be stored, no place is taken that has to be given back.
+    // Of what is not likely to be stored, no place is taken.
     if question.head || !is_worth_it(marked) {
         let ground = config.ground(&question.key, miss, now);
+        // Nor is one that somebody has left kept by it.
+        let ground = ground.filter(|ground| !matches!(ground, Ground::Lease(_)));
         return Opened::of(ground.unwrap_or(Ground::Lost));
     }
     config.take(&question.key, miss, now).await

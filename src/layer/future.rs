@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -27,6 +27,9 @@ use crate::semantics::cache_status::CacheStatus;
 /// The longest that an answer may take which no client waits for: a handler that never ends would keep for ever
 /// what there is a limited number of.
 pub(super) const UNATTENDED: Duration = Duration::from_secs(300);
+
+/// How often it is looked whether anybody still waits.
+const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) type Answer<B, E> =
     Pin<Box<dyn Future<Output = Result<Response<CacheBody<B>>, E>> + Send>>;
@@ -177,17 +180,27 @@ impl<B: Body + 'static, E: 'static> Lead<B, E> {
         }
     }
 
-    /// Finishes what others wait for, and of the rest as much as is done in the background, for as long as that may
-    /// take.
+    /// Finishes what others wait for, and of the rest, which may be that from some moment on, as much as is done in
+    /// the background, for as long as that may take.
     fn finish(answer: Answer<B, E>, lead: &Self) {
         let nobody_waits = !lead.audience.is_there();
         let permit = nobody_waits.then(|| lead.cache.refresh_permit());
         if let Some(None) = permit {
             return;
         }
+        let (cache, audience) = (lead.cache.clone(), lead.audience.clone());
         lead.cache.spawn(async move {
-            let _permit = permit;
-            drop(timeout(UNATTENDED, answer).await);
+            let mut permit = permit.flatten();
+            let mut answer = pin!(timeout(UNATTENDED, answer));
+            while timeout(LOOK, answer.as_mut()).await.is_err() {
+                if permit.is_none() && !audience.is_there() {
+                    // Those who waited have gone, too.
+                    permit = cache.refresh_permit();
+                    if permit.is_none() {
+                        return;
+                    }
+                }
+            }
         });
     }
 }

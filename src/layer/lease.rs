@@ -11,15 +11,14 @@
 //! - A generation is known before the handler is called, and what is made is stored only under it.
 //! - A lease is a miss to every reader. Whoever finds one adopts its generation, so that several
 //!   processes that make variants of a page at a time store them side by side.
-//! - A lease ends by itself. While there is somebody who makes the page, it is renewed; when its
-//!   holder has stored nothing, it is given back.
+//! - A lease ends by itself, and in no other way: while there is somebody who makes the page, it is renewed. Who
+//!   has stored nothing leaves it: others may have adopted it, and it keeps nobody from anything.
 //! - Requests that wait for each other's answers have found the same generation, or were there before
 //!   the handler was called: none of them is served what was purged before it began.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use tokio::time::timeout;
@@ -28,7 +27,6 @@ use super::layer::Config;
 use super::lookup::Miss;
 use super::stored::StoredPage;
 use super::tagged::Before;
-use super::write::later;
 use crate::cache::Cache;
 use crate::entry::{Body, Entry, Kind, Stamp, Undecodable, is_lease};
 use crate::error::Result;
@@ -41,9 +39,6 @@ use crate::ttl::Lifetime;
 
 /// How long a lease lasts that nobody renews.
 const LEASE: Duration = Duration::from_secs(10);
-
-/// How long a lease lasts that has been given back.
-const OVER: Duration = Duration::from_millis(1);
 
 /// How often it is tried to take a place that others take, too.
 const TRIES: usize = 4;
@@ -70,9 +65,8 @@ pub(super) struct Lease {
     key: Key,
     entry: Entry,
     generation: u64,
-    /// Another one's is not given back.
+    /// Not another one's, of which it is not known for how long it lasts.
     is_ours: bool,
-    is_over: AtomicBool,
 }
 
 /// The places that are being taken by a layer.
@@ -264,13 +258,6 @@ impl Ground {
         })
         .await
     }
-
-    /// There is a page in the place of the lease.
-    pub(super) fn is_filled(&self) {
-        if let Self::Lease(lease) = self {
-            lease.is_over.store(true, Ordering::Relaxed);
-        }
-    }
 }
 
 impl Lease {
@@ -281,12 +268,15 @@ impl Lease {
             entry,
             generation,
             is_ours,
-            is_over: AtomicBool::new(false),
         }
     }
 
     /// Never ends.
     async fn renew_all(&self) {
+        if !self.is_ours {
+            // It may be about to end.
+            let _ = tokio::time::timeout(LEASE / 3, self.renew(LEASE)).await;
+        }
         loop {
             tokio::time::sleep(LEASE / 3).await;
             // One that is gone shows when the page lands.
@@ -302,16 +292,6 @@ impl Lease {
             backend
                 .compare_and_set(&key, &entry, entry.clone(), lifetime)
                 .await
-        }
-    }
-}
-
-/// Gives it back, if nobody has stored anything.
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if self.is_ours && !*self.is_over.get_mut() {
-            let given_back = self.renew(OVER);
-            later(async move { drop(given_back.await) });
         }
     }
 }

@@ -112,9 +112,10 @@ impl Slot<'_> {
     async fn put_here(&self, page: &StoredPage, packed: &Body) -> Result<()> {
         let backend = self.config.cache.backend();
         let mut turn = None;
-        let writes = if let Some(key) = self.variant_key {
+        let writes = if self.known || self.variant_key.is_some() {
+            // Others may have come meanwhile.
             turn = Some(self.config.turns.of(self.key).await);
-            self.joined(page, packed, key, self.current().await)?
+            self.joined(page, packed, self.current().await)?
         } else {
             Writes {
                 primary: self.primary(&page.head(), page, packed)?,
@@ -138,29 +139,39 @@ impl Slot<'_> {
         outcome
     }
 
-    /// What is stored of a variant where this is there. It waits for nothing: a future has room for all that is there
+    /// What is stored of a page where this is there. It waits for nothing: a future has room for all that is there
     /// while something is waited for.
     fn joined(
         &self,
         page: &StoredPage,
         packed: &Body,
-        key: &Key,
         current: Option<(Entry, StoredPage)>,
     ) -> Result<Writes> {
         let mut primary = page.head();
         let generation = current.as_ref().map(|(_, head)| head.generation);
         let is_same = generation.map_or(!self.known, |it| it == page.generation);
-        if current.is_none() && self.known {
+        let is_gone = current.is_none() && self.known;
+        if is_gone || self.variant_key.is_none() && !is_same {
+            // None of the variants that there were is found again.
             primary.generation = draw();
         }
-        let others = self.place(&mut primary, page, current, key, is_same)?;
-        let beside = others.is_beside.then(|| self.variant(page, key, packed));
+        let (mut beside, mut displaced) = (None, None);
+        if let Some(key) = self.variant_key {
+            let others = self.place(&mut primary, page, current, key, is_same)?;
+            displaced = others.displaced;
+            if others.is_beside {
+                beside = Some(self.variant(page, key, packed)?);
+            }
+        } else if is_same {
+            join(&mut primary, current.map(|(_, head)| head));
+        }
         Ok(Writes {
             primary: self.primary(&primary, page, packed)?,
-            beside: beside.transpose()?,
-            displaced: others.displaced,
+            beside,
+            displaced,
         })
     }
+
     /// Replaces what is of this generation, and nothing else.
     async fn put_fenced(&self, page: &StoredPage, packed: &Body, generation: u64) -> Result<bool> {
         let cache = &self.config.cache;
@@ -192,13 +203,12 @@ impl Slot<'_> {
                 None => join(&mut primary, current.map(|(_, head)| head)),
             }
             let (primary, lasts) = self.primary(&primary, page, packed)?;
+            if let Some(key) = self.variant_key.filter(|_| others.is_beside) {
+                // First: if it fails, nothing is replaced. Its key, or what it says, is of the generation.
+                self.replace_older(self.variant(page, key, packed)?).await?;
+            }
             let replacing = backend.compare_and_set(self.key, &entry, primary, lasts);
             if replacing.await? {
-                self.ground.is_filled();
-                if let Some(key) = self.variant_key.filter(|_| others.is_beside) {
-                    let (key, entry, lasts) = self.variant(page, key, packed)?;
-                    backend.set(&key, entry, lasts).await?;
-                }
                 // Once it is known that it was what is displaced.
                 self.give_place(others.displaced).await;
                 return Ok(true);
@@ -274,30 +284,41 @@ impl Slot<'_> {
             return;
         };
         let placing = async {
-            let (cache, backend) = (&self.config.cache, self.config.cache.backend());
+            let backend = self.config.cache.backend();
             if backend.add(&key, entry.clone(), lasts).await? {
                 return Ok(());
             }
             // Of a writer that this one did not see, or of one that did not come to its end.
-            let Some(there) = backend.get(&key).await? else {
-                return Ok(());
-            };
-            let made_at = |entry: &Entry| {
-                let (page, _) = StoredPage::open(cache, &key, entry.bytes()).ok()?;
-                page.response.map(|response| response.stored_at)
-            };
-            if made_at(&there) >= made_at(&entry) {
-                return Ok(());
-            }
-            if cache.capabilities().compares {
-                let replacing = backend.compare_and_set(&key, &there, entry, lasts);
-                return replacing.await.map(drop);
-            }
-            backend.set(&key, entry, lasts).await
+            self.replace_older((key, entry, lasts)).await
         };
         if let Err(error) = placing.await {
             observe::failed(self.config.cache.name(), "page", &error);
         }
+    }
+
+    /// Stores a variant, unless one of the same generation is there that is newer.
+    async fn replace_older(&self, (key, entry, lasts): Write) -> Result<()> {
+        let (cache, backend) = (&self.config.cache, self.config.cache.backend());
+        let Some(there) = backend.get(&key).await? else {
+            return backend.add(&key, entry, lasts).await.map(drop);
+        };
+        let made = |entry: &Entry| {
+            let (page, _) = StoredPage::open(cache, &key, entry.bytes()).ok()?;
+            let generation = page.generation;
+            page.response
+                .map(|response| (generation, response.stored_at))
+        };
+        if let (Some(there), Some(own)) = (made(&there), made(&entry))
+            && there.0 == own.0
+            && there.1 >= own.1
+        {
+            return Ok(());
+        }
+        if cache.capabilities().compares {
+            let replacing = backend.compare_and_set(&key, &there, entry, lasts);
+            return replacing.await.map(drop);
+        }
+        backend.set(&key, entry, lasts).await
     }
 
     /// Whether other processes may replace a primary entry unseen: then no variant is in it alone.

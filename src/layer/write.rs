@@ -140,7 +140,7 @@ impl Writer {
             Ok(Some(why)) => {
                 observe::outcome(name, "page", Outcome::Bypass, why);
                 if let Some(spot) = mixed.filter(|_| why == INVALIDATED) {
-                    // Its place may have been given back by another one, whose answer was refused.
+                    // Its place is gone, which says nothing of the page.
                     mark(&config, spot, Alone::Mixed);
                 }
             }

@@ -41,6 +41,8 @@ mod nested;
 mod origin;
 #[cfg(all(feature = "memory", feature = "testing"))]
 mod outage;
+#[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
+mod overtaken;
 #[cfg(all(feature = "memory", feature = "testing"))]
 mod packed;
 #[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]

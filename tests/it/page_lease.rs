@@ -186,7 +186,7 @@ async fn a_miss_waits_for_two_round_trips_and_a_hit_for_one() {
 }
 
 #[tokio::test]
-async fn a_crowd_takes_one_lease_and_what_is_not_stored_gives_it_back() {
+async fn a_crowd_takes_one_lease_and_what_is_not_stored_leaves_it() {
     let remote = Remote::default().with_shared(true);
     let layer = CacheLayer::new(Cache::new(remote.clone()));
     let pages = Pages::default();
@@ -217,8 +217,7 @@ async fn a_crowd_takes_one_lease_and_what_is_not_stored_gives_it_back() {
     assert_eq!(calls("add"), (1, 1));
     crowd("/never").join_all().await;
     settle().await;
-    let (leases, given_back) = calls("add");
-    assert!(leases >= 1 && leases == given_back, "{leases} {given_back}");
+    assert_eq!(calls("add"), (1, 0));
     // It is known by now that nobody has to wait, and that no place has to be taken.
     crowd("/never").join_all().await;
     settle().await;

@@ -306,7 +306,7 @@ async fn refusals_keep_no_page_out() {
                     for _ in 0..refused {
                         ask(&site, "GET", &[("x-refused", reason)]).await;
                     }
-                    // Places that were taken are given back.
+                    // What is stored is stored by now.
                     tokio::time::sleep(Duration::from_millis(5)).await;
                     hits += usize::from(status(&site).await.contains("; hit"));
                 }

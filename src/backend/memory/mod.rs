@@ -48,6 +48,8 @@ const DEFAULT_MAX_BYTES: usize = 64 << 20;
 #[derive(Clone, Debug)]
 pub struct Memory {
     store: Arc<Store>,
+    /// Others may come to it at any time.
+    is_named: bool,
 }
 
 impl Memory {
@@ -56,6 +58,7 @@ impl Memory {
         let options = Options::default();
         Self {
             store: Arc::new(Store::new(options, Arc::new(SystemClock::new()))),
+            is_named: false,
         }
     }
 
@@ -124,7 +127,9 @@ impl MemoryBuilder {
         self
     }
 
-    /// Shares the store with all others of this name in the process.
+    /// Shares the store with all others of this name in the process. As others may come at any time, caches
+    /// go by it as by one that [processes share](crate::backend::Capabilities::shared): what is made while another
+    /// handle removes it is not stored, for one more write each.
     ///
     /// # Django
     ///
@@ -161,7 +166,10 @@ impl MemoryBuilder {
         let clock = clock.unwrap_or_else(|| Arc::new(SystemClock::new()));
         let make = || Arc::new(Store::new(options, clock));
         let Some(location) = location else {
-            return Ok(Memory { store: make() });
+            return Ok(Memory {
+                store: make(),
+                is_named: false,
+            });
         };
         let mut locations = LOCATIONS.lock().unwrap_or_else(PoisonError::into_inner);
         locations.retain(|_, store| store.strong_count() > 0);
@@ -178,7 +186,10 @@ impl MemoryBuilder {
                 store
             }
         };
-        Ok(Memory { store })
+        Ok(Memory {
+            store,
+            is_named: true,
+        })
     }
 }
 
@@ -222,7 +233,7 @@ impl Backend for Memory {
             .with_delete_prefix()
             .with_compare_and_set();
         // Another handle may be that of another cache, which knows nothing of the fills of this one.
-        capabilities.shared = Arc::strong_count(&self.store) > 1;
+        capabilities.shared = self.is_named || Arc::strong_count(&self.store) > 1;
         capabilities
     }
 
