@@ -115,7 +115,8 @@ where
                 };
                 let place = Place::nowhere(self.request.extensions_mut());
                 self.ask_for_the_whole();
-                let refresh = self.forward(place, leading, forwarding, room);
+                // All of it: what a client waits for is its answer alone.
+                let refresh = async move { self.forward(place, leading, forwarding, room).await };
                 let refresh = observe::in_current_span(refresh);
                 cache.spawn(async move { drop(timeout(UNATTENDED, refresh).await) });
                 return Next::Answered(response);
