@@ -6,31 +6,31 @@
 //!
 //! `ratio` is the median against the first of the rounds side by side; `us cpu` is what a request cost all
 //! servers, `us load` what it cost those who asked. Two cores, with others at work on them: from run to run the
-//! ratios over sockets moved by up to a fifth, those in process by as much, and Memcached's between 0.3 and 0.8.
+//! ratios over sockets moved by up to a fifth, those in process by as much, and Memcached's between 0.3 and 1.1.
 //! Between bursts, glibc's allocator gives memory back to the system, and faults it in again: hits over servers take
 //! less with `MALLOC_TRIM_THRESHOLD_=67108864` before the command, or another allocator.
-//! In another run, the layer had over memory 0.91 and 0.97, Redis 0.78 and 0.79, Memcached 0.77 and 0.94, `SQLite`
-//! 0.78 and 0.74. nginx 1.22.1, Varnish 7.1.1, Redis 7.0.15, Memcached 1.6.18, November 2026:
+//! In another run, the layer had over memory 0.99 and 0.98, Redis 0.86 and 0.82, Memcached 0.83 and 0.75, `SQLite`
+//! 0.86 and 0.85. nginx 1.22.1, Varnish 7.1.1, Redis 7.0.15, Memcached 1.6.18, November 2026:
 //!
 //! ```text
 //! requests, 32 connections:                   1/s  ratio  us cpu us load   the same with 256
-//! axum, static handler                      69269   1.00    13.6     9.4      53410   1.00    17.4    13.1
-//! layer, Memory                             66810   0.96    14.7     9.0      54713   1.06    19.6    13.6
-//! layer, Memory, fallback of a Router       65520   0.96    14.5     9.2      49960   0.91    21.0    13.8
-//! nginx proxy_cache                         56530   0.95    17.3    10.1      61169   1.05    20.1    12.6
-//! Varnish                                   42297   0.61    30.9    11.3      30015   0.52    47.8    19.8
-//! layer, Redis                              37936   0.51    38.6    10.6      29731   0.54    49.9    16.0
-//! layer, Memcached                          36469   0.46    41.7    10.4      30820   0.59    46.9    15.1
-//! layer, SQLite                             31469   0.39    50.5    11.3      24757   0.47    63.7    16.8
+//! axum, static handler                      92716   1.00     9.2     6.6      92373   1.00    10.7     8.5
+//! layer, Memory                            116791   1.15     8.7     6.9      80668   0.92    12.6     8.8
+//! layer, Memory, fallback of a Router       97479   0.98     9.9     6.6      73262   0.89    13.2     9.5
+//! nginx proxy_cache                         86260   0.86    13.1     7.2      80635   0.87    14.2     8.9
+//! Varnish                                   73168   0.71    18.0     7.7      44158   0.48    30.6    13.6
+//! layer, Redis                              58013   0.64    23.3     7.1      48102   0.50    31.1    10.1
+//! layer, Memcached                          57095   0.58    24.6     6.8      46559   0.46    31.2     9.8
+//! layer, SQLite                             55755   0.55    27.1     7.0      44416   0.50    35.6    10.0
 //!
 //! hits in process, tasks:                      32      256     ratios    us cpu, 256
-//! bare MultiplexedConnection                96093    85652     1.00  1.00           16.8
-//! Redis, Backend::get                       92439    82871     0.97  0.92           17.9
-//! layer, Redis                              63805    67068     0.73  0.77           24.4
-//! Memcached, Backend::get                   87385   113982     1.00  1.00           14.3
-//! layer, Memcached                          70995    76786     0.84  0.64           21.4
-//! SQLite, Backend::get                      80959    67740     1.00  1.00           28.5
-//! layer, SQLite                             65111    53472     0.83  0.80           37.1
+//! bare MultiplexedConnection               153784   121521     1.00  1.00           11.3
+//! Redis, Backend::get                      141451   123636     0.91  1.00           12.4
+//! layer, Redis                             132783    98805     0.89  0.79           15.6
+//! Memcached, Backend::get                  104075    83505     1.00  1.00           18.8
+//! layer, Memcached                          83566    91313     0.82  1.07           18.0
+//! SQLite, Backend::get                     123402    71872     1.00  1.00           26.9
+//! layer, SQLite                            107798    57660     0.88  0.80           33.7
 //! Redis commands a hit: 1.000 [("get", 20000)]
 //! ```
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
