@@ -5,22 +5,22 @@
 //!
 //! `first` is the first read of each entry, which leaves a page decoded; then any entry at random, and the same
 //! 1,000 of them again and again: what they take of any store is in the processor's caches, of which any of a
-//! million has none; with a million, `hot` is 1,190 to 1,620, by what else the machine does. `rss` is what the
+//! million has none; with a million, `hot` is 1,190 to 2,205, by what else the machine does. `rss` is what the
 //! process took for an entry when it was written, and when it had been `read`. Two shared cores, November 2026:
 //!
 //! ```text
 //!               entries  ns: write  first    any    hot   bytes an entry stored weight    rss   read
-//! page             1000       7398   3327    881    860                     466   2503   2310   3858
-//! page            10000       8057   4225   1491    951                     466   2504   1035   2317
-//! page           100000      10023   3318   2009   1096                     466   2506    850   2160
-//! page          1000000      10807   3862   2845   1616                     466   2508    888   2155
-//! Cache::get       1000        663    222    179    179                     117    485      0      0
-//! Cache::get      10000        826    242    323    197                     117    485    263    263
-//! Cache::get     100000        976    285    747    211                     117    485    353    353
-//! Cache::get    1000000       1266    461   1083    242                     117    485    361    361
-//! flood of 2000000 URLs: 26777 entries at most, weight 63.99 of 64 MiB, rss 23.2 MiB; 8001 ns a URL
+//! page             1000       6418   2938   1011   1041                     447   2340   2318   3777
+//! page            10000       5779   2620   1473    980                     447   2341   1035   2244
+//! page           100000       5947   2900   2449   1465                     447   2343    867   2076
+//! page          1000000       6395   6029   3250   2205                     447   2345    854   2064
+//! Cache::get       1000        748    201    190    191                     117    485      0      0
+//! Cache::get      10000       1548    299    469    181                     117    485    238    238
+//! Cache::get     100000       1998    510    983    381                     117    485    315    315
+//! Cache::get    1000000       2398    605   1311    238                     117    485    337    337
+//! flood of 2000000 URLs: 28641 entries at most, weight 64.00 of 64 MiB, rss 25.2 MiB; 7066 ns a URL
 //! pages in use, hits: 100.00 % of those read each 10,000 URLs, 100.00 % of those read each 100,000
-//! write of a page: 5952 ns, and 7127 where the store has another handle
+//! write of a page: 4457 ns, and 5590 where the store has another handle
 //! ```
 #![allow(clippy::unwrap_used, reason = "a benchmark may panic")]
 #![allow(clippy::print_stdout, reason = "it prints tables")]
