@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The two clocks a cache needs.
@@ -34,24 +34,14 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
     }
 }
 
-/// The system's clocks; the default of stores.
-#[derive(Clone, Copy, Debug)]
-pub struct SystemClock {
-    start: Instant,
-}
+/// The system's clocks; the default of stores. Monotonic time is counted from when the process first asked for it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock(());
 
 impl SystemClock {
-    /// The system's clocks, with monotonic time counted from now.
+    /// The system's clocks.
     pub fn new() -> Self {
-        Self {
-            start: Instant::now(),
-        }
-    }
-}
-
-impl Default for SystemClock {
-    fn default() -> Self {
-        Self::new()
+        Self(())
     }
 }
 
@@ -61,14 +51,22 @@ impl Clock for SystemClock {
     }
 
     fn monotonic(&self) -> Duration {
-        let now = MOMENT.get().unwrap_or_else(Instant::now);
-        now.saturating_duration_since(self.start)
+        MOMENT.get().unwrap_or_else(passed)
     }
+}
+
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// How long the process has had a clock.
+fn passed() -> Duration {
+    // What the first call makes of it is no later than now.
+    let start = *START;
+    Instant::now().saturating_duration_since(start)
 }
 
 thread_local! {
     /// At which the monotonic clock of the system stands for this thread, if it does.
-    static MOMENT: Cell<Option<Instant>> = const { Cell::new(None) };
+    static MOMENT: Cell<Option<Duration>> = const { Cell::new(None) };
 }
 
 /// Runs what is done in one go at one moment for all of the system's clocks: one reading is a good part of what a
@@ -80,7 +78,7 @@ pub(crate) fn at_one_moment<T>(run: impl FnOnce() -> T) -> T {
             MOMENT.set(None);
         }
     }
-    MOMENT.set(Some(Instant::now()));
+    MOMENT.set(Some(passed()));
     let _goes = Goes;
     run()
 }
@@ -89,7 +87,7 @@ pub(crate) fn at_one_moment<T>(run: impl FnOnce() -> T) -> T {
 pub(crate) fn while_time_passes<T>(run: impl FnOnce() -> T) -> T {
     let stood = MOMENT.take();
     let done = run();
-    MOMENT.set(stood.map(|_| Instant::now()));
+    MOMENT.set(stood.map(|_| passed()));
     done
 }
 
