@@ -264,6 +264,11 @@ impl Cache {
         self.shared.keys.key(self.version, key)
     }
 
+    /// The same, for who asks for it once.
+    fn brief_key(&self, key: &str) -> Result<Key> {
+        self.shared.keys.brief(self.version, key)
+    }
+
     /// The final key of the one of a page that `append` appends; see [`KeySpace::key_of`].
     pub(crate) fn page_key(&self, append: impl FnOnce(&mut String) -> bool) -> Result<Key> {
         self.shared.keys.key_of(self.version, append)
@@ -468,12 +473,12 @@ impl Cache {
     /// Begins a fill; see [`Fences::begin_since`].
     pub(crate) fn begin_fill_since(&self, key: &Key, since: Since) -> Option<Fill> {
         let fences = &self.shared.fences;
-        fences.begin_since(Arc::clone(key.text()), since)
+        fences.begin_since(key.text().into_owned(), since)
     }
 
     /// Begins a fill; see [`Fences::begin`].
     pub(crate) fn begin_fill(&self, key: &Key) -> Fill {
-        self.shared.fences.begin(Arc::clone(key.text()))
+        self.shared.fences.begin(key.text().into_owned())
     }
 
     /// Runs `remove`, and lets nothing land or be joined that began before it has ended.

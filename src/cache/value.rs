@@ -86,7 +86,7 @@ impl Cache {
         key: &str,
         decode: impl FnOnce(&Entry) -> Result<T>,
     ) -> Result<Option<T>> {
-        let key = self.final_key(key)?;
+        let key = self.brief_key(key)?;
         let found = if let Some(found) = self.find_now(&key) {
             found
         } else {
@@ -214,7 +214,7 @@ impl Cache {
     ///
     /// `has_key`, and `in`, which cannot name a version.
     pub async fn contains(&self, key: &str) -> Result<bool> {
-        let key = self.final_key(key)?;
+        let key = self.brief_key(key)?;
         let look = self.look(&key).await;
         let look = self.or_instead("contains", look, || Look::nothing(UNAVAILABLE))?;
         Ok(look.is_fresh())
@@ -226,7 +226,7 @@ impl Cache {
     ///
     /// As for [any call](Cache#errors).
     pub async fn ttl_of(&self, key: &str) -> Result<Option<Lifetime>> {
-        let key = self.final_key(key)?;
+        let key = self.brief_key(key)?;
         let asking = async {
             let Some(lifetime) = self.backend().ttl(&key).await? else {
                 return Ok(None);

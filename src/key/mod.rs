@@ -17,6 +17,7 @@ mod django;
 mod page;
 mod part;
 mod space;
+mod text;
 
 #[cfg(feature = "django-keys")]
 pub use self::django::{DjangoFragment, DjangoKeys};
@@ -25,19 +26,22 @@ pub(crate) use self::page::{PageKeys, selection};
 pub use self::part::{KeyPart, KeyWriter};
 pub(crate) use self::space::KeySpace;
 
+use std::borrow::Cow;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64;
+
+use self::text::Text;
 
 /// The longest final key that every supported store takes, in bytes: Memcached's limit.
 pub const MAX_KEY_BYTES: usize = 250;
 
 /// A final key, as a store sees it: prefix, version and the caller's key in one text.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone)]
 pub struct Key {
-    /// Shared by all who keep it for a while.
-    text: Arc<str>,
+    text: Text,
     namespace: usize,
 }
 
@@ -47,9 +51,18 @@ impl Key {
         &self.text
     }
 
-    /// The same, to keep.
-    pub(crate) fn text(&self) -> &Arc<str> {
-        &self.text
+    /// Its text, to keep.
+    pub(crate) fn text(&self) -> Cow<'_, Arc<str>> {
+        self.text.shared()
+    }
+
+    /// The same key, for who keeps it for a while: clones share its text.
+    #[must_use]
+    pub(crate) fn kept(self) -> Self {
+        match self.text {
+            Text::Shared(_) => self,
+            Text::Brief(_) => self.clone(),
+        }
     }
 
     /// What tells it from the few others that there are beside it; the same in every process.
@@ -60,7 +73,7 @@ impl Key {
     /// One of a namespace that no key function makes.
     pub(crate) fn within(namespace: &str, name: &str) -> Self {
         Self {
-            text: format!("{namespace}{name}").into(),
+            text: Text::from(format!("{namespace}{name}")),
             namespace: namespace.len(),
         }
     }
@@ -69,6 +82,29 @@ impl Key {
     /// [`Backend::clear`](crate::backend::Backend::clear).
     pub fn namespace(&self) -> &str {
         &self.text[..self.namespace]
+    }
+}
+
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        (self.as_str(), self.namespace) == (other.as_str(), other.namespace)
+    }
+}
+
+impl Eq for Key {}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        (self.as_str(), self.namespace).hash(state);
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key")
+            .field("text", &self.as_str())
+            .field("namespace", &self.namespace)
+            .finish()
     }
 }
 

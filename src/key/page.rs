@@ -242,33 +242,37 @@ fn push_plain_site(target: &PageTarget<'_>, key: &mut String) -> bool {
     if authority.is_empty() || prefix.len() + scheme.len() + authority.len() > MAX_SITE_BYTES {
         return false;
     }
-    let is_plain_prefix = push_all(key, prefix, NAME);
+    key.push_str(prefix);
     key.push(':');
-    let is_plain_scheme = push_all(key, scheme, NAME);
+    key.push_str(scheme);
     // Without a host there are no slashes.
     key.push_str(target.authority.map_or(":", |_| "://"));
-    push_all(key, authority, HOST) && is_plain_prefix && is_plain_scheme
+    key.push_str(authority);
+    is_all(prefix, NAME) && is_all(scheme, NAME) && is_all(authority, HOST)
 }
 
 /// Appends path and query, as [the site](push_plain_site), up to a key of `most` bytes.
 fn push_page(target: &PageTarget<'_>, key: &mut String, most: usize) -> bool {
     let (path, query) = (target.path, target.query.unwrap_or_default());
     let has_room = key.len() + path.len() + query.len() + 2 <= most;
-    if !has_room || !path.starts_with('/') || !push_all(key, path, PATH) {
+    if !has_room || !path.starts_with('/') || !is_all(path, PATH) {
         return false;
     }
+    key.push_str(path);
     key.push('/');
     target.query.is_none_or(|query| {
         key.push('?');
-        push_all(key, query, QUERY)
+        key.push_str(query);
+        is_all(query, QUERY)
     })
 }
 
-/// Appends a text. Whether all of its bytes may be part of it.
+/// Whether all bytes of a text may be part of this.
 #[inline(never)]
-fn push_all(key: &mut String, text: &str, of: u8) -> bool {
-    key.push_str(text);
-    text.bytes().all(|byte| PARTS[usize::from(byte)] & of != 0)
+fn is_all(text: &str, of: u8) -> bool {
+    // Without a way out, as most have no odd ones.
+    let of_all = |of: u8, byte| of & PARTS[usize::from(byte)];
+    text.bytes().fold(of, of_all) != 0
 }
 
 /// Appends what stands for an odd site.

@@ -1,8 +1,8 @@
 //! The key space of one cache: its prefix, key function and policy, checked once.
 
-use std::cell::Cell;
 use std::sync::Arc;
 
+use super::text::{Brief, Text};
 use super::{
     Key, KeyFunction, KeyPolicy, MAX_KEY_BYTES, PrefixedKeys, digest, is_plain, is_plain_byte,
 };
@@ -19,14 +19,6 @@ const TAIL_BYTES: usize = 1 + 64;
 
 /// The most that a hashed key keeps of the text that it stands for.
 const MAX_HEAD_BYTES: usize = MAX_KEY_BYTES - TAIL_BYTES;
-
-/// What is kept of the place where a key is put together.
-const MAX_SCRATCH_BYTES: usize = 1024;
-
-thread_local! {
-    /// Where keys are put together, so that each is allocated once, at its length.
-    static SCRATCH: Cell<String> = const { Cell::new(String::new()) };
-}
 
 #[derive(Clone, Debug)]
 pub(crate) struct KeySpace {
@@ -79,6 +71,11 @@ impl KeySpace {
     }
 
     pub(crate) fn key(&self, version: u64, key: &str) -> Result<Key> {
+        self.brief(version, key).map(Key::kept)
+    }
+
+    /// The same, for who asks for it once.
+    pub(crate) fn brief(&self, version: u64, key: &str) -> Result<Key> {
         self.key_of(version, |text| {
             text.push_str(key);
             false
@@ -86,7 +83,7 @@ impl KeySpace {
     }
 
     /// The final key of the one that `append` appends, which says whether it is known to be [plain], and to be
-    /// unlike a hashed one.
+    /// unlike a hashed one. For who asks for it once.
     ///
     /// [plain]: is_plain
     pub(crate) fn key_of(
@@ -94,38 +91,32 @@ impl KeySpace {
         version: u64,
         append: impl FnOnce(&mut String) -> bool,
     ) -> Result<Key> {
-        let mut text = SCRATCH.try_with(Cell::take).unwrap_or_default();
-        text.clear();
-        let key = match &self.head {
+        let mut brief = Brief::new();
+        let text = brief.text_mut();
+        match &self.head {
             Some(head) if version == self.version => {
                 text.push_str(head);
-                if append(&mut text) && self.is_head_plain && text.len() <= MAX_KEY_BYTES {
-                    Ok(Key {
-                        text: text.as_str().into(),
+                if append(text) && self.is_head_plain && text.len() <= MAX_KEY_BYTES {
+                    return Ok(Key {
+                        text: Text::Brief(brief),
                         namespace: self.namespace.as_ref().map_or(0, String::len),
-                    })
-                } else {
-                    self.checked(&text)
+                    });
                 }
             }
             _ => {
                 let head = self.function.head(&self.prefix, version);
                 text.push_str(head.as_deref().unwrap_or_default());
-                append(&mut text);
+                append(text);
                 if head.is_none() {
-                    text = self.function.key(&text, &self.prefix, version);
+                    *text = self.function.key(text, &self.prefix, version);
                 }
-                self.checked(&text)
             }
-        };
-        if text.capacity() <= MAX_SCRATCH_BYTES {
-            let _ = SCRATCH.try_with(|scratch| scratch.set(text));
         }
-        key
+        self.checked(brief)
     }
 
     /// The final key that this text makes.
-    fn checked(&self, text: &str) -> Result<Key> {
+    fn checked(&self, text: Brief) -> Result<Key> {
         let namespace = self.namespace.as_deref().unwrap_or_default();
         let namespace = if text.starts_with(namespace) {
             namespace
@@ -133,15 +124,15 @@ impl KeySpace {
             ""
         };
         let portable = match self.policy {
-            KeyPolicy::Error if !is_portable(text) => return Err(ErrorKind::InvalidKey.into()),
+            KeyPolicy::Error if !is_portable(&text) => return Err(ErrorKind::InvalidKey.into()),
             KeyPolicy::Error | KeyPolicy::Off => true,
-            KeyPolicy::Hash => is_portable(text) && !looks_hashed(text),
+            KeyPolicy::Hash => is_portable(&text) && !looks_hashed(&text),
         };
         Ok(Key {
             text: if portable {
-                text.into()
+                Text::Brief(text)
             } else {
-                format!("{}{MARK}{}", head(text), digest(text)).into()
+                format!("{}{MARK}{}", head(&text), digest(&text)).into()
             },
             namespace: namespace.len(),
         })

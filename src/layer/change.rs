@@ -44,7 +44,7 @@ impl Change {
         Self {
             config: Arc::clone(config),
             method: request.method().clone(),
-            key: target.primary(view.uri, config).ok(),
+            key: target.primary(view.uri, config).map(Key::kept).ok(),
             uri: target.absolute(view.uri),
             status,
             is_over: false,

@@ -202,7 +202,7 @@ impl Filler {
             || known.is_some_and(|page| page.is_selected())
             || !self.config.page_keys.inlines();
         let variant_key = has_variants
-            .then(|| asked.variant_key(&vary, generation).ok())
+            .then(|| asked.variant_key(&vary, generation).map(Key::kept).ok())
             .flatten();
         let varied = own.into_iter().map(|name| asked.varied(name));
         Ok(Placement {

@@ -135,6 +135,7 @@ impl Config {
     /// The final key of the primary entry of the page at an absolute URI.
     pub(super) fn page_key(&self, uri: &Uri) -> Result<Key> {
         self.of_page(uri, |target| target.primary(uri, self))
+            .map(Key::kept)
     }
 
     /// What is made of the target at an absolute URI.

@@ -86,7 +86,7 @@ impl Memory {
     fn refuse_if_too_large(&self, key: &Key, entry: &Entry, operation: &'static str) -> Result<()> {
         let fits = refuse_if_larger(entry, self.store.max_value_bytes());
         fits.map_err(|error| {
-            self.store.update(key.text(), |_| (None, ()));
+            self.store.update(&key.text(), |_| (None, ()));
             error.at("memory", operation)
         })
     }
@@ -244,7 +244,7 @@ impl Backend for Memory {
     async fn set(&self, key: &Key, entry: Entry, lifetime: Lifetime) -> Result<()> {
         self.refuse_if_too_large(key, &entry, "set")?;
         let slot = self.store.slot(key, entry, lifetime);
-        self.store.update(key.text(), |_| (Some(slot), ()));
+        self.store.update(&key.text(), |_| (Some(slot), ()));
         Ok(())
     }
 
@@ -254,14 +254,14 @@ impl Backend for Memory {
         }
         self.refuse_if_too_large(key, &entry, "add")?;
         let slot = self.store.slot(key, entry, lifetime);
-        Ok(self.store.update(key.text(), |live| match live {
+        Ok(self.store.update(&key.text(), |live| match live {
             Some(live) => (Some(live), false),
             None => (Some(slot), true),
         }))
     }
 
     async fn touch(&self, key: &Key, lifetime: Lifetime) -> Result<bool> {
-        Ok(self.store.update(key.text(), |live| {
+        Ok(self.store.update(&key.text(), |live| {
             let touched = live.map(|live| self.store.slot(key, live.entry.clone(), lifetime));
             let found = touched.is_some();
             (touched, found)
@@ -269,12 +269,14 @@ impl Backend for Memory {
     }
 
     async fn delete(&self, key: &Key) -> Result<bool> {
-        Ok(self.store.update(key.text(), |live| (None, live.is_some())))
+        Ok(self
+            .store
+            .update(&key.text(), |live| (None, live.is_some())))
     }
 
     async fn incr(&self, key: &Key, delta: i64) -> Result<i64> {
         self.store
-            .update(key.text(), |live| {
+            .update(&key.text(), |live| {
                 let Some(live) = live else {
                     return (None, Err(ErrorKind::KeyMissing.into()));
                 };
@@ -322,7 +324,7 @@ impl Backend for Memory {
         refuse_if_larger(&entry, self.store.max_value_bytes())
             .map_err(|error| error.at("memory", "compare_and_set"))?;
         let slot = self.store.slot(key, entry, lifetime);
-        Ok(self.store.update(key.text(), |live| match live {
+        Ok(self.store.update(&key.text(), |live| match live {
             Some(live) if live.entry == *expected => (Some(slot), true),
             live => (live, false),
         }))

@@ -16,12 +16,12 @@ impl Memory {
     pub(in crate::backend) fn keep(&self, key: &Key, entry: Entry, lifetime: Lifetime) {
         let fits = entry.weight() <= self.store.max_value_bytes();
         let slot = fits.then(|| self.store.slot(key, entry, lifetime));
-        self.store.update(key.text(), |_| (slot, ()));
+        self.store.update(&key.text(), |_| (slot, ()));
     }
 
     /// Gives what is held another lifetime.
     pub(in crate::backend) fn renew(&self, key: &Key, lifetime: Lifetime) {
-        self.store.update(key.text(), |live| {
+        self.store.update(&key.text(), |live| {
             let renewed = live.map(|live| self.store.slot(key, live.entry.clone(), lifetime));
             (renewed, ())
         });

@@ -237,7 +237,7 @@ impl Store {
         else {
             return false;
         };
-        self.map.insert(Arc::clone(to.text()), slot);
+        self.map.insert(to.text().into_owned(), slot);
         true
     }
 

@@ -179,14 +179,14 @@ fn what_is_replaced_while_a_prefix_goes_goes_too() {
     for _ in 0..20 {
         for key in &keys {
             let slot = memory.store.slot(key, Entry::new("1"), lifetime);
-            memory.store.update(key.text(), |_| (Some(slot), ()));
+            memory.store.update(&key.text(), |_| (Some(slot), ()));
         }
         let touched = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 while !touched.load(std::sync::atomic::Ordering::SeqCst) {
                     for key in &keys {
-                        memory.store.update(key.text(), |live| {
+                        memory.store.update(&key.text(), |live| {
                             let anew = live.map(|live| live.with_entry(Entry::new("2")));
                             (anew, ())
                         });
