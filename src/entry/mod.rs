@@ -103,6 +103,11 @@ impl Entry {
         Arc::clone(decoded).downcast().ok()
     }
 
+    /// The same, for as long as the entry is at hand: nobody counts who has it.
+    pub(crate) fn decoded_ref<T: Send + Sync + 'static>(&self) -> Option<&T> {
+        self.inner.decoded.get()?.downcast_ref()
+    }
+
     /// Leaves its decoded form for others.
     pub(crate) fn decoded_as<T: Send + Sync + 'static>(&self, decoded: Arc<T>) -> Arc<T> {
         // When another type or another reader came first, its form stays; ours serves this call.

@@ -16,9 +16,9 @@ use tokio::time::timeout;
 use super::body::CacheBody;
 use super::collapse::Landed;
 use super::errand::Step;
+use super::hit::Hit;
 use super::layer::Config;
 use super::unnamed::Unnamed;
-use super::unshared::Forwarded;
 use super::veto::Place;
 use crate::cache::Cache;
 use crate::flight::Audience;
@@ -36,96 +36,97 @@ pub(super) type Answer<B, E> =
 
 pub(super) type LookUp<B, E> = Pin<Box<dyn Future<Output = Step<B, E>> + Send>>;
 
-pin_project! {
-    /// The future of a [`CacheService`](super::CacheService).
-    pub struct ResponseFuture<F, B: Body, E> {
-        #[pin]
-        inner: Inner<F, B, E>,
-    }
+/// The future of a [`CacheService`](super::CacheService).
+pub struct ResponseFuture<B: Body, E> {
+    inner: Inner<B, E>,
 }
 
-pin_project! {
-    #[project = InnerProject]
-    enum Inner<F, B: Body, E> {
-        Hit { response: Option<Response<CacheBody<B>>> },
-        Pass { #[pin] future: F, passing: Passing },
-        Unshared { #[pin] future: F, page: Forwarded },
-        LookUp { future: LookUp<B, E> },
-        Answer { answer: Led<B, E> },
-    }
+/// Small, as it is moved more often than made: all that takes room has it elsewhere.
+enum Inner<B: Body, E> {
+    Hit(Option<Hit>),
+    LookUp(LookUp<B, E>),
+    Answer(Led<B, E>),
 }
 
-impl<F, B: Body, E> ResponseFuture<F, B, E> {
-    pub(super) fn hit(response: Response<CacheBody<B>>) -> Self {
-        let response = Some(response);
-        Self {
-            inner: Inner::Hit { response },
-        }
-    }
-
-    /// Not for the cache.
-    pub(super) fn pass(future: F, passing: Passing) -> Self {
-        Self {
-            inner: Inner::Pass { future, passing },
-        }
-    }
-
-    /// Not likely to be for the cache.
-    pub(super) fn unshared(future: F, page: Forwarded) -> Self {
-        Self {
-            inner: Inner::Unshared { future, page },
-        }
+impl<B: Body, E> ResponseFuture<B, E> {
+    pub(super) fn hit(hit: Hit) -> Self {
+        let inner = Inner::Hit(Some(hit));
+        Self { inner }
     }
 
     /// One that ends with its client.
-    pub(super) fn answer(answer: Answer<B, E>) -> Self {
-        let answer = Led::new(answer, Leads::default());
-        Self {
-            inner: Inner::Answer { answer },
-        }
+    pub(super) fn answer(
+        answer: impl Future<Output = Result<Response<CacheBody<B>>, E>> + Send + 'static,
+    ) -> Self {
+        let inner = Inner::Answer(Led::new(Box::pin(answer), None));
+        Self { inner }
     }
 
     /// One that has to be looked up elsewhere.
-    pub(super) fn look_up(future: LookUp<B, E>) -> Self {
-        Self {
-            inner: Inner::LookUp { future },
+    pub(super) fn look_up(look_up: LookUp<B, E>) -> Self {
+        let inner = Inner::LookUp(look_up);
+        Self { inner }
+    }
+}
+
+impl<B: Body<Data = Bytes>, E> Future for ResponseFuture<B, E> {
+    type Output = Result<Response<CacheBody<B>>, E>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.inner {
+            Inner::Hit(hit) => {
+                let hit = hit.take();
+                let hit = hit.expect("a future is not polled after it is ready");
+                Poll::Ready(Ok(hit.response()))
+            }
+            Inner::LookUp(look_up) => match ready!(look_up.as_mut().poll(cx)) {
+                Step::Answered(response) => Poll::Ready(Ok(response)),
+                Step::Rest(answer, leads) => {
+                    self.inner = Inner::Answer(Led::new(answer, Some(leads)));
+                    self.poll(cx)
+                }
+            },
+            Inner::Answer(answer) => answer.poll(cx),
         }
     }
 }
 
-impl<F, B, E> Future for ResponseFuture<F, B, E>
+pin_project! {
+    /// An answer of the inner service, of which something else is made. In an `async` block it would have its room
+    /// twice.
+    pub(super) struct Finished<F, T> {
+        #[pin]
+        future: F,
+        finish: Option<T>,
+    }
+}
+
+/// What makes of an answer of the inner service the one for the client.
+pub(super) trait Finish {
+    fn finish<B: Body<Data = Bytes>>(self, response: Response<B>) -> Response<CacheBody<B>>;
+}
+
+impl<F, T> Finished<F, T> {
+    pub(super) fn new(future: F, finish: T) -> Self {
+        let finish = Some(finish);
+        Self { future, finish }
+    }
+}
+
+impl<F, T, B, E> Future for Finished<F, T>
 where
     F: Future<Output = Result<Response<B>, E>>,
-    B: Body<Data = Bytes> + Send + 'static,
-    B::Error: Send,
-    E: Send + 'static,
+    T: Finish,
+    B: Body<Data = Bytes>,
 {
     type Output = Result<Response<CacheBody<B>>, E>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.as_mut().project().inner.project() {
-            InnerProject::Hit { response } => {
-                let response = response.take();
-                Poll::Ready(Ok(
-                    response.expect("a future is not polled after it is ready")
-                ))
-            }
-            InnerProject::Pass { future, passing } => {
-                Poll::Ready(Ok(passing.respond(ready!(future.poll(cx))?)))
-            }
-            InnerProject::Unshared { future, page } => {
-                Poll::Ready(Ok(page.respond(ready!(future.poll(cx))?)))
-            }
-            InnerProject::LookUp { future } => match ready!(future.as_mut().poll(cx)) {
-                Step::Answered(response) => Poll::Ready(Ok(response)),
-                Step::Rest(answer, leads) => {
-                    let answer = Led::new(answer, leads);
-                    self.as_mut().project().inner.set(Inner::Answer { answer });
-                    self.poll(cx)
-                }
-            },
-            InnerProject::Answer { answer } => answer.poll(cx),
-        }
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.future.poll(cx))?;
+        let finish = this.finish.take();
+        let finish = finish.expect("a future is not polled after it is ready");
+        Poll::Ready(Ok(finish.finish(response)))
     }
 }
 
@@ -139,21 +140,18 @@ pub(super) struct Passing {
     pub(super) unnamed: Option<Unnamed>,
 }
 
-impl Passing {
-    pub(super) fn respond<B: Body<Data = Bytes>>(
-        &mut self,
-        response: Response<B>,
-    ) -> Response<CacheBody<B>> {
+impl Finish for Passing {
+    fn finish<B: Body<Data = Bytes>>(self, response: Response<B>) -> Response<CacheBody<B>> {
         let mut response = response.map(CacheBody::live);
         if let Some(config) = &self.config {
             response = config.with_named_tags(response);
             config.inputs.patch_vary(response.headers_mut());
         }
-        if let Some(unnamed) = self.unnamed.take() {
+        if let Some(unnamed) = self.unnamed {
             unnamed.leave(response.extensions_mut());
         }
         self.place.leave(&mut response);
-        if let Some(status) = self.status.take() {
+        if let Some(status) = self.status {
             status.append_to(response.headers_mut());
         }
         response
@@ -209,11 +207,11 @@ impl<B: Body + 'static, E: 'static> Lead<B, E> {
 struct Led<B: Body, E> {
     /// Until it is ready, or panics.
     answer: Option<Answer<B, E>>,
-    leads: Leads<B, E>,
+    leads: Option<Leads<B, E>>,
 }
 
 impl<B: Body, E> Led<B, E> {
-    fn new(answer: Answer<B, E>, leads: Leads<B, E>) -> Self {
+    fn new(answer: Answer<B, E>, leads: Option<Leads<B, E>>) -> Self {
         let answer = Some(answer);
         Self { answer, leads }
     }
@@ -232,14 +230,14 @@ impl<B: Body, E> Led<B, E> {
 impl<B: Body, E> Drop for Led<B, E> {
     fn drop(&mut self) {
         if let Some(answer) = self.answer.take()
-            && let Some(lead) = self.leads.get()
+            && let Some(lead) = self.leads.as_ref().and_then(|leads| leads.get())
         {
             (lead.take_over)(answer, lead);
         }
     }
 }
 
-impl<F, B: Body, E> fmt::Debug for ResponseFuture<F, B, E> {
+impl<B: Body, E> fmt::Debug for ResponseFuture<B, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture").finish_non_exhaustive()
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::response::Parts;
 
 use super::given::View;
+use super::hit::Hit;
 use super::layer::Config;
 use super::lookup::{Asked, Now};
 use super::serve::{Served, served};
@@ -20,7 +21,9 @@ use crate::semantics::cache_status::{CacheStatus, Forward};
 
 pub(super) enum Look<'r> {
     /// The cache has the answer.
-    Hit(Parts, Bytes),
+    Hit(Hit),
+    /// It has, and this is what this client gets of it.
+    Made(Parts, Bytes),
     /// It is not for the cache.
     Bypass(CacheStatus),
     /// It has to be looked up where one waits for an answer, or made.
@@ -66,10 +69,14 @@ impl Config {
             (asked, now)
         });
         let unshared = match now {
-            Now::Hit(pick) => {
-                let stored = Served::Shared(pick.stored());
-                let (parts, body) = served(stored, pick.expired, &asked, head, None);
-                return Look::Hit(parts, body);
+            Now::Hit(page) => {
+                let page = match Hit::of(page, &asked, head) {
+                    Ok(hit) => return Look::Hit(hit),
+                    Err(page) => page,
+                };
+                let stored = Served::Shared(page.stored());
+                let (parts, body) = served(stored, page.expired, &asked, head, None);
+                return Look::Made(parts, body);
             }
             Now::Nothing if !head => Unshared::of(self, &asked, &key, request),
             Now::Nothing | Now::Unknown => None,

@@ -2,13 +2,15 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use http::{HeaderMap, HeaderName, StatusCode, Uri};
 
 use super::collapse::Spot;
 use super::given::Given;
+use super::hit::AtHand;
 use super::layer::Config;
 use super::lease::lease_of;
 use super::stale::Stale;
@@ -37,7 +39,7 @@ pub(super) enum Found {
 
 /// What a lookup came to that waited for nothing.
 pub(super) enum Now {
-    Hit(Pick),
+    Hit(AtHand),
     /// Nothing at all is stored of the page.
     Nothing,
     /// There is more to do to know.
@@ -262,25 +264,25 @@ impl Asked<'_> {
     /// What a store that answers at once has of this page.
     pub(super) fn look_now(&self, key: &Key) -> Now {
         match self.config.cache.peek(key) {
-            Peek::Hit(entry) => self.hit_now(key, &entry).map_or(Now::Unknown, Now::Hit),
+            Peek::Hit(entry) => self.hit_now(key, entry).map_or(Now::Unknown, Now::Hit),
             Peek::Miss => Now::Nothing,
             Peek::Declined => Now::Unknown,
         }
     }
 
-    fn hit_now(&self, key: &Key, entry: &Entry) -> Option<Pick> {
+    fn hit_now(&self, key: &Key, mut entry: Entry) -> Option<AtHand> {
         let cache = &self.config.cache;
-        let page = match self.primary(self.decode_now(key, entry)?) {
-            Primary::Here(page) => page,
-            Primary::Elsewhere(key, known) => {
-                let Peek::Hit(entry) = cache.peek(&key) else {
-                    return None;
-                };
-                let page = self.decode_now(&key, &entry)?;
-                self.variant(page, &known)?
-            }
-            Primary::Nothing => return None,
-        };
+        let mut page = self.decode_now(key, &entry)?;
+        if !self.selects(page) {
+            let key = self.variant_key(&page.vary, page.generation).ok()?;
+            let Peek::Hit(variant) = cache.peek(&key) else {
+                return None;
+            };
+            let generation = page.generation;
+            entry = variant;
+            page = self.decode_now(&key, &entry)?;
+            self.variant(page, generation)?;
+        }
         let response = page.stored();
         let marks = &response.tags.marks;
         let tags = if marks.is_empty() {
@@ -288,12 +290,17 @@ impl Asked<'_> {
         } else {
             cache.tag_state_now(marks)?
         };
-        if tags == TagState::Invalid || !matches!(self.judge(response, tags), Verdict::Hit) {
+        let age = response.age(self.now);
+        let is_hit = matches!(self.judge_at(age, response, tags), Verdict::Hit);
+        if tags == TagState::Invalid || !is_hit {
             return None;
         }
         observe::outcome(cache.named(), "page", Outcome::Hit, "");
-        let expired = tags == TagState::Expired;
-        Some(Pick { page, expired })
+        Some(AtHand {
+            expired: tags == TagState::Expired,
+            age,
+            entry,
+        })
     }
 
     /// Looks the request up.
@@ -337,7 +344,7 @@ impl Asked<'_> {
             Some(entry) => self.decode(&key, entry).await,
             None => None,
         };
-        let Some(page) = page.and_then(|page| self.variant(page, &known)) else {
+        let Some(page) = page.and_then(|page| self.variant(page, known.generation)) else {
             let verdict = Verdict::Miss(Forward::VaryMiss, None);
             return Ok(verdict.into_found(None, known));
         };
@@ -358,8 +365,8 @@ impl Asked<'_> {
 
     /// The variant, if it is for this request, and of the same generation as the primary entry, which
     /// its key may not say.
-    fn variant(&self, page: Arc<StoredPage>, known: &StoredPage) -> Option<Arc<StoredPage>> {
-        (page.generation == known.generation && self.selects(&page)).then_some(page)
+    fn variant<P: Deref<Target = StoredPage>>(&self, page: P, generation: u64) -> Option<P> {
+        (page.generation == generation && self.selects(&page)).then_some(page)
     }
 
     /// What a response for this request is worth whose tags are in this state. `gone`: how the
@@ -380,16 +387,21 @@ impl Asked<'_> {
     }
 
     fn judge(&self, response: &StoredResponse, tags: TagState) -> Verdict {
+        self.judge_at(response.age(self.now), response, tags)
+    }
+
+    /// The same of one that is this old.
+    fn judge_at(&self, age: Duration, response: &StoredResponse, tags: TagState) -> Verdict {
         if let Err(refusal) = shareable(self.config.intent, self.facts(), response.sharing) {
             return Verdict::Miss(Forward::Bypass, Some(refusal));
         }
         let expired = tags != TagState::Current;
-        let fresh = !expired && response.is_fresh(self.now);
+        let fresh = !expired && response.is_fresh_at(age);
         let Some(rules) = &self.config.http else {
             if fresh {
                 return Verdict::Hit;
             }
-            return match response.windows.permit(response.staleness(self.now)) {
+            return match response.windows.permit(response.staleness_at(age)) {
                 Stale::Now => Verdict::Refresh,
                 Stale::Instead => Verdict::Validate(Forward::Stale),
                 Stale::Nothing => Verdict::Miss(Forward::Stale, None),
@@ -416,15 +428,15 @@ impl Asked<'_> {
     }
 
     /// The same, for who does not wait: nothing, if it takes long, or there is more to say of it.
-    fn decode_now(&self, key: &Key, entry: &Entry) -> Option<Arc<StoredPage>> {
-        if let Some(page) = entry.decoded() {
-            return Some(page);
+    fn decode_now<'e>(&self, key: &Key, entry: &'e Entry) -> Option<&'e StoredPage> {
+        if !entry.is_decoded() {
+            if is_lease(entry.bytes()) {
+                return None;
+            }
+            let page = StoredPage::decode_now(&self.config.cache, key, entry.bytes())?;
+            entry.decoded_as(self.usable(page)?);
         }
-        if is_lease(entry.bytes()) {
-            return None;
-        }
-        let page = StoredPage::decode_now(&self.config.cache, key, entry.bytes())?;
-        self.usable(page).map(|page| entry.decoded_as(page))
+        entry.decoded_ref()
     }
 
     fn usable<T>(&self, opened: Result<T, Undecodable>) -> Option<T> {

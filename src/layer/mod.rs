@@ -29,6 +29,7 @@ pub mod fuzzing;
 mod gate;
 mod given;
 mod guard;
+mod hit;
 mod http;
 mod inputs;
 #[allow(clippy::module_inception, reason = "the layer of the module `layer`")]

@@ -1,14 +1,21 @@
 //! Values of fields that most hits have, ready-made: nothing is allocated for them.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use http::HeaderValue;
+
+use super::service::STATUS_NAME;
+use crate::semantics::cache_status::CacheStatus;
 
 /// Up to how many seconds.
 const MANY: u64 = 1000;
 
 /// What stands before the seconds.
 const HIT: &str = "axum-cache; hit; ttl=";
+
+/// `Cache-Status` of a hit that says no time.
+const FOREVER: HeaderValue = HeaderValue::from_static("axum-cache; hit");
 
 /// `Cache-Status` of a hit, and what of it is `Age`, by seconds. As constants they are shared without
 /// anybody's counting.
@@ -26,38 +33,35 @@ fn of(seconds: u64) -> Option<&'static (HeaderValue, HeaderValue)> {
 }
 
 /// `Age`.
-pub(super) fn age(seconds: u64) -> HeaderValue {
+pub(super) fn age(age: Duration) -> HeaderValue {
+    let seconds = age.as_secs();
     of(seconds).map_or_else(|| HeaderValue::from(seconds), |(_, age)| age.clone())
 }
 
-/// `Cache-Status` of a hit that is fresh for so many seconds; `None` if it is to be made.
-pub(super) fn hit(seconds: u64) -> Option<HeaderValue> {
-    of(seconds).map(|(hit, _)| hit.clone())
+/// `Cache-Status` of a hit that is fresh for so long; `None`: for ever.
+pub(super) fn hit(ttl: Option<Duration>) -> HeaderValue {
+    if let Some((hit, _)) = ttl.and_then(|ttl| of(ttl.as_secs())) {
+        return hit.clone();
+    }
+    let status = CacheStatus::hit(STATUS_NAME).with_ttl(ttl);
+    status.value().unwrap_or(FOREVER)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use http::HeaderMap;
-
     use super::*;
-    use crate::layer::service::STATUS_NAME;
-    use crate::semantics::cache_status::{CACHE_STATUS, CacheStatus};
 
     #[test]
     fn what_is_ready_is_what_would_be_made() {
         for seconds in 0..2 * MANY {
-            assert_eq!(age(seconds), HeaderValue::from(seconds));
-            let mut headers = HeaderMap::new();
-            let ttl = Some(Duration::from_secs(seconds));
-            CacheStatus::hit(STATUS_NAME)
-                .with_ttl(ttl)
-                .append_to(&mut headers);
-            let is_ready = hit(seconds).is_none_or(|hit| hit == headers[CACHE_STATUS]);
-            assert!(is_ready, "{seconds}");
+            let time = Duration::from_secs(seconds);
+            assert_eq!(age(time), HeaderValue::from(seconds));
+            let made = CacheStatus::hit(STATUS_NAME).with_ttl(Some(time)).value();
+            assert_eq!(Some(hit(Some(time))), made, "{seconds}");
         }
-        assert!(hit(999).is_some() && hit(1000).is_none());
-        assert_eq!(age(u64::MAX), HeaderValue::from(u64::MAX));
+        assert_eq!(CacheStatus::hit(STATUS_NAME).value(), Some(FOREVER));
+        assert_eq!(hit(None), FOREVER);
+        assert!(of(MANY - 1).is_some() && of(MANY).is_none());
+        assert_eq!(age(Duration::MAX), HeaderValue::from(u64::MAX));
     }
 }

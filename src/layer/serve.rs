@@ -101,7 +101,7 @@ pub(super) fn served(
         parts.headers.insert(CONTENT_LENGTH, length);
     }
     let age = stored.age(asked.now);
-    put(&mut parts.headers, &AGE, ready::age(age.as_secs()));
+    put(&mut parts.headers, &AGE, ready::age(age));
     let mut fresh_for = stored.fresh_at(age);
     // A layer outside would go by what the response says, which may be more than how long this one keeps it.
     let is_stale_inside = asked.is_inside && fresh_for.is_some_and(|left| left.is_zero());
@@ -118,23 +118,22 @@ pub(super) fn served(
     if !head && asked.given.range {
         part(&mut parts, &mut body, asked);
     }
-    let ready = match status {
-        None => fresh_for.and_then(|ttl| ready::hit(ttl.as_secs())),
-        Some(_) => None,
+    let said = match status {
+        None => Some(ready::hit(fresh_for)),
+        Some(status) => {
+            let status = status.with_ttl(fresh_for);
+            status.with_sent_status(stored.status, parts.status).value()
+        }
     };
-    if let Some(ready) = ready {
-        put(&mut parts.headers, &CACHE_STATUS, ready);
-    } else {
-        parts.headers.remove(CACHE_STATUS);
-        let status = status.unwrap_or(CacheStatus::hit(STATUS_NAME));
-        let status = status.with_ttl(fresh_for);
-        say(&mut parts.headers, status, stored.status, parts.status);
+    match said {
+        Some(said) => put(&mut parts.headers, &CACHE_STATUS, said),
+        None => drop(parts.headers.remove(CACHE_STATUS)),
     }
     (parts, body)
 }
 
 /// As `insert`, which makes room before it looks whether there is a place already.
-fn put(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
+pub(super) fn put(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
     match headers.get_mut(name) {
         Some(place) => *place = value,
         None => drop(headers.insert(name.clone(), value)),

@@ -1,5 +1,6 @@
 //! The service: a hit answers at once, a miss asks the inner service and stores what may be.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -13,7 +14,7 @@ use super::body::CacheBody;
 use super::callee::Callee;
 use super::change::Change;
 use super::errand::Errand;
-use super::future::{Passing, ResponseFuture};
+use super::future::{Finished, Passing, ResponseFuture};
 use super::given::{Given, View};
 use super::http::remove_conditions;
 use super::layer::Config;
@@ -56,7 +57,7 @@ where
 {
     type Response = Response<CacheBody<ResponseBody>>;
     type Error = S::Error;
-    type Future = ResponseFuture<S::Future, ResponseBody, S::Error>;
+    type Future = ResponseFuture<ResponseBody, S::Error>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         // What is stored needs nobody.
@@ -74,7 +75,7 @@ where
                 let change = Change::new(&self.config, &request, status);
                 let place = Place::of(request.extensions_mut());
                 let response = self.inner.clone().call(request);
-                return ResponseFuture::answer(Box::pin(change.made_by(response, place)));
+                return ResponseFuture::answer(change.made_by(response, place));
             }
             return self.pass(request, status);
         }
@@ -85,9 +86,10 @@ where
             return self.pass(request, status);
         }
         let further = match self.config.look(view, head) {
-            Look::Hit(parts, body) => {
+            Look::Hit(hit) => return ResponseFuture::hit(hit),
+            Look::Made(parts, body) => {
                 let body = CacheBody::stored(body);
-                return ResponseFuture::hit(Response::from_parts(parts, body));
+                return ResponseFuture::answer(ready(Ok(Response::from_parts(parts, body))));
             }
             Look::Bypass(status) => return self.pass(request, status),
             Look::Further(further) => further,
@@ -103,14 +105,14 @@ where
             && self.inner.is_ready()
         {
             let page = page.forward(&mut request);
-            return ResponseFuture::unshared(self.inner.call_now(request), page);
+            return ResponseFuture::answer(Finished::new(self.inner.call_now(request), page));
         }
         let (uri, given) = (view.uri.clone(), view.given);
         let target = target.into_owned();
         let errand = Box::new(Errand {
             question: Question {
                 config: Arc::clone(&self.config),
-                key,
+                key: key.kept(),
                 target,
                 selection,
                 uri,
@@ -132,7 +134,7 @@ impl<S> CacheService<S> {
         &mut self,
         request: Request<RequestBody>,
         status: CacheStatus,
-    ) -> ResponseFuture<S::Future, ResponseBody, S::Error>
+    ) -> ResponseFuture<ResponseBody, S::Error>
     where
         S: Service<Request<RequestBody>, Response = Response<ResponseBody>>
             + Clone
@@ -152,7 +154,7 @@ impl<S> CacheService<S> {
         mut request: Request<RequestBody>,
         status: Option<CacheStatus>,
         unnamed: Option<Unnamed>,
-    ) -> ResponseFuture<S::Future, ResponseBody, S::Error>
+    ) -> ResponseFuture<ResponseBody, S::Error>
     where
         S: Service<Request<RequestBody>, Response = Response<ResponseBody>>
             + Clone
@@ -166,19 +168,18 @@ impl<S> CacheService<S> {
         let place = Place::of(request.extensions_mut());
         let names_any = self.config.names_tags() || self.config.inputs.names_fields();
         let config = names_any.then(|| Arc::clone(&self.config));
-        let mut passing = Passing {
+        let passing = Passing {
             status,
             place,
             config,
             unnamed,
         };
         if self.inner.is_ready() {
-            return ResponseFuture::pass(self.inner.call_now(request), passing);
+            let response = self.inner.call_now(request);
+            return ResponseFuture::answer(Finished::new(response, passing));
         }
         let response = self.inner.clone().call(request);
-        ResponseFuture::answer(Box::pin(
-            async move { Ok(passing.respond(response.await?)) },
-        ))
+        ResponseFuture::answer(Finished::new(response, passing))
     }
 
     /// Nothing is ever stored: the handler is shown what the layer declares, and the layers inside have one
@@ -186,7 +187,7 @@ impl<S> CacheService<S> {
     fn switched_off<RequestBody, ResponseBody>(
         &mut self,
         mut request: Request<RequestBody>,
-    ) -> ResponseFuture<S::Future, ResponseBody, S::Error>
+    ) -> ResponseFuture<ResponseBody, S::Error>
     where
         S: Service<Request<RequestBody>, Response = Response<ResponseBody>>
             + Clone

@@ -35,8 +35,8 @@ const DECODED_FIELD_BYTES: usize = 144;
 /// The longest value of a field that is kept to be compared with.
 const MAX_SEEN_BYTES: usize = 128;
 
-/// What each hit has a value of its own for. A decoded map has a place for them: a copy of it is as large as
-/// what is in it, and would have to grow. They are never [stored](crate::semantics::fields::storable_fields).
+/// What each hit has a value of its own for. A decoded map begins with a place for each of them: a copy of it is as
+/// large as what is in it, and would have to grow. They are never [stored](crate::semantics::fields::storable_fields).
 pub(super) const OF_EACH_HIT: [HeaderName; 2] = [AGE, CACHE_STATUS];
 
 /// The decoded form of an entry.
@@ -59,7 +59,7 @@ pub(super) struct StoredPage {
 #[derive(Clone, Debug)]
 pub(super) struct StoredResponse {
     pub(super) status: StatusCode,
-    /// With a place for what each hit has of its own, if it has been decoded.
+    /// With the places for what each hit has of its own, if it has been decoded.
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
     pub(super) stored_at: SystemTime,
@@ -173,7 +173,12 @@ impl fmt::Debug for Varied {
 
 impl StoredResponse {
     pub(super) fn is_fresh(&self, now: SystemTime) -> bool {
-        self.fresh_for(now).is_none_or(|left| !left.is_zero())
+        self.is_fresh_at(self.age(now))
+    }
+
+    /// The same, at this age.
+    pub(super) fn is_fresh_at(&self, age: Duration) -> bool {
+        self.fresh_at(age).is_none_or(|left| !left.is_zero())
     }
 
     /// How long it is still fresh; `None`: for ever.
@@ -193,8 +198,12 @@ impl StoredResponse {
 
     /// How long it has been stale; not at all if it is fresh.
     pub(super) fn staleness(&self, now: SystemTime) -> Duration {
-        let lifetime = self.lifetime.unwrap_or(Duration::MAX);
-        self.age(now).saturating_sub(lifetime)
+        self.staleness_at(self.age(now))
+    }
+
+    /// The same, at this age.
+    pub(super) fn staleness_at(&self, age: Duration) -> Duration {
+        age.saturating_sub(self.lifetime.unwrap_or(Duration::MAX))
     }
 
     /// What its use depends on. One that is `expired` is stale from now on.

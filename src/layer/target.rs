@@ -11,7 +11,7 @@ use super::inputs::{PeerAddr, Query};
 use super::layer::Config;
 use super::stored::Fingerprint;
 use crate::error::Result;
-use crate::key::{Facet, Key, PageTarget, VaryValue, selection};
+use crate::key::{Facet, Key, PageTarget, VaryValue, all_bytes, selection};
 use crate::semantics::storable::Refusal;
 use crate::semantics::vary::is_list;
 
@@ -229,11 +229,14 @@ pub(super) fn authority<'r>(
     headers: &'r HeaderMap,
     scheme: &str,
 ) -> Option<Cow<'r, str>> {
-    let mut hosts = headers.get_all(HOST).into_iter();
-    match (uri.authority(), hosts.next(), hosts.next()) {
-        (None, None, _) => None,
-        (None, Some(host), None) => Some(host_name(host, scheme)),
-        (Some(in_uri), None, _) => Some(name(in_uri.as_str(), scheme)),
+    let host = headers.get(HOST);
+    // Most requests have no field twice: one need not look.
+    let has_several =
+        headers.len() > headers.keys_len() && headers.get_all(HOST).into_iter().nth(1).is_some();
+    match (uri.authority(), host) {
+        (None, None) => None,
+        (None, Some(host)) if !has_several => Some(host_name(host, scheme)),
+        (Some(in_uri), None) => Some(name(in_uri.as_str(), scheme)),
         _ => Some(all_hosts(uri, headers, scheme).into()),
     }
 }
@@ -284,7 +287,7 @@ fn host_name<'n>(line: &'n HeaderValue, scheme: &str) -> Cow<'n, str> {
 
 fn name<'n>(text: &'n str, scheme: &str) -> Cow<'n, str> {
     let plain = without_default_port(text, scheme);
-    if plain.bytes().all(|byte| KEPT[usize::from(byte)]) {
+    if all_bytes(plain.as_bytes(), |byte| KEPT[usize::from(byte)]) {
         plain.into()
     } else {
         escaped(text.as_bytes(), scheme).into()

@@ -18,6 +18,7 @@ use http_body::Body;
 use super::body::CacheBody;
 use super::collapse::{Alone, Spot};
 use super::fill::{HIT_FOR_MISS, content_length, is_too_large};
+use super::future::Finish;
 use super::given::View;
 use super::layer::Config;
 use super::lookup::Asked;
@@ -89,12 +90,8 @@ impl Unshared {
     }
 }
 
-impl Forwarded {
-    /// The response for the client.
-    pub(super) fn respond<B: Body<Data = Bytes>>(
-        &self,
-        response: Response<B>,
-    ) -> Response<CacheBody<B>> {
+impl Finish for Forwarded {
+    fn finish<B: Body<Data = Bytes>>(self, response: Response<B>) -> Response<CacheBody<B>> {
         let (mut response, refusal) = at_one_moment(|| self.judge(response));
         self.place.leave(&mut response);
         let status = CacheStatus::forward(STATUS_NAME, Forward::UriMiss);
@@ -104,7 +101,9 @@ impl Forwarded {
         status.with_detail(why).append_to(response.headers_mut());
         response
     }
+}
 
+impl Forwarded {
     /// The response, and why it may not be stored, if it may not.
     fn judge<B: Body<Data = Bytes>>(
         &self,

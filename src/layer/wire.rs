@@ -174,16 +174,19 @@ impl ResponseMeta<'_> {
         // There may be fewer names than lines, and too many of them for a map.
         let room = self.headers.len() + OF_EACH_HIT.len() + 1;
         let mut headers = HeaderMap::try_with_capacity(room).unwrap_or_default();
-        for (Name(name), Line(value)) in self.headers {
-            let value = recurring::value(&name, value, bytes).ok_or(Undecodable::Meta)?;
-            headers
-                .try_append(name, value)
-                .map_err(|_| Undecodable::Meta)?;
-        }
         for name in OF_EACH_HIT {
             let value = HeaderValue::from_static("");
             headers
                 .try_insert(name, value)
+                .map_err(|_| Undecodable::Meta)?;
+        }
+        for (Name(name), Line(value)) in self.headers {
+            if OF_EACH_HIT.contains(&name) {
+                continue;
+            }
+            let value = recurring::value(&name, value, bytes).ok_or(Undecodable::Meta)?;
+            headers
+                .try_append(name, value)
                 .map_err(|_| Undecodable::Meta)?;
         }
         let varied = self.varied.into_iter();
@@ -263,6 +266,16 @@ mod tests {
             &Body::default(),
         );
         StoredPage::decode_now(&cache, &key, sealed.unwrap().bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_decoded_map_begins_with_what_each_hit_has_of_its_own() {
+        let names = ["etag", "cache-status", "age", "vary"].map(str::to_owned);
+        let page = decode(page(&names)).unwrap();
+        let headers = &page.stored().headers;
+        let names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["age", "cache-status", "etag", "vary"]);
+        assert!(headers["age"].is_empty() && headers["etag"] == "v");
     }
 
     #[test]

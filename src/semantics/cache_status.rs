@@ -153,10 +153,14 @@ impl CacheStatus {
 
     /// Adds the member behind those of the caches nearer to the origin.
     pub fn append_to(self, headers: &mut HeaderMap) {
-        let member = kept_or_made(&MEMBERS, self.place(), self, || self.member(None));
-        if let Some(member) = member {
+        if let Some(member) = self.value() {
             headers.append(CACHE_STATUS, member);
         }
+    }
+
+    /// The member, where there is no other one.
+    pub(crate) fn value(self) -> Option<HeaderValue> {
+        kept_or_made(&MEMBERS, self.place(), self, || self.member(None))
     }
 
     /// Where the member is kept: most that differ have places of their own.
