@@ -19,7 +19,7 @@ mod scene;
 
 use std::sync::{Arc, Barrier};
 
-use contenders::{Contender, Cost, Named, Role, all};
+use contenders::{BATCH, Contender, Cost, Named, Role, all};
 use cost::Counting;
 use scene::{Requests, Scene, zipf};
 use tokio::runtime::Runtime;
@@ -29,7 +29,7 @@ use tokio::task::unconstrained;
 static ALLOCATOR: Counting = Counting;
 
 /// How many batches a turn has.
-const TURN: usize = 16;
+const TURN: usize = 512 / BATCH;
 
 struct Options {
     rounds: usize,
@@ -88,7 +88,7 @@ fn work(name: &str, scene: &str, count: usize) {
     let mut requests = Requests::new(scene, order, 0);
     let runtime = runtime();
     runtime.block_on(contender.check(&mut requests, scene));
-    let served = contender.serve(&mut requests, count.div_ceil(32));
+    let served = contender.serve(&mut requests, count.div_ceil(BATCH));
     runtime.block_on(unconstrained(served));
 }
 
