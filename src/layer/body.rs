@@ -16,45 +16,64 @@ pin_project! {
     pub struct CacheBody<B: Body> {
         #[pin]
         inner: Inner<B>,
-        // Who wants to know that somebody reads it.
-        read: Option<oneshot::Sender<()>>,
     }
 }
 
 pin_project! {
+    // With the body of an Axum handler no larger than that: a response is moved often.
     #[project = InnerProject]
     enum Inner<B: Body> {
-        Stored { bytes: Option<Bytes> },
         Live { #[pin] body: B },
-        Relayed { body: RelayBody<B> },
+        // Nothing if it is empty.
+        Own { own: Option<Box<Own<B>>> },
     }
+}
+
+/// What is not the inner service's body itself.
+struct Own<B: Body> {
+    source: Source<B>,
+    /// Who wants to know that somebody reads it.
+    read: Option<oneshot::Sender<()>>,
+}
+
+enum Source<B: Body> {
+    Stored(Option<Bytes>),
+    Relayed(RelayBody<B>),
 }
 
 impl<B: Body<Data = Bytes>> CacheBody<B> {
     /// Bytes from the cache.
     pub(super) fn stored(bytes: Bytes) -> Self {
-        let bytes = (!bytes.is_empty()).then_some(bytes);
-        Self::new(Inner::Stored { bytes })
+        if bytes.is_empty() {
+            return Self {
+                inner: Inner::Own { own: None },
+            };
+        }
+        Self::told(Source::Stored(Some(bytes)), None)
     }
 
     /// The inner service's body, untouched.
     pub(super) fn live(body: B) -> Self {
-        Self::new(Inner::Live { body })
+        let inner = Inner::Live { body };
+        Self { inner }
     }
 
-    /// The inner service's body, copied on its way.
-    pub(super) fn relayed(body: RelayBody<B>) -> Self {
-        Self::new(Inner::Relayed { body })
+    /// Bytes that are being stored; `read` learns of it if somebody begins to read them, or if nobody will.
+    pub(super) fn storing(bytes: Bytes, read: Option<oneshot::Sender<()>>) -> Self {
+        let bytes = (!bytes.is_empty()).then_some(bytes);
+        Self::told(Source::Stored(bytes), read)
     }
 
-    /// The same; `read` learns of it if somebody begins to read it, or if nobody will.
-    pub(super) fn telling(mut self, read: Option<oneshot::Sender<()>>) -> Self {
-        self.read = read;
-        self
+    /// The inner service's body, copied on its way; `read` as in [`storing`](Self::storing).
+    pub(super) fn relayed(body: RelayBody<B>, read: Option<oneshot::Sender<()>>) -> Self {
+        Self::told(Source::Relayed(body), read)
     }
 
-    fn new(inner: Inner<B>) -> Self {
-        Self { inner, read: None }
+    fn told(source: Source<B>, read: Option<oneshot::Sender<()>>) -> Self {
+        let own = Some(Box::new(Own { source, read }));
+        Self {
+            inner: Inner::Own { own },
+        }
     }
 }
 
@@ -66,45 +85,54 @@ impl<B: Body<Data = Bytes>> Body for CacheBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = self.project();
-        if let Some(read) = this.read.take() {
-            // Whether anybody wants to know or not.
-            let _ = read.send(());
-        }
-        match this.inner.project() {
-            InnerProject::Stored { bytes } => {
-                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
-            }
+        match self.project().inner.project() {
             InnerProject::Live { body } => body.poll_frame(cx),
-            InnerProject::Relayed { body } => body.poll_frame(cx),
+            InnerProject::Own { own: None } => Poll::Ready(None),
+            InnerProject::Own { own: Some(own) } => {
+                if let Some(read) = own.read.take() {
+                    // Whether anybody wants to know or not.
+                    let _ = read.send(());
+                }
+                match &mut own.source {
+                    Source::Stored(bytes) => {
+                        Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+                    }
+                    Source::Relayed(body) => body.poll_frame(cx),
+                }
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.inner {
-            Inner::Stored { bytes } => bytes.is_none(),
             Inner::Live { body } => body.is_end_stream(),
-            Inner::Relayed { body } => body.is_end_stream(),
+            Inner::Own { own } => own.as_ref().is_none_or(|own| match &own.source {
+                Source::Stored(bytes) => bytes.is_none(),
+                Source::Relayed(body) => body.is_end_stream(),
+            }),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
-            Inner::Stored { bytes } => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
             Inner::Live { body } => body.size_hint(),
-            Inner::Relayed { body } => body.size_hint(),
+            Inner::Own { own: None } => SizeHint::with_exact(0),
+            Inner::Own { own: Some(own) } => match &own.source {
+                Source::Stored(bytes) => {
+                    SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
+                }
+                Source::Relayed(body) => body.size_hint(),
+            },
         }
     }
 }
 
 impl<B: Body> fmt::Debug for CacheBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self.inner {
-            Inner::Stored { .. } => "stored",
+        let kind = match &self.inner {
             Inner::Live { .. } => "live",
-            Inner::Relayed { .. } => "relayed",
+            Inner::Own { own: Some(own) } if matches!(own.source, Source::Relayed(_)) => "relayed",
+            Inner::Own { .. } => "stored",
         };
         f.debug_tuple("CacheBody").field(&kind).finish()
     }

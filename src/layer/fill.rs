@@ -128,19 +128,19 @@ impl Filler {
                     Some(why) => status.with_ttl(None).with_detail(why),
                     None => as_stored(status, is_inside),
                 };
-                let body = CacheBody::stored(body).telling(reader);
+                let body = CacheBody::storing(body, reader);
                 answer(Response::from_parts(parts, body), &asked, status)
             }
             Some(outcome) => {
                 let status = status.with_ttl(None).with_detail(outcome.as_str());
                 now_or_later(&config.cache, writer.finish(outcome));
-                let body = CacheBody::relayed(client).telling(reader);
+                let body = CacheBody::relayed(client, reader);
                 answer(Response::from_parts(parts, body), &asked, status)
             }
             // Whether it is stored turns out when its body ends.
             None => {
                 config.cache.spawn(writer.copy(copier));
-                let body = CacheBody::relayed(client).telling(reader);
+                let body = CacheBody::relayed(client, reader);
                 let response = Response::from_parts(parts, body);
                 answer(response, &asked, status.with_detail("streaming"))
             }

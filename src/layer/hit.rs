@@ -47,13 +47,13 @@ impl Hit {
 
     pub(super) fn response<B: Body<Data = Bytes>>(self) -> Response<CacheBody<B>> {
         let stored = self.0.stored();
-        let mut response = Response::new(CacheBody::stored(stored.body.clone()));
-        *response.status_mut() = stored.status;
-        let headers = response.headers_mut();
-        *headers = stored.headers.clone();
+        let (mut parts, ()) = Response::new(()).into_parts();
+        parts.status = stored.status;
+        parts.headers = stored.headers.clone();
         let age = ready::age(self.0.age);
-        put_both(headers, age, ready::hit(stored.fresh_at(self.0.age)));
-        response
+        let status = ready::hit(stored.fresh_at(self.0.age));
+        put_both(&mut parts.headers, age, status);
+        Response::from_parts(parts, CacheBody::stored(stored.body.clone()))
     }
 }
 
