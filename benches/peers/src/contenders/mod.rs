@@ -104,6 +104,16 @@ const OWN: &[Named] = &[
         role: Role::Ideal,
         make: ideal::inside,
     },
+    Named {
+        name: "by hand, all fields, outside",
+        role: Role::Ideal,
+        make: ideal::outside_saying_more,
+    },
+    Named {
+        name: "by hand, all fields, inside",
+        role: Role::Ideal,
+        make: ideal::inside_saying_more,
+    },
 ];
 
 /// All of them; the first is the floor.
