@@ -137,3 +137,22 @@ impl<B: Body> fmt::Debug for CacheBody<B> {
         f.debug_tuple("CacheBody").field(&kind).finish()
     }
 }
+
+#[cfg(all(test, feature = "axum"))]
+mod tests {
+    use std::convert::Infallible;
+
+    use axum::body::Body as Live;
+    use http::Response;
+
+    use super::super::ResponseFuture;
+    use super::*;
+
+    #[test]
+    fn what_is_moved_with_each_hit_is_small() {
+        assert_eq!(size_of::<CacheBody<Live>>(), size_of::<Live>());
+        // More is copied by a call.
+        assert!(size_of::<Response<CacheBody<Live>>>() <= 128);
+        assert!(size_of::<ResponseFuture<Live, Infallible>>() <= 48);
+    }
+}
