@@ -219,7 +219,7 @@ impl Cache {
     /// known. It is never kept near.
     pub(crate) async fn turn(&self) -> Option<Turn> {
         let key = self.turn_key().ok()?;
-        let turn = if let Ok(Some(turn)) = self.fetch(key).await {
+        let turn = if let Some(turn) = self.fetch(key).await.ok()? {
             turn
         } else {
             let turn = Entry::new(lease(draw()));

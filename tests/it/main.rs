@@ -59,6 +59,8 @@ mod purge;
 mod shared;
 #[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod signing;
+#[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
+mod stalls;
 #[cfg(feature = "memory")]
 mod support;
 #[cfg(all(feature = "askama", feature = "axum", feature = "memory"))]
@@ -68,7 +70,7 @@ mod testing;
 mod tidy;
 #[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod unshared;
-#[cfg(all(feature = "axum", feature = "memory"))]
+#[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod veto;
 #[cfg(all(feature = "axum", feature = "memory", feature = "testing"))]
 mod waiting;
