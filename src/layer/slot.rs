@@ -22,7 +22,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use super::layer::Config;
 use super::lease::{Ground, Standing};
-use super::stored::{StoredPage, VariantMark};
+use super::stored::{StoredPage, StoredResponse, VariantMark, Varied};
 use crate::entry::{Body, Entry};
 use crate::error::Result;
 use crate::key::Key;
@@ -182,7 +182,7 @@ impl Slot<'_> {
         }
         // What was there is likely to be there still.
         let mut expected = self.ground.entry().cloned();
-        for _ in 0..TRIES {
+        for round in 0..TRIES {
             let entry = match expected.take() {
                 Some(entry) => entry,
                 None => match backend.get(self.key).await? {
@@ -195,6 +195,13 @@ impl Slot<'_> {
                 Standing::Lease(lease) if lease == generation => None,
                 _ => return Ok(false),
             };
+            if round > 0 {
+                // Not at first: whose clock is behind would never store anything.
+                let there = self.of_its_kind(&entry, page);
+                if there.is_some_and(|there| there.stored_at > page.stored().stored_at) {
+                    return Ok(true);
+                }
+            }
             let current = current.map(|head| (entry.clone(), head));
             let mut primary = page.head();
             let mut others = Others::default();
@@ -241,9 +248,28 @@ impl Slot<'_> {
             primary.own_key = (!others.is_beside).then(|| key.clone());
         }
         if let (Some(entry), Some(last)) = (entry, last.filter(|last| last != key)) {
+            if !is_same && self.of_its_kind(&entry, page).is_some() {
+                // Its key is of another generation, and the page takes its place.
+                let last = VariantMark::new(&last, None);
+                primary.variants.retain(|mark| !mark.is_of(last));
+                return Ok(others);
+            }
             others.displaced = self.displaced(&entry, last, primary, now)?;
         }
         Ok(others)
+    }
+
+    /// The response that a primary entry holds for the requests that get this page.
+    fn of_its_kind(&self, entry: &Entry, page: &StoredPage) -> Option<StoredResponse> {
+        let opened = StoredPage::open(&self.config.cache, self.key, entry.bytes());
+        let (there, own) = (opened.ok()?.0.response?, page.stored());
+        let is_one = there.selection == own.selection
+            && there
+                .varied
+                .iter()
+                .map(Varied::print)
+                .eq(own.varied.iter().map(Varied::print));
+        is_one.then_some(there)
     }
 
     /// What a primary entry holds that another one replaces, for a place of its own; nothing if its time is

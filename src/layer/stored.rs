@@ -145,6 +145,11 @@ impl Varied {
         }
     }
 
+    /// The field, and what it tells of the value.
+    pub(super) fn print(&self) -> (&HeaderName, Fingerprint) {
+        (&self.name, self.fingerprint)
+    }
+
     /// Whether it was made for this value.
     pub(super) fn is(&self, value: Option<&[u8]>) -> bool {
         let seen = self.seen.get();
