@@ -8,6 +8,8 @@
 //!   is still writing. That holds for each of several invalidations at a time.
 //! - A fill that is begun [`since`](Fences::begin_since) a look-up is as good as one that was begun before it, as
 //!   nothing was invalidated in between. A look-up itself writes nothing that others read.
+//! - A fill that is begun while its key is being removed knows that: what it finds may be there still, and would come
+//!   back with what it writes. Who joins what it makes with what is there stores nothing then.
 //! - The table holds only keys with a fill in progress.
 
 use std::collections::HashMap;
@@ -27,10 +29,47 @@ const COUNTS: usize = if cfg!(shuttle) { 1 } else { 256 };
 /// The fills in progress on one store, by key.
 #[derive(Debug)]
 pub(crate) struct Fences {
-    running: Mutex<HashMap<Arc<str>, Gates, RandomState>>,
+    table: Mutex<Table>,
     /// How often a key was invalidated, by its hash; a prefix counts for all of them.
     counts: Box<[AtomicU64]>,
     hashes: RandomState,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    running: HashMap<Arc<str>, Gates, RandomState>,
+    removals: Vec<Arc<Removed>>,
+}
+
+/// What is being removed.
+#[derive(Debug)]
+pub(crate) enum Removed {
+    Keys(Box<[Arc<str>]>),
+    /// All that begin so.
+    Prefix(Box<str>),
+}
+
+impl Removed {
+    fn has(&self, key: &str) -> bool {
+        match self {
+            Self::Keys(keys) => keys.iter().any(|removed| **removed == *key),
+            Self::Prefix(prefix) => key.starts_with(&**prefix),
+        }
+    }
+}
+
+/// A removal in progress, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Removal {
+    fences: Arc<Fences>,
+    removed: Arc<Removed>,
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        let removals = &mut self.fences.table().removals;
+        removals.retain(|other| !Arc::ptr_eq(other, &self.removed));
+    }
 }
 
 /// When a look-up began.
@@ -50,6 +89,8 @@ type Gates = Vec<Arc<Gate>>;
 struct Gate {
     /// Set while the table is locked: no fill begins behind a barred gate.
     invalidated: AtomicBool,
+    /// It stood while its key was being removed.
+    in_removal: bool,
     /// Read while a fill writes; written to wait for those that do.
     landing: RwLock<()>,
     /// The fills that share it. Changed while the table is locked.
@@ -67,7 +108,7 @@ pub(crate) struct Fill {
 impl Default for Fences {
     fn default() -> Self {
         Self {
-            running: Mutex::default(),
+            table: Mutex::default(),
             counts: (0..COUNTS).map(|_| AtomicU64::new(0)).collect(),
             hashes: RandomState::default(),
         }
@@ -104,12 +145,16 @@ impl Fences {
     pub(crate) fn begin(self: &Arc<Self>, key: impl Into<Arc<str>>) -> Fill {
         let key = key.into();
         let gate = {
-            let mut running = self.running();
+            let mut table = self.table();
+            let Table { running, removals } = &mut *table;
             let gates = running.entry(Arc::clone(&key)).or_default();
             let gate = match gates.last() {
                 Some(gate) if !gate.is_barred() => Arc::clone(gate),
                 _ => {
-                    let gate = Arc::new(Gate::default());
+                    let gate = Arc::new(Gate {
+                        in_removal: removals.iter().any(|removed| removed.has(&key)),
+                        ..Gate::default()
+                    });
                     gates.push(Arc::clone(&gate));
                     gate
                 }
@@ -124,10 +169,19 @@ impl Fences {
         }
     }
 
+    /// Begins a removal, which is to bar the fills that have begun before anything is removed, and once more
+    /// after that.
+    pub(crate) fn remove(self: &Arc<Self>, removed: Removed) -> Removal {
+        let removed = Arc::new(removed);
+        self.table().removals.push(Arc::clone(&removed));
+        let fences = Arc::clone(self);
+        Removal { fences, removed }
+    }
+
     /// Bars the fills of `key` that have begun, and waits for those that are writing.
     pub(crate) async fn invalidate(&self, key: &str) {
         self.counts[self.row(key)].fetch_add(1, Ordering::Release);
-        let barred = match self.running().get(key) {
+        let barred = match self.table().running.get(key) {
             None => return,
             Some(gates) => gates.iter().map(Gate::bar).collect(),
         };
@@ -140,8 +194,11 @@ impl Fences {
             count.fetch_add(1, Ordering::Release);
         }
         let barred = {
-            let running = self.running();
-            let gates = running.iter().filter(|(key, _)| key.starts_with(prefix));
+            let table = self.table();
+            let gates = table
+                .running
+                .iter()
+                .filter(|(key, _)| key.starts_with(prefix));
             gates.flat_map(|(_, gates)| gates).map(Gate::bar).collect()
         };
         wait_for(barred).await;
@@ -149,11 +206,11 @@ impl Fences {
 
     #[cfg(all(test, shuttle))]
     pub(crate) fn is_empty(&self) -> bool {
-        self.running().is_empty()
+        self.table().running.is_empty()
     }
 
-    fn running(&self) -> MutexGuard<'_, HashMap<Arc<str>, Gates, RandomState>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -192,6 +249,12 @@ impl Fill {
         self.gate.is_barred()
     }
 
+    /// Whether its key was being removed when it began: what it found may have been what is gone now, and would come
+    /// back with what it writes.
+    pub(crate) fn is_in_removal(&self) -> bool {
+        self.gate.in_removal
+    }
+
     /// The right to write until it is dropped, unless the key was invalidated since the fill
     /// began. Nobody waits for it: who holds or awaits the other side of the gate has barred it.
     pub(crate) fn landing(&self) -> Option<RwLockReadGuard<'_, ()>> {
@@ -202,7 +265,7 @@ impl Fill {
 
 impl Drop for Fill {
     fn drop(&mut self) {
-        let mut running = self.fences.running();
+        let running = &mut self.fences.table().running;
         if self.gate.fills.fetch_sub(1, Ordering::Relaxed) > 1 {
             return;
         }
@@ -255,7 +318,27 @@ mod tests {
             assert!(fences.begin_since("k", since).is_some());
             drop(begun);
         }
-        assert!(fences.running().is_empty());
+        assert!(fences.table().running.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_fill_knows_whether_its_key_was_being_removed() {
+        let fences = Arc::new(Fences::default());
+        let is_in_removal = |key| fences.begin(key).is_in_removal();
+        let before = fences.begin("k");
+        let by_key = fences.remove(Removed::Keys(["k".into()].into()));
+        let by_prefix = fences.remove(Removed::Prefix("p/".into()));
+        fences.invalidate("k").await;
+        assert!(!before.is_in_removal() && before.is_barred());
+        assert_eq!(["k", "p/1"].map(is_in_removal), [true; 2]);
+        assert_eq!(["k1", "p"].map(is_in_removal), [false; 2]);
+        let meanwhile = fences.begin("k");
+        fences.invalidate("k").await;
+        drop((by_key, by_prefix));
+        assert!(meanwhile.is_barred() && meanwhile.is_in_removal());
+        assert_eq!(["k", "p/1"].map(is_in_removal), [false; 2]);
+        drop((before, meanwhile));
+        assert!(fences.table().running.is_empty() && fences.table().removals.is_empty());
     }
 
     #[tokio::test]
@@ -268,7 +351,7 @@ mod tests {
         assert_eq!(beside.land(ready(())).await, Some(()));
         assert_eq!(fences.begin("k/a").land(ready(())).await, Some(()));
         drop((under, exact, beside));
-        assert!(fences.running().is_empty());
+        assert!(fences.table().running.is_empty());
     }
 
     #[tokio::test]
@@ -293,7 +376,7 @@ mod tests {
         for invalidation in invalidations {
             assert!(invalidation.await.is_ok());
         }
-        assert!(fences.running().is_empty());
+        assert!(fences.table().running.is_empty());
     }
 
     #[tokio::test]
@@ -314,12 +397,12 @@ mod tests {
         let fences = Arc::new(Fences::default());
         let (one, two) = (fences.begin("k"), fences.begin("k"));
         drop(one);
-        assert_eq!(fences.running().len(), 1);
+        assert_eq!(fences.table().running.len(), 1);
         fences.invalidate("k").await;
         let three = fences.begin("k");
         drop(two);
-        assert_eq!(fences.running().len(), 1);
+        assert_eq!(fences.table().running.len(), 1);
         drop(three);
-        assert!(fences.running().is_empty());
+        assert!(fences.table().running.is_empty());
     }
 }

@@ -58,7 +58,7 @@ use crate::clock::Clock;
 use crate::codec::AnyCodec;
 use crate::entry::{Body, Entry, Sealer};
 use crate::error::Result;
-use crate::fence::{Fences, Fill, Since};
+use crate::fence::{Fences, Fill, Removed, Since};
 use crate::flight::Flights;
 use crate::key::{Key, KeySpace};
 use crate::observe::Named;
@@ -483,6 +483,13 @@ impl Cache {
 
     /// Runs `remove`, and lets nothing land or be joined that began before it has ended.
     pub(crate) async fn removing<T>(&self, reach: Reach<'_>, remove: impl Future<Output = T>) -> T {
+        let _removal = self.shared.fences.remove(match reach {
+            Reach::Keys(keys) => {
+                let keys = keys.iter().map(|key| key.text().into_owned());
+                Removed::Keys(keys.collect())
+            }
+            Reach::Prefix(prefix) => Removed::Prefix(prefix.into()),
+        });
         self.bar(reach).await;
         let removed = remove.await;
         // What began meanwhile may have found what was still there.

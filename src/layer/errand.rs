@@ -198,6 +198,7 @@ where
             };
             filler.ground = opened.ground.clone();
             filler.asked_at = config.cache.clock().now();
+            let veto = filler.veto.clone();
             let call = self.inner.call(self.request);
             let call = pin!(config.cache.making(&question.key, &room, call));
             let mut response = match opened.ground.hold(caught(call)).await {
@@ -209,6 +210,7 @@ where
                 },
             };
             Unnamed::say(&question.asked(), response.extensions_mut());
+            veto.leave(response.extensions_mut());
             place.leave(&mut response);
             Ok(response)
         })
@@ -226,8 +228,8 @@ where
             request.extensions_mut().insert(leading);
         }
         let miss = &mut forwarding.miss;
-        if forwarding.fill.is_barred() {
-            // What was found has been purged since.
+        if forwarding.fill.is_barred() || forwarding.fill.is_in_removal() {
+            // What was found has been purged since, or is about to be.
             (miss.known, miss.stale) = (None, None);
         }
         config.inputs.show(&question.target, request);

@@ -14,7 +14,7 @@ use super::stale::Windows;
 use super::stored::{Fingerprint, StoredResponse, Varied};
 use super::tagged::PageTags;
 use super::unnamed::Unnamed;
-use super::veto::{CacheVeto, LastWord};
+use super::veto::{CacheVeto, LastWord, Vetoes};
 use super::write::Writer;
 use crate::control::{CacheControl, patch_cache_control, patch_expires, patch_response_headers};
 use crate::key::Key;
@@ -262,7 +262,7 @@ impl Filler {
             fill: self.fill,
             duty: self.duty,
             spot: self.spot,
-            veto: self.veto,
+            vetoes: Vetoes::new(self.veto, &parts.extensions),
         })
     }
 }

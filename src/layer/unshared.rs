@@ -93,6 +93,7 @@ impl Unshared {
 impl Finish for Forwarded {
     fn finish<B: Body<Data = Bytes>>(self, response: Response<B>) -> Response<CacheBody<B>> {
         let (mut response, refusal) = at_one_moment(|| self.judge(response));
+        self.veto.leave(response.extensions_mut());
         self.place.leave(&mut response);
         let status = CacheStatus::forward(STATUS_NAME, Forward::UriMiss);
         let why = refusal.map_or(HIT_FOR_MISS, Refusal::as_str);

@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //!
-//! - A veto that is there before a response is stored keeps every layer on its way from storing
-//!   and sharing it.
+//! - A veto that is there when the write of a response begins keeps every layer on its way from storing and sharing
+//!   it, whether the request has it or the response, and whoever has put it there.
 //! - Where a layer stands inside another one, it stores nothing before the outer one has seen the
 //!   fields of the response as they leave it.
 
@@ -23,7 +23,9 @@ use crate::semantics::vary::Vary;
 /// [`forbid`](Self::forbid). It counts for all layers the request came through, and for those that it is still to
 /// go through. A middleware in front of all of them may put one of its own into the request's extensions.
 ///
-/// A response may carry one in its extensions as well, for the layers it goes through.
+/// A response may carry one in its extensions as well, for the layers it goes through. What makes another request of
+/// one, and does not take its extensions along, takes the mark away from the layers outside, unless a layer further in
+/// stores pages and says so in the response.
 ///
 /// # Example
 ///
@@ -50,6 +52,8 @@ use crate::semantics::vary::Vary;
 #[derive(Clone, Debug, Default)]
 pub struct CacheVeto {
     forbidden: Arc<AtomicBool>,
+    /// That of the layers outside of whoever has put another one into the request.
+    outside: Option<Arc<AtomicBool>>,
 }
 
 impl CacheVeto {
@@ -60,12 +64,19 @@ impl CacheVeto {
 
     /// Sets the mark. What has been stored already stays.
     pub fn forbid(&self) {
-        self.forbidden.store(true, Ordering::Release);
+        for mark in self.marks() {
+            mark.store(true, Ordering::Release);
+        }
     }
 
     /// Whether the mark is set.
     pub fn is_forbidden(&self) -> bool {
-        self.forbidden.load(Ordering::Acquire)
+        self.marks().any(|mark| mark.load(Ordering::Acquire))
+    }
+
+    fn marks(&self) -> impl Iterator<Item = &AtomicBool> {
+        let outside = self.outside.as_deref();
+        std::iter::once(&*self.forbidden).chain(outside)
     }
 
     /// The mark of the request, or the response, with these extensions, which is put there if there is none.
@@ -81,22 +92,59 @@ impl CacheVeto {
     /// assert!(CacheVeto::of(request.extensions_mut()).is_forbidden());
     /// ```
     pub fn of(extensions: &mut Extensions) -> Self {
-        if let Some(veto) = Self::in_there(extensions) {
-            return veto.clone();
-        }
-        let veto = Self::new();
+        let attached = extensions.get::<Attached>().map(|Attached(veto)| veto);
+        let veto = match (extensions.get::<Self>(), attached) {
+            (None, Some(attached)) => return attached.clone(),
+            (Some(own), Some(attached)) => {
+                return Self {
+                    outside: Some(Arc::clone(&attached.forbidden)),
+                    ..own.clone()
+                };
+            }
+            (own, None) => own.cloned().unwrap_or_default(),
+        };
         extensions.insert(Attached(veto.clone()));
         veto
     }
 
-    /// Whether there is one in these extensions that is set.
-    pub(super) fn is_in(extensions: &Extensions) -> bool {
-        Self::in_there(extensions).is_some_and(Self::is_forbidden)
+    /// Says in the extensions of a response that the mark of its request is set, which may have come to a layer
+    /// outside with another one.
+    pub(super) fn leave(&self, extensions: &mut Extensions) {
+        if self.is_forbidden() {
+            Self::of(extensions).forbid();
+        }
     }
 
-    fn in_there(extensions: &Extensions) -> Option<&Self> {
-        let attached = || extensions.get::<Attached>().map(|Attached(veto)| veto);
-        extensions.get::<Self>().or_else(attached)
+    /// Whether there is one in these extensions that is set.
+    pub(super) fn is_in(extensions: &Extensions) -> bool {
+        Self::all_in(extensions).any(Self::is_forbidden)
+    }
+
+    fn all_in(extensions: &Extensions) -> impl Iterator<Item = &Self> {
+        let attached = extensions.get::<Attached>().map(|Attached(veto)| veto);
+        extensions.get::<Self>().into_iter().chain(attached)
+    }
+}
+
+/// The marks that bear on a response until it is stored.
+#[derive(Debug)]
+pub(super) struct Vetoes {
+    request: CacheVeto,
+    response: Vec<CacheVeto>,
+}
+
+impl Vetoes {
+    /// That of the request, and those in the extensions of the response.
+    pub(super) fn new(request: CacheVeto, response: &Extensions) -> Self {
+        Self {
+            request,
+            response: CacheVeto::all_in(response).cloned().collect(),
+        }
+    }
+
+    /// Whether one of them is set by now.
+    pub(super) fn is_any_set(&self) -> bool {
+        self.request.is_forbidden() || self.response.iter().any(CacheVeto::is_forbidden)
     }
 }
 

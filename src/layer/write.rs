@@ -20,7 +20,7 @@ use super::relay::{Copied, Copier};
 use super::slot::Slot;
 use super::stored::{StoredPage, StoredResponse};
 use super::tagged::Before;
-use super::veto::{CacheVeto, Verdict};
+use super::veto::{Verdict, Vetoes};
 use crate::cache::Cache;
 use crate::error::Result;
 use crate::fence::Fill;
@@ -56,7 +56,7 @@ pub(super) struct Writer {
     pub(super) duty: Duty,
     /// See [`Asked::spot`](super::lookup::Asked::spot).
     pub(super) spot: Option<Spot>,
-    pub(super) veto: CacheVeto,
+    pub(super) vetoes: Vetoes,
     pub(super) verdict: Option<Verdict>,
     /// What tag the response is given once its body is whole.
     pub(super) etags: ETags,
@@ -120,7 +120,7 @@ impl Writer {
             observe::outcome(name, "page", Outcome::Bypass, "gone");
             return;
         };
-        if !storable || self.veto.is_forbidden() {
+        if !storable || self.vetoes.is_any_set() {
             self.alone(Alone::Refused);
             observe::outcome(name, "page", Outcome::Bypass, "veto");
             return;
@@ -206,11 +206,18 @@ impl Writer {
         let page = Arc::new(page);
         // Before a purge would have to wait for it.
         let packed = page.packed(&self.config.cache).await;
+        if self.vetoes.is_any_set() {
+            // While the store was asked for tags, or the body compressed.
+            alone_for(&self.config, self.spot, &mut self.duty, Alone::Refused);
+            return Ok(Some("veto"));
+        }
         let Some(landing) = self.fill.landing() else {
             self.duty.land(Landed::Again);
             return Ok(Some(INVALIDATED));
         };
-        let unstored = self.unstored;
+        // What is still there is about to go: nothing is to be joined with it.
+        let in_removal = self.fill.is_in_removal().then_some(INVALIDATED);
+        let unstored = self.unstored.or(in_removal);
         let stored = if unstored.is_some() || outdated {
             Ok(true)
         } else {

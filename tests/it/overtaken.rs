@@ -8,7 +8,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use axum_cache::backend::Memory;
+use axum_cache::backend::{Backend, Memory};
 use axum_cache::clock::ManualClock;
 use axum_cache::layer::CacheService;
 use axum_cache::testing::{Fault, Operation, TestBackend};
@@ -382,4 +382,136 @@ async fn an_answer_that_does_not_vary_brings_no_purged_variant_back() {
     get(&site, "/", &[EN, ANEW]).await;
     let seen = get(&site, "/", &[DE]).await;
     assert_ne!(seen.body, purged.body, "{}", seen.status);
+}
+
+/// A request that comes while a purge has not reached the store yet, and whose page is written after that has.
+async fn a_page_made_during_a_purge(store: impl Backend + Clone) {
+    let store = TestBackend::new(store).with_shared(false);
+    let layer = CacheLayer::new(Cache::new(store.clone()));
+    let site = Pages::default().behind(&layer);
+    let seen = get(&site, "/", &[DE]).await;
+    assert_eq!(seen.body, "0");
+    store.inject(Fault::delay(Duration::from_millis(50)).on(Operation::Delete));
+    store.inject(Fault::delay(Duration::from_millis(100)).on(Operation::Set));
+    let purging = tokio::spawn({
+        let layer = layer.clone();
+        async move { layer.purge(&uri("/")).await }
+    });
+    settle().await;
+    let seen = get(&site, "/", &[EN]).await;
+    assert_eq!(seen.body, "1");
+    assert!(purging.await.unwrap().unwrap());
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    store.heal();
+    let seen = get(&site, "/", &[DE]).await;
+    assert_ne!(seen.body, "0", "purged: {}", seen.status);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_made_during_a_purge_brings_no_variant_back() {
+    a_page_made_during_a_purge(Memory::new()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_page_made_during_a_purge_brings_no_variant_back_where_nothing_compares() {
+    a_page_made_during_a_purge(Provided(Memory::new())).await;
+}
+
+/// Of a store whose removals by a prefix run in another thread.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn pages_made_during_a_purge_of_all_bring_nothing_back() {
+    let memory = Memory::builder().max_bytes(256 << 20).build().unwrap();
+    let layer = CacheLayer::new(Cache::new(memory));
+    let runs = Arc::new(AtomicUsize::new(0));
+    let site = layer.layer(Router::new().fallback(move || {
+        let run = runs.fetch_add(1, Ordering::SeqCst);
+        let body = format!("{run};{}", "x".repeat(200_000));
+        async move { ([("vary", "accept-language")], body) }
+    }));
+    let body = |site: CacheService<Router>, path: String, field| async move {
+        let seen = ask(&site, &path, &[field]).await;
+        seen.body.split(';').next().unwrap().to_owned()
+    };
+    for round in 0..100 {
+        let path = format!("/{}", round % 50);
+        let old = body(site.clone(), path.clone(), DE).await;
+        let purging = tokio::spawn({
+            let layer = layer.clone();
+            async move { layer.purge_prefix(&uri("/")).await.unwrap() }
+        });
+        let others = (0..4).map(|_| {
+            let (site, path) = (site.clone(), path.clone());
+            tokio::spawn(async move {
+                for field in [EN, FR] {
+                    body(site.clone(), path.clone(), field).await;
+                }
+            })
+        });
+        let others: Vec<_> = others.collect();
+        purging.await.unwrap();
+        assert_ne!(body(site.clone(), path.clone(), DE).await, old, "{round}");
+        for other in others {
+            other.await.unwrap();
+        }
+        assert_ne!(body(site.clone(), path, DE).await, old, "{round}");
+    }
+}
+
+/// The two do not wait for each other, as a tag was invalidated in between that is none of theirs.
+#[tokio::test]
+async fn a_variant_that_was_replaced_while_nothing_was_known_does_not_come_back() {
+    let clock = ManualClock::new();
+    let memory = Memory::builder().clock(clock.clone()).build().unwrap();
+    let cache = Cache::builder(memory).clock(clock.clone()).build().unwrap();
+    let pages = Pages::default();
+    let site = pages.behind(&CacheLayer::new(cache.clone()));
+    let older = begin(&pages, &site, "/", &[EN]).await;
+    cache.invalidate(["of-something-else"]).await.unwrap();
+    let newer = begin(&pages, &site, "/", &[EN]).await;
+    for (waiting, run) in [(older, "0"), (newer, "1")] {
+        clock.advance(Duration::from_secs(1));
+        pages.goes_on.notify_one();
+        assert_eq!(waiting.await.unwrap().body, run);
+        settle().await;
+    }
+    let seen = get(&site, "/", &[EN]).await;
+    assert_eq!((seen.is_hit(), seen.body.as_str()), (true, "1"));
+    assert_eq!(get(&site, "/", &[DE]).await.body, "2");
+    let seen = get(&site, "/", &[EN]).await;
+    assert_ne!(seen.body, "0", "{}", seen.status);
+}
+
+/// Two nodes; the write of the one stalls, and that of the other one comes meanwhile.
+async fn a_writer_that_stalls(vary: &'static str) {
+    let clock = ManualClock::new();
+    let memory = Memory::builder().clock(clock.clone()).build().unwrap();
+    let nodes = [(); 2].map(|()| Remote::new(memory.clone()).with_shared(true));
+    let [a, b] = nodes.each_ref().map(|node| {
+        let cache = Cache::builder(node.clone()).clock(clock.clone());
+        CacheLayer::new(cache.build().unwrap())
+    });
+    let (pa, pb) = (Pages::default(), Pages::default());
+    pb.runs.store(100, Ordering::SeqCst);
+    let (a, b) = (pa.behind(&a), pb.behind(&b));
+    let fields = [EN, ("x-vary", vary)];
+    let newer = begin(&pb, &b, "/", &fields).await;
+    nodes[0].inject(Fault::hang().on(Operation::CompareAndSet).times(1));
+    assert_eq!(get(&a, "/", &fields).await.body, "0");
+    clock.advance(Duration::from_secs(5));
+    pb.goes_on.notify_one();
+    assert_eq!(newer.await.unwrap().body, "100");
+    settle().await;
+    let seen = get(&b, "/", &fields).await;
+    assert_eq!((seen.is_hit(), seen.body.as_str()), (true, "100"));
+    nodes[0].heal();
+    settle().await;
+    let seen = get(&b, "/", &fields).await;
+    assert_eq!(seen.body, "100", "{vary}: {}", seen.status);
+}
+
+#[tokio::test]
+async fn a_page_of_a_writer_that_stalls_does_not_replace_a_newer_one() {
+    for vary in ["none", "accept-language"] {
+        a_writer_that_stalls(vary).await;
+    }
 }

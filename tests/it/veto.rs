@@ -1,8 +1,10 @@
 //! What is personal is not stored, wherever that turns out.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::handler::Handler;
 use axum::middleware::{Next, from_fn};
@@ -10,10 +12,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum_cache::backend::{Dummy, Memory};
 use axum_cache::control::{cache_control, never_cache, vary_on_cookie};
-use axum_cache::{Cache, CacheGuard, CacheLayer, CacheVeto, cache_page, control::CacheControl};
+use axum_cache::testing::{Fault, Operation, TestBackend};
+use axum_cache::{
+    Cache, CacheGuard, CacheLayer, CacheVeto, Tags, cache_page, control::CacheControl,
+};
+use tokio::sync::mpsc;
 use tower::Layer;
 
 use crate::support::http::{Channel, Server};
+use crate::support::site::ask;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -238,4 +245,116 @@ async fn a_veto_with_which_a_page_was_validated_counts_outside() {
     assert!(seen[1].contains("fwd-status=304"), "{seen:?}");
     assert_eq!(seen[1].matches("detail=veto").count(), 2, "{seen:?}");
     assert!(!seen[2].contains("; hit"), "{seen:?}");
+}
+
+/// A veto that the response carries, given while the body is made.
+#[tokio::test]
+async fn a_veto_of_the_response_counts_while_its_body_is_made() {
+    let page = || async {
+        let veto = CacheVeto::new();
+        let (sender, receiver) = mpsc::channel(1);
+        let late = veto.clone();
+        tokio::spawn(async move {
+            for part in ["a", "b"] {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                late.forbid();
+                let part = Ok::<_, std::convert::Infallible>(Bytes::from(part));
+                let _ = sender.send(part).await;
+            }
+        });
+        let mut response = Body::new(Channel(receiver)).into_response();
+        response.extensions_mut().insert(veto);
+        response
+    };
+    let site = CacheLayer::new(memory()).layer(Router::new().route("/", get(page)));
+    ask(&site, "/", &[]).await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let seen = ask(&site, "/", &[]).await;
+    assert!(!seen.is_hit(), "{}", seen.status);
+}
+
+/// One that comes while the store is asked for the tags of the page.
+#[tokio::test]
+async fn a_veto_while_the_store_is_slow_counts() {
+    for shared in [false, true] {
+        let store = TestBackend::new(Memory::new()).with_shared(shared);
+        let vetoes: Arc<Mutex<Vec<CacheVeto>>> = Arc::default();
+        let page = {
+            let vetoes = Arc::clone(&vetoes);
+            move |veto: CacheVeto| {
+                let vetoes = Arc::clone(&vetoes);
+                async move {
+                    vetoes.lock().unwrap().push(veto);
+                    axum::Extension(Tags::new(["t"]))
+                }
+            }
+        };
+        let layer = CacheLayer::new(Cache::new(store.clone()));
+        let site = layer.layer(Router::new().route("/", get(page)));
+        let asking = tokio::spawn({
+            let site = site.clone();
+            let (store, vetoes) = (store.clone(), Arc::clone(&vetoes));
+            async move {
+                let hang = async {
+                    while vetoes.lock().unwrap().is_empty() {
+                        store.heal();
+                        store.inject(Fault::hang().on(Operation::GetMany));
+                        store.inject(Fault::hang().on(Operation::Get).after(2));
+                        store.inject(Fault::hang().on(Operation::Add));
+                        store.inject(Fault::hang().on(Operation::Set));
+                        tokio::time::sleep(Duration::from_millis(3)).await;
+                    }
+                };
+                tokio::join!(hang, ask(&site, "/", &[])).1
+            }
+        });
+        asking.await.unwrap();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        vetoes.lock().unwrap()[0].forbid();
+        store.heal();
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let seen = ask(&site, "/", &[]).await;
+        assert!(!seen.is_hit(), "shared {shared}: {}", seen.status);
+    }
+}
+
+/// The pattern of the documentation, one layer further inside.
+#[tokio::test]
+async fn a_middleware_between_layers_hands_its_own_veto_in() {
+    async fn session(mut request: Request, next: Next) -> Response {
+        request.extensions_mut().insert(CacheVeto::new());
+        next.run(request).await
+    }
+    let page = |veto: CacheVeto| async move {
+        veto.forbid();
+        "yours"
+    };
+    let cached = page.layer(cache_page(MINUTE, memory(), ""));
+    let routes = Router::new()
+        .route("/", get(cached))
+        .layer(from_fn(session));
+    let site = CacheLayer::new(memory()).layer(routes);
+    ask(&site, "/", &[]).await;
+    let seen = ask(&site, "/", &[]).await;
+    assert!(!seen.is_hit(), "{}", seen.status);
+}
+
+/// A middleware makes another request of it.
+#[tokio::test]
+async fn a_veto_that_an_inner_layer_knows_of_is_known_outside() {
+    async fn anew(request: Request, next: Next) -> Response {
+        let mut other = Request::new(Body::empty());
+        *other.uri_mut() = request.uri().clone();
+        next.run(other).await
+    }
+    let page = |veto: CacheVeto| async move {
+        veto.forbid();
+        "yours"
+    };
+    let cached = page.layer(cache_page(MINUTE, memory(), ""));
+    let routes = Router::new().route("/", get(cached)).layer(from_fn(anew));
+    let site = CacheLayer::new(memory()).layer(routes);
+    let first = ask(&site, "/", &[]).await;
+    let seen = ask(&site, "/", &[]).await;
+    assert!(!seen.is_hit(), "{} {}", first.status, seen.status);
 }
