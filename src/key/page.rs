@@ -33,6 +33,7 @@ pub struct PageTarget<'a> {
 /// | `field:NAME` | the lines of a request field that the layer varies on, divided by line feeds |
 /// | `variant:NAME` | the value of a [`Variant`](crate::layer::Variant) |
 /// | `uri` | what the layer is asked for, behind what nested routers stripped, where they do not make it of the full URI, which the key has; only there if so |
+/// | `inside` | how many layers are outside of this one; only there if there is one |
 /// | `language`, `time-zone` | the request's; only there if it has one |
 /// | `claim:NAME` | what the lines of a field such as `X-Forwarded-Host` claim; only there if they do |
 ///

@@ -221,6 +221,9 @@ impl CacheLayer {
     /// Keeps the pages of this layer apart from those of others in the same cache, beside the
     /// cache's own prefix. Layers with equal prefixes share their pages, so those that show their
     /// handlers more or less of a request need different ones. Empty by default.
+    ///
+    /// One inside of another one has pages of its own under any prefix: what is between them may be a gate, or make
+    /// another response of it. A purge of the one forgets those of the other under the same prefix.
     pub fn key_prefix(self, prefix: impl Into<String>) -> Self {
         self.set(|config| config.key_prefix = prefix.into())
     }

@@ -398,6 +398,10 @@ impl Asked<'_> {
         let expired = tags != TagState::Current;
         let fresh = !expired && response.is_fresh_at(age);
         let Some(rules) = &self.config.http else {
+            if response.terms.validate_always {
+                // Of a layer in HTTP mode, in the same cache and under the same prefix.
+                return Verdict::Miss(Forward::Stale, None);
+            }
             if fresh {
                 return Verdict::Hit;
             }

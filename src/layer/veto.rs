@@ -162,9 +162,9 @@ pub(super) enum Place {
 }
 
 /// Says in the extensions of a request that it has come through a layer: those further inside wait for the
-/// last word. Nothing is allocated for it.
+/// last word. How many it has come through is said as well.
 #[derive(Clone, Copy)]
-struct Outside;
+struct Outside(u8);
 
 /// What the layers inside of the outermost one wait for. It goes out with the response that they are about to
 /// store: where that does not arrive, nothing is stored.
@@ -203,20 +203,28 @@ pub(super) struct Verdict {
 impl Place {
     /// Where the layer stands that is about to forward a request with these extensions.
     pub(super) fn of(extensions: &mut Extensions) -> Self {
-        match extensions.insert(Outside) {
-            None => Self::Outermost,
-            Some(Outside) => Self::Inside,
+        let depth = Self::depth(extensions);
+        extensions.insert(Outside(depth.saturating_add(1)));
+        if depth == 0 {
+            Self::Outermost
+        } else {
+            Self::Inside
         }
     }
 
     /// Whether a layer that gets a request with these extensions stands inside of another one.
     pub(super) fn is_inside(extensions: &Extensions) -> bool {
-        extensions.get::<Outside>().is_some()
+        Self::depth(extensions) > 0
+    }
+
+    /// How many layers are outside of the one that gets a request with these extensions.
+    pub(super) fn depth(extensions: &Extensions) -> u8 {
+        extensions.get::<Outside>().map_or(0, |outside| outside.0)
     }
 
     /// That of a request that no client waits for.
     pub(super) fn nowhere(extensions: &mut Extensions) -> Self {
-        extensions.insert(Outside);
+        extensions.insert(Outside(1));
         Self::Outermost
     }
 

@@ -8,9 +8,9 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::handler::Handler;
-use axum::http::{HeaderName, HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{Next, from_fn};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum_cache::backend::{Dummy, Memory};
 use axum_cache::clock::ManualClock;
@@ -18,6 +18,7 @@ use axum_cache::layer::{Head, Language, Locale, VariantFn};
 use axum_cache::{Cache, CacheGuard, CacheLayer, cache_page};
 use tower::{Layer, ServiceExt};
 
+use crate::support::backends::Remote;
 use crate::support::site::ask;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -442,4 +443,68 @@ async fn a_site_takes_nothing_from_a_route_that_it_would_not_store() {
     let seen = ask(&site, "/", &[]).await;
     assert_eq!(seen.body, "0", "{}", seen.status);
     assert!(ask(&site, "/", &[]).await.is_hit());
+}
+
+/// A page for members, behind a gate between two layers that have one cache.
+async fn seen_by_a_stranger(
+    inner: fn(Cache) -> CacheLayer,
+    credential: &'static str,
+) -> (StatusCode, StatusCode) {
+    let gate = from_fn(move |request: Request, next: Next| async move {
+        if request.headers().contains_key(credential) {
+            next.run(request).await
+        } else {
+            StatusCode::UNAUTHORIZED.into_response()
+        }
+    });
+    let cache = Cache::new(Memory::new());
+    let members = Router::new()
+        .route("/", get(async || ([("vary", "accept")], "for members")))
+        .layer(inner(cache.clone()))
+        .layer(gate);
+    let site = CacheLayer::new(cache).layer(members);
+    let member = ask(&site, "/", &[(credential, "secret")]).await;
+    let stranger = ask(&site, "/", &[]).await;
+    let code = |code: u16| StatusCode::from_u16(code).unwrap();
+    (code(member.code), code(stranger.code))
+}
+
+#[tokio::test]
+async fn an_outer_layer_of_the_same_cache_serves_nothing_that_is_behind_a_gate() {
+    let both = (StatusCode::OK, StatusCode::UNAUTHORIZED);
+    let narrow = |cache| CacheLayer::new(cache).narrow();
+    for credential in ["authorization", "cookie"] {
+        assert_eq!(seen_by_a_stranger(narrow, credential).await, both);
+    }
+    let none = |cache| CacheLayer::new(cache).cookies(Vec::<String>::new());
+    assert_eq!(seen_by_a_stranger(none, "cookie").await, both);
+}
+
+#[tokio::test]
+async fn an_outer_layer_of_the_same_cache_serves_what_was_made_between_the_two() {
+    async fn frame(request: Request, next: Next) -> Response {
+        let (mut parts, body) = next.run(request).await.into_parts();
+        let body = axum::body::to_bytes(body, 1000).await.unwrap();
+        let text = String::from_utf8(body.into()).unwrap();
+        parts.headers.remove(header::CONTENT_LENGTH);
+        Response::from_parts(parts, Body::from(format!("[{text}]")))
+    }
+    for is_remote in [false, true] {
+        let cache = if is_remote {
+            Cache::new(Remote::new(Memory::new()))
+        } else {
+            Cache::new(Memory::new())
+        };
+        let inside = Router::new()
+            .route("/", get(async || "page"))
+            .layer(CacheLayer::new(cache.clone()))
+            .layer(from_fn(frame));
+        let site = CacheLayer::new(cache).layer(inside);
+        for _ in 0..3 {
+            let seen = ask(&site, "/", &[]).await;
+            assert_eq!(seen.body, "[page]", "{}", seen.status);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(ask(&site, "/", &[]).await.is_hit());
+    }
 }

@@ -687,7 +687,7 @@ async fn p_05_what_is_added_outside_reaches_the_client_but_not_the_key() {
 }
 
 #[tokio::test]
-async fn p_06_p_08_layers_of_one_prefix_share_one_entry_and_the_shorter_max_age() {
+async fn p_06_p_08_layers_of_one_prefix_share_the_shorter_max_age_and_a_purge_but_no_page() {
     let clock = ManualClock::new();
     let memory = Memory::builder().clock(clock.clone()).build().unwrap();
     let cache = Cache::builder(memory.clone())
@@ -698,15 +698,21 @@ async fn p_06_p_08_layers_of_one_prefix_share_one_entry_and_the_shorter_max_age(
         "/",
         get(|| async { "page" }).layer(cache_page(MINUTE, cache.clone(), "")),
     );
-    let server = Server::start(CacheLayer::new(cache).layer(router)).await;
+    let site = CacheLayer::new(cache);
+    let server = Server::start(site.clone().layer(router)).await;
     let (first, second) = twice(&server, "/", &[]).await;
     assert_eq!(first.field("cache-control").as_deref(), Some("max-age=60"));
     assert!(second.is_hit());
-    // The page, and the turn of the tags.
-    assert_eq!(memory.len(), 2);
+    // The page of each layer, and the turn of the tags.
+    assert_eq!(memory.len(), 3);
     // The site-wide layer kept it for what the route said, not for its own 600 seconds.
     clock.advance(MINUTE);
     assert!(!server.get("/").await.is_hit());
+    assert!(server.get("/").await.is_hit());
+    let uri = format!("http://{}/", server.host).parse().unwrap();
+    assert!(site.purge(&uri).await.unwrap());
+    let status = server.get("/").await.cache_status();
+    assert_eq!(status.matches("; hit").count(), 0, "{status}");
 }
 
 #[tokio::test]

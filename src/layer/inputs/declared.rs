@@ -17,6 +17,7 @@ use crate::layer::given::{Given, View};
 use crate::layer::target::{
     RequestTarget, authority, is_nested, nested_at, peer, without_default_port,
 };
+use crate::layer::veto::Place;
 use crate::semantics::storable::{Refusal, RequestFacts};
 use crate::semantics::vary::patch_vary;
 
@@ -83,6 +84,7 @@ impl Inputs {
         let is_plain = !request.given.claims
             && self.is_nothing_declared()
             && self.fields.is_empty()
+            && !Place::is_inside(extensions)
             && is_nested(request.uri, request.nested, extensions)
             && extensions.get::<Language>().is_none()
             && extensions.get::<TimeZone>().is_none();
@@ -143,6 +145,11 @@ impl Inputs {
         }
         if let Some(zone) = extensions.get::<TimeZone>() {
             facets.push(Facet::new("time-zone", Some(zone.as_str())));
+        }
+        let depth = Place::depth(extensions);
+        if depth > 0 {
+            // With one cache and prefix, an outer layer would serve what is behind a gate, or has been changed since.
+            facets.push(Facet::new("inside", Some(depth.to_string())));
         }
         let mut rewritten = None;
         if !is_nested(uri, nested, extensions) {
