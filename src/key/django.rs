@@ -168,7 +168,14 @@ fn uri_hash(target: &PageTarget<'_>) -> String {
     let mut uri = Md5::new();
     uri.update(target.scheme);
     uri.update("://");
-    uri.update(target.authority.unwrap_or_default());
+    let authority = target.authority.unwrap_or_default();
+    if authority.contains(['/', '?']) {
+        // No name of a host: with the path behind it, it could be taken for another one and another path.
+        uri.update([0]);
+        netstring(&mut uri, authority.as_bytes());
+    } else {
+        uri.update(authority);
+    }
     uri.update(target.path);
     if let Some(query) = target.query.filter(|query| !query.is_empty()) {
         uri.update("?");

@@ -53,9 +53,10 @@ impl KeySpace {
         let head = function.head(&prefix, version);
         let within = namespace.as_deref().unwrap_or_default();
         Ok(Self {
-            is_head_plain: head
-                .as_ref()
-                .is_some_and(|head| head.starts_with(within) && is_plain(head)),
+            is_head_plain: head.as_ref().is_some_and(|head| {
+                // With a mark in it, a key could be taken for a hashed one.
+                head.starts_with(within) && is_plain(head) && !head.contains(MARK)
+            }),
             head,
             version,
             prefix,
@@ -240,6 +241,17 @@ mod tests {
             raw.beginning(1, "k").unwrap_err().kind(),
             ErrorKind::Unsupported
         );
+    }
+
+    #[test]
+    fn marks_in_the_prefix_make_no_key_that_looks_hashed() {
+        let page = "x".repeat(40);
+        let key = space(&"#".repeat(60)).key_of(1, |text| {
+            text.push_str(&page);
+            true
+        });
+        let key = key.unwrap();
+        assert!(looks_hashed(key.as_str()) && !key.as_str().ends_with(&page));
     }
 
     #[test]

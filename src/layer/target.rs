@@ -138,6 +138,7 @@ pub(super) fn is_nested(full: &Uri, nested: &Uri, extensions: &Extensions) -> bo
     };
     full.query() == nested.query()
         && path == Some(nested.path())
+        && full.scheme() == nested.scheme()
         && full.authority() == nested.authority()
 }
 
@@ -243,12 +244,16 @@ pub(super) fn authority<'r>(
 
 /// `a:80` is `a`, by `http`: RFC 9110 section 4.2.3.
 pub(super) fn without_default_port<'n>(name: &'n str, scheme: &str) -> &'n str {
-    let port = match scheme {
+    name.strip_suffix(default_port(scheme)).unwrap_or(name)
+}
+
+/// Behind the colon; nothing if there is none.
+pub(super) fn default_port(scheme: &str) -> &'static str {
+    match scheme {
         "http" => ":80",
         "https" => ":443",
-        _ => return name,
-    };
-    name.strip_suffix(port).unwrap_or(name)
+        _ => "",
+    }
 }
 
 #[cold]

@@ -861,3 +861,92 @@ async fn a_narrow_layer_shows_no_difference_between_an_empty_path_and_the_root()
         assert_eq!((empty.text, counted.runs()), (format!("/{query}"), 1));
     }
 }
+
+/// What a handler that is shown a request answers, and whether that came from the cache.
+async fn answer_to(site: &CacheService<Router>, request: Request) -> (bool, String) {
+    let response = site.clone().oneshot(request).await.unwrap();
+    let status = response.headers()["cache-status"].to_str().unwrap();
+    let is_hit = status.contains("; hit");
+    let body = to_bytes(Body::new(response.into_body()), 1000).await;
+    (is_hit, String::from_utf8(body.unwrap().into()).unwrap())
+}
+
+/// The first line of a field, as a handler sees it.
+fn first_line(name: &'static str) -> Router {
+    Router::new().fallback(async move |request: Request| {
+        let line = request.headers().get(name);
+        line.map_or("none".to_owned(), |line| line.to_str().unwrap().to_owned())
+    })
+}
+
+fn request(uri: &str, peer: &str, fields: &[(&str, &str)]) -> Request {
+    let mut request = Request::builder().uri(uri);
+    for (name, value) in fields {
+        request = request.header(*name, *value);
+    }
+    let mut request = request.body(Body::empty()).unwrap();
+    let peer = PeerAddr::new(peer.parse().unwrap());
+    request.extensions_mut().insert(peer);
+    request
+}
+
+const STRANGER: &str = "203.0.113.6";
+const PROXY: &str = "10.0.0.1";
+
+fn behind_proxies() -> CacheLayer {
+    layer().trusted_proxies(TrustedProxies::networks(["10.0.0.0/8"]).unwrap())
+}
+
+#[tokio::test]
+async fn of_several_hosts_each_is_shown_as_the_key_holds_it() {
+    let site = layer().layer(first_line("host"));
+    let ask = |host| request("/", STRANGER, &[("host", host), ("host", "b")]);
+    answer_to(&site, ask("a:80")).await;
+    let (is_hit, seen) = answer_to(&site, ask("a")).await;
+    assert!(!is_hit || seen == "a", "{seen}");
+}
+
+#[tokio::test]
+async fn addresses_that_are_forwarded_do_not_keep_what_is_resolved_from_the_handler() {
+    let site = behind_proxies().layer(first_line("x-forwarded-proto"));
+    let fields = [("host", "a"), ("forwarded", "for=192.0.2.1")];
+    let (_, first) = answer_to(&site, request("/x", STRANGER, &fields)).await;
+    let fields = [
+        ("host", "a"),
+        ("x-forwarded-proto", "http"),
+        ("x-forwarded-host", "a"),
+    ];
+    let (_, proxied) = answer_to(&site, request("/x", PROXY, &fields)).await;
+    assert_eq!(proxied, "http", "the first was {first}");
+}
+
+#[tokio::test]
+async fn a_host_that_a_proxy_names_with_a_zone_hides_no_other() {
+    let site = behind_proxies().layer(first_line("host"));
+    let ask = |host| {
+        let fields = [("host", host), ("x-forwarded-host", "[::1%25x]")];
+        request("/", PROXY, &fields)
+    };
+    answer_to(&site, ask("a")).await;
+    let (is_hit, seen) = answer_to(&site, ask("b")).await;
+    assert_eq!((is_hit, seen.as_str()), (false, "b"));
+}
+
+#[tokio::test]
+async fn a_scheme_that_is_rewritten_selects_the_page() {
+    let page = async |request: Request| format!("{:?}", request.uri().scheme_str());
+    let cached = Router::new().fallback(page).layer(layer());
+    let rewrite = |mut request: Request| {
+        if let Some(to) = request.headers().get("to") {
+            *request.uri_mut() = to.to_str().unwrap().parse().unwrap();
+        }
+        request
+    };
+    let site = cached.layer(tower::util::MapRequestLayer::new(rewrite));
+    for (to, scheme) in [("http://a/x", "http"), ("https://a/x", "https")] {
+        let request = request("http://a/x", STRANGER, &[("host", "a"), ("to", to)]);
+        let response = site.clone().oneshot(request).await.unwrap();
+        let body = to_bytes(response.into_body(), 1000).await.unwrap();
+        assert_eq!(body, format!("Some({scheme:?})"));
+    }
+}

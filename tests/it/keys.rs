@@ -263,6 +263,19 @@ mod django {
     }
 
     #[test]
+    fn a_host_with_a_path_in_it_is_no_page_of_another_host() {
+        let key = |host, path| {
+            let target = PageTarget::new("http", Some(host), path, None);
+            DjangoKeys::new().primary(&target)
+        };
+        let page = key("a", "/account/settings");
+        for (host, path) in [("a/account", "/settings"), ("a/account/settings", "")] {
+            assert_ne!(key(host, path), page);
+        }
+        assert_ne!(key("a?b", "/"), key("a", "?b/"));
+    }
+
+    #[test]
     fn k_23_values_of_varied_fields() {
         let keys = DjangoKeys::new();
         let cookie = |value: Option<&'static str>| ("cookie", value.map(str::as_bytes));

@@ -96,7 +96,8 @@ impl<'h> Claims<'h> {
 
     /// Whether it says anything of scheme and authority.
     pub(super) fn is_on_origin(&self) -> bool {
-        self.made.first().is_some_and(|(claim, _)| *claim < ORIGIN)
+        self.facets(None)
+            .any(|facet| CLAIMS[..ORIGIN].iter().any(|(_, name)| *name == facet.name))
     }
 
     /// What the last hop claims: the trusted peer itself. `X-Forwarded-Proto` and
@@ -118,7 +119,7 @@ impl<'h> Claims<'h> {
         Origin {
             scheme: scheme.and_then(known),
             authority: authority
-                .filter(|authority| !authority.contains('@'))
+                .filter(|authority| !authority.contains(['@', '%']))
                 .filter(|authority| authority.parse::<Authority>().is_ok()),
         }
     }

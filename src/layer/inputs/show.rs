@@ -9,7 +9,9 @@ use super::cookies;
 use super::declared::Inputs;
 use super::query::Query;
 use crate::layer::given::View;
-use crate::layer::target::{RequestTarget, rewrite_original_uri, without_default_port};
+use crate::layer::target::{
+    RequestTarget, default_port, rewrite_original_uri, without_default_port,
+};
 
 /// The form of the URI that is shown.
 enum Form {
@@ -61,7 +63,7 @@ impl Inputs {
             headers = self.narrowed(headers);
         }
         if target.sole_authority().is_none() {
-            lower_case(&mut headers);
+            lower_case(&mut headers, &target.scheme);
         }
         if self.cookies.is_some() {
             join_cookies(&mut headers);
@@ -140,11 +142,15 @@ fn take(name: &HeaderName, from: &HeaderMap, to: &mut HeaderMap) {
     }
 }
 
-/// The key holds names of hosts in lower case, and repeated ones once.
-fn lower_case(headers: &mut HeaderMap) {
+/// The key holds names of hosts in lower case, without their default port, and repeated ones once.
+fn lower_case(headers: &mut HeaderMap, scheme: &str) {
     let hosts = headers.get_all(HOST).into_iter();
     let mut hosts: Vec<_> = hosts
-        .filter_map(|host| HeaderValue::from_bytes(&host.as_bytes().to_ascii_lowercase()).ok())
+        .filter_map(|host| {
+            let host = host.as_bytes();
+            let plain = host.strip_suffix(default_port(scheme).as_bytes());
+            HeaderValue::from_bytes(&plain.unwrap_or(host).to_ascii_lowercase()).ok()
+        })
         .collect();
     hosts.dedup();
     replace(headers, &HOST, hosts);
