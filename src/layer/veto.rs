@@ -162,9 +162,13 @@ pub(super) enum Place {
 }
 
 /// Says in the extensions of a request that it has come through a layer: those further inside wait for the
-/// last word. How many it has come through is said as well.
+/// last word. Nothing is allocated for it.
 #[derive(Clone, Copy)]
-struct Outside(u8);
+struct Outside;
+
+/// How many layers it has come through, if they are more than one.
+#[derive(Clone, Copy)]
+struct Depth(u8);
 
 /// What the layers inside of the outermost one wait for. It goes out with the response that they are about to
 /// store: where that does not arrive, nothing is stored.
@@ -203,28 +207,30 @@ pub(super) struct Verdict {
 impl Place {
     /// Where the layer stands that is about to forward a request with these extensions.
     pub(super) fn of(extensions: &mut Extensions) -> Self {
-        let depth = Self::depth(extensions);
-        extensions.insert(Outside(depth.saturating_add(1)));
-        if depth == 0 {
-            Self::Outermost
-        } else {
-            Self::Inside
+        if extensions.insert(Outside).is_none() {
+            return Self::Outermost;
         }
+        let depth = Self::depth(extensions).saturating_add(1);
+        extensions.insert(Depth(depth));
+        Self::Inside
     }
 
     /// Whether a layer that gets a request with these extensions stands inside of another one.
     pub(super) fn is_inside(extensions: &Extensions) -> bool {
-        Self::depth(extensions) > 0
+        extensions.get::<Outside>().is_some()
     }
 
     /// How many layers are outside of the one that gets a request with these extensions.
     pub(super) fn depth(extensions: &Extensions) -> u8 {
-        extensions.get::<Outside>().map_or(0, |outside| outside.0)
+        if !Self::is_inside(extensions) {
+            return 0;
+        }
+        extensions.get::<Depth>().map_or(1, |depth| depth.0)
     }
 
     /// That of a request that no client waits for.
     pub(super) fn nowhere(extensions: &mut Extensions) -> Self {
-        extensions.insert(Outside(1));
+        extensions.insert(Outside);
         Self::Outermost
     }
 

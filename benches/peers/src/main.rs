@@ -7,7 +7,7 @@
 //! ```text
 //! cargo run --release                     all tables
 //! cargo run --release --no-default-features   without the rivals, which take minutes to compile
-//! cargo run --release -- --rounds 1000    instead of 300
+//! cargo run --release -- --rounds 1000    instead of 200
 //! cargo run --release -- --only hit,304   these scenes
 //! cargo run --release -- --who site,hand  those of these names, and the floor
 //! cargo run --release -- --work site hit 100000   no clock: that many requests, for a profiler
@@ -40,7 +40,7 @@ struct Options {
 fn main() {
     let mut arguments = std::env::args().skip(1);
     let mut options = Options {
-        rounds: 300,
+        rounds: 200,
         only: None,
         who: None,
     };
